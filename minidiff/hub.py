@@ -130,12 +130,15 @@ class Pretrained:
         return kept
 
 # %% ../nbs/workshop/hub.ipynb #cell024
-def patch_to(cls):
+def patch_to(
+    cls,  # the class to extend
+    as_prop: bool = False,  # add it as a property
+):
     "Decorator: adds the function it decorates to `cls` as a method, so that a class can grow cell by cell."
     def add(function):
         inner = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
         inner.__qualname__ = f"{cls.__name__}.{inner.__name__}"
-        setattr(cls, inner.__name__, function)
+        setattr(cls, inner.__name__, property(function) if as_prop else function)
         return function
     return add
 
