@@ -146,8 +146,9 @@ class Scheduler(Pretrained):
             config = Path(config)
             config = read_json(config/cls.config_name if config.is_dir() else config)
         own, by_default = {*cls.config_keys(), *cls.fixed_config}, getattr(config, "by_default", ())
-        aside = {k: v for k, v in config.items() if k in cls.other_keys - own}
-        self = super().from_config({k: v for k, v in config.items() if k not in aside and not (k in by_default and k in own)}, **overrides)
+        chosen = {k: v for k, v in config.items() if k not in by_default or k not in own | cls.other_keys}
+        aside = {k: chosen.pop(k) for k in [*chosen] if k in cls.other_keys - own}
+        self = super().from_config(chosen, **overrides)
         self.config.update(aside)
         return self
 
