@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['START', 'END', 'clean', 'split_words', 'byte_alphabet', 'spell', 'merge_pair', 'count_pairs', 'train_bpe', 'Tokens',
-           'CLIPTokenizer', 'quick_gelu', 'CLIPAttention', 'CLIPMLP', 'CLIPEncoderLayer', 'CLIPEncoder',
-           'CLIPTextEmbeddings', 'CLIPVisionEmbeddings', 'init_clip_weights', 'TextOutput', 'CLIPTextModel',
-           'CLIPTextModelWithProjection', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput', 'CLIPModel', 'clip_loss']
+           'CLIPTokenizer', 'quick_gelu', 'attend', 'CLIPAttention', 'causal_mask', 'CLIPMLP', 'CLIPEncoderLayer',
+           'CLIPEncoder', 'CLIPTextEmbeddings', 'CLIPVisionEmbeddings', 'init_clip_weights', 'TextOutput',
+           'CLIPTextModel', 'CLIPTextModelWithProjection', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput', 'CLIPModel',
+           'clip_loss']
 
 # %% ../nbs/06_text.ipynb #cell003
 import functools, json, math, unicodedata, warnings
@@ -309,8 +310,21 @@ def _activation(name):
     return _ACTIVATIONS[name]
 
 # %% ../nbs/06_text.ipynb #cell017
+def attend(
+    q: torch.Tensor,  # (..., L, d) what each token asks for
+    k: torch.Tensor,  # (..., M, d) what each token answers to
+    v: torch.Tensor,  # (..., M, d) what each token hands over
+    mask: torch.Tensor | None = None,  # (L, M) or one that stretches to (..., L, M): true where a token may look
+    dropout: float = 0.0,  # share of the weights to drop
+) -> torch.Tensor:  # (..., L, d)
+    "Scaled dot-product attention (Vaswani et al. 2017, equation 1)."
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if mask is not None: scores = scores.masked_fill(~mask, -math.inf)
+    return F.dropout(scores.softmax(-1), dropout) @ v
+
+# %% ../nbs/06_text.ipynb #cell018
 class CLIPAttention(nn.Module):
-    "Self-attention in several heads; with `causal`, a token looks at itself and what stands before it."
+    "Self-attention in several heads."
     def __init__(
         self,
         width: int,  # channels of a token
@@ -322,13 +336,20 @@ class CLIPAttention(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, x, causal: bool = False, mask=None):
+    def forward(self, x, mask=None):
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q_proj, self.k_proj, self.v_proj))
-        dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None)
+        x = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
-# %% ../nbs/06_text.ipynb #cell018
+# %% ../nbs/06_text.ipynb #cell019
+def causal_mask(
+    length: int,  # tokens in a row
+    device=None,
+) -> torch.Tensor:  # (length, length) bool
+    "True where the row's token may look at the column's: itself and what stands before it."
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+# %% ../nbs/06_text.ipynb #cell020
 class CLIPMLP(nn.Module):
     "Each token on its own: wider, bent, narrow again."
     def __init__(self, width: int, inner: int, activation: str):
@@ -337,7 +358,7 @@ class CLIPMLP(nn.Module):
 
     def forward(self, x): return self.fc2(self.act(self.fc1(x)))
 
-# %% ../nbs/06_text.ipynb #cell019
+# %% ../nbs/06_text.ipynb #cell021
 class CLIPEncoderLayer(nn.Module):
     "A transformer block with its norms first: tokens look at each other, then each thinks for itself."
     def __init__(self, config):
@@ -347,8 +368,8 @@ class CLIPEncoderLayer(nn.Module):
         self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
         self.mlp = CLIPMLP(width, config.intermediate_size, config.hidden_act)
 
-    def forward(self, x, causal: bool = False, mask=None):
-        x = x + self.self_attn(self.layer_norm1(x), causal, mask)
+    def forward(self, x, mask=None):
+        x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
 
 class CLIPEncoder(nn.Module):
@@ -357,12 +378,12 @@ class CLIPEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x, causal: bool = False, mask=None) -> tuple:
+    def forward(self, x, mask=None) -> tuple:
         states = [x]
-        for layer in self.layers: states.append(layer(states[-1], causal, mask))
+        for layer in self.layers: states.append(layer(states[-1], mask))
         return tuple(states)
 
-# %% ../nbs/06_text.ipynb #cell020
+# %% ../nbs/06_text.ipynb #cell022
 class CLIPTextEmbeddings(nn.Module):
     "What a token is, plus where it stands."
     def __init__(self, config):
@@ -392,7 +413,7 @@ class CLIPVisionEmbeddings(nn.Module):
         first = self.class_embedding.expand(len(images), 1, -1).to(patches.dtype)
         return torch.cat([first, patches], 1) + self.position_embedding.weight
 
-# %% ../nbs/06_text.ipynb #cell021
+# %% ../nbs/06_text.ipynb #cell023
 @torch.no_grad()
 def init_clip_weights(
     model: nn.Module,  # any of this chapter's models
@@ -415,7 +436,7 @@ def init_clip_weights(
             for layer in (m.self_attn.q_proj, m.self_attn.k_proj, m.self_attn.v_proj, m.mlp.fc2): normal(layer.weight, (2 * layers * width) ** -0.5)
             normal(m.mlp.fc1.weight, (2 * width) ** -0.5)
 
-# %% ../nbs/06_text.ipynb #cell022
+# %% ../nbs/06_text.ipynb #cell024
 class TextOutput(NamedTuple):
     "What a text model says about n texts of L tokens."
     last_hidden_state: torch.Tensor  # (n, L, width), after the last norm: what Stable Diffusion's U-Net listens to
@@ -432,7 +453,7 @@ _IGNORED = frozenset("""architectures model_type torch_dtype dtype transformers_
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens finetuning_task id2label label2id tokenizer_class prefix sep_token_id
     decoder_start_token_id task_specific_params problem_type text_config_dict vision_config_dict""".split())
 
-# %% ../nbs/06_text.ipynb #cell023
+# %% ../nbs/06_text.ipynb #cell025
 class CLIPTextModel(Pretrained, nn.Module):
     """CLIP's text tower: tokens in, one vector a token and one for the whole text out.
 
@@ -469,9 +490,9 @@ class CLIPTextModel(Pretrained, nn.Module):
         input_ids: torch.Tensor,  # (n, L) ids
         attention_mask: torch.Tensor | None = None,  # (n, L), 0 where nobody may look; Stable Diffusion gives none
     ) -> TextOutput:
-        mask = None
-        if attention_mask is not None: mask = attention_mask.bool()[:, None, None] & _causal(input_ids)
-        states = self.encoder(self.embeddings(input_ids), causal=True, mask=mask)
+        mask = causal_mask(input_ids.shape[1], input_ids.device)
+        if attention_mask is not None: mask = mask & attention_mask.bool()[:, None, None]
+        states = self.encoder(self.embeddings(input_ids), mask)
         last = self.final_layer_norm(states[-1])
         return TextOutput(last, last[torch.arange(len(last), device=last.device), self.end_positions(input_ids)], states)
 
@@ -487,12 +508,7 @@ class CLIPTextModel(Pretrained, nn.Module):
     def weights_from_file(cls, weights):
         return {k.removeprefix("text_model."): v for k, v in weights.items() if not k.endswith("position_ids")}
 
-def _causal(ids):
-    "(L, L): true where the row's token may look at the column's."
-    length = ids.shape[1]
-    return torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
-
-# %% ../nbs/06_text.ipynb #cell024
+# %% ../nbs/06_text.ipynb #cell026
 class CLIPTextModelWithProjection(Pretrained, nn.Module):
     "A text tower with its projection: `text_embeds` is what the second text encoder of SDXL pools."
     weights_name = "model.safetensors"
@@ -516,7 +532,7 @@ class CLIPTextModelWithProjection(Pretrained, nn.Module):
     @classmethod
     def weights_from_file(cls, weights): return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
 
-# %% ../nbs/06_text.ipynb #cell025
+# %% ../nbs/06_text.ipynb #cell027
 class VisionOutput(NamedTuple):
     "What a vision model says about n pictures of P patches."
     last_hidden_state: torch.Tensor  # (n, 1 + P, width): the class token, then the patches
@@ -561,7 +577,7 @@ class CLIPVisionModel(Pretrained, nn.Module):
     def weights_from_file(cls, weights):
         return {k.removeprefix("vision_model."): v for k, v in weights.items() if not k.endswith("position_ids")}
 
-# %% ../nbs/06_text.ipynb #cell026
+# %% ../nbs/06_text.ipynb #cell028
 class CLIPOutput(NamedTuple):
     "What CLIP says about n pictures and m texts."
     logits_per_image: torch.Tensor  # (n, m): cosines times exp(logit_scale)
@@ -604,7 +620,7 @@ class CLIPModel(Pretrained, nn.Module):
     @classmethod
     def weights_from_file(cls, weights): return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
 
-# %% ../nbs/06_text.ipynb #cell027
+# %% ../nbs/06_text.ipynb #cell029
 def clip_loss(
     image_embeds: torch.Tensor,  # (n, width), of length 1
     text_embeds: torch.Tensor,  # (n, width), of length 1; row i belongs to picture i
