@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'DOWN_BLOCKS', 'MID_BLOCKS', 'UP_BLOCKS', 'ResnetBlock2D', 'Downsample2D', 'Upsample2D', 'to_tokens',
-           'to_image', 'Attention', 'GEGLU', 'FeedForward', 'BasicTransformerBlock', 'Transformer2DModel',
+           'to_image', 'attend', 'Attention', 'GEGLU', 'FeedForward', 'BasicTransformerBlock', 'Transformer2DModel',
            'timestep_embedding', 'TimestepEmbedding', 'AttentionPooling', 'TextTimeEmbedding', 'DownBlock2D',
            'CrossAttnDownBlock2D', 'UNetMidBlock2D', 'UNetMidBlock2DCrossAttn', 'UpBlock2D', 'CrossAttnUpBlock2D',
            'UNetEncoder', 'UNet2DConditionModel']
@@ -93,6 +93,18 @@ def to_image(tokens: Tensor, height: int, width: int) -> Tensor:
     "(n, h*w, c) -> (n, c, h, w), channels-last: a view."
     return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
+def attend(
+    q: Tensor, # (n, heads, tokens, d)
+    k: Tensor, # (n, heads, context tokens, d)
+    v: Tensor, # (n, heads, context tokens, d)
+    mask: Tensor | None = None, # added to the scores
+) -> Tensor: # (n, heads, tokens, d)
+    "softmax(q k^T / sqrt(d)) v, by the faster of two ways."
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() # the backward pass of PyTorch's kernel
+    if not slow: return F.scaled_dot_product_attention(q, k, v, mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    return (scores if mask is None else scores + mask).softmax(-1).to(v.dtype) @ v
+
 class Attention(nn.Module):
     "Every token of `x` gathers what it needs from the tokens of `context` (None: from `x` itself)."
     def __init__(self,
@@ -125,7 +137,7 @@ class Attention(nn.Module):
         if context is None: q, k, v = _project(x, self.to_q, self.to_k, self.to_v)
         else: q, (k, v) = self.to_q(x), _project(context, self.to_k, self.to_v)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        x = F.scaled_dot_product_attention(q, k, v, mask)
+        x = attend(q, k, v, mask)
         x = self.to_out(x.transpose(1, 2).flatten(2))
         if picture: x = to_image(x, *residual.shape[2:])
         return x + residual if self.residual_connection else x
@@ -538,6 +550,7 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
             below = width
         self.conv_norm_out, self.conv_act = nn.GroupNorm(norm_num_groups, width, norm_eps), ACTIVATIONS[act_fn]()
         self.conv_out = nn.Conv2d(width, out_channels, conv_out_kernel, padding=conv_out_kernel // 2)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self,
         sample: Tensor, # (n, in_channels, h, w): the noisy picture
