@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['KINDS', 'COLORS', 'BACKGROUNDS', 'SKETCH', 'SIZES', 'PLACES', 'RELATIONS', 'circle', 'square', 'ring', 'triangle',
            'star', 'heart', 'Scenes', 'everything_said', 'blank_scenes', 'swap_objects', 'is_heldout',
-           'all_combinations', 'arrange', 'coverage', 'paint', 'choose_said', 'write_captions', 'vary', 'Sketchbook']
+           'all_combinations', 'arrange', 'coverage', 'paint', 'choose_said', 'write_captions', 'vary', 'Sketchbook',
+           'page_color', 'length', 'spread', 'pour', 'find_objects', 'center_of_mass', 'Album', 'cut_out', 'Critic',
+           'compare']
 
 # %% ../nbs/00_dali.ipynb #cell003
 import math
@@ -161,7 +163,8 @@ def arrange(scenes: Scenes, jitter: Tensor) -> Tensor:
     toward = _relations[scenes.relation][:, None] * torch.tensor([1., -1.])[:, None]   # (n, 2, 2)
     pair = SKETCH / 2 + 8 * toward + jitter * torch.where(toward != 0, room, 2.)
     single = _places[scenes.place][:, None] + jitter * room.clamp(max=1.5)
-    return torch.where((scenes.n_objects == 2)[:, None, None], pair, single) / SKETCH
+    centers = torch.where((scenes.n_objects == 2)[:, None, None], pair, single) / SKETCH
+    return torch.where((scenes.kind >= 0)[..., None], centers, 0.)
 
 # %% ../nbs/00_dali.ipynb #cell016
 def coverage(kind: Tensor, position: Tensor, radius: Tensor, size: int, softness: float = 1.0) -> Tensor:
@@ -312,3 +315,166 @@ class Sketchbook:
         scenes = self.sample_scenes(n, generator, n_objects, split)
         captions, scenes.said = self.caption(scenes, generator)
         return self.paint(scenes), captions, scenes
+
+# %% ../nbs/00_dali.ipynb #cell024
+def page_color(images: Tensor, tolerance: float = 0.3) -> tuple[Tensor, Tensor]:
+    "Colour of the page (n, 3), from the outermost pixels, and its index in BACKGROUNDS (n,), -1 where they do not agree."
+    border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], 2)
+    color = border.median(2).values
+    distance, index = torch.cdist(color, _backgrounds).min(1)
+    plain = ((border - color[:, :, None]).square().sum(1).sqrt() < tolerance).float().mean(1) > 0.9
+    return color, torch.where(plain & (distance < tolerance), index, -1)
+
+# %% ../nbs/00_dali.ipynb #cell025
+def length(vectors: Tensor) -> Tensor:
+    "Of the colours of (n, 3, h, w) pictures: (n, h, w)."
+    return (vectors * vectors).sum(1).sqrt()
+
+def spread(mask: Tensor, steps: int = 1) -> Tensor:
+    "Every pixel of (..., h, w) takes the largest value among itself and its eight neighbours."
+    for _ in range(steps):
+        for dim in (-1, -2):
+            near = F.pad(mask, (1, 1, 0, 0) if dim == -1 else (0, 0, 1, 1))
+            size = mask.shape[dim]
+            mask = torch.maximum(torch.maximum(near.narrow(dim, 0, size), near.narrow(dim, 2, size)), mask)
+    return mask
+
+# %% ../nbs/00_dali.ipynb #cell026
+def pour(mask: Tensor, start: Tensor) -> Tensor:
+    "Flood fill: the pixels of `mask` (n, h, w) that hang together with pixel number `start` (n,)."
+    wet = torch.zeros_like(mask).flatten(1).scatter_(1, start[:, None], 1).view_as(mask) * mask
+    while True:
+        before, wet = wet, spread(wet) * mask
+        if torch.equal(before, wet): return wet
+
+# %% ../nbs/00_dali.ipynb #cell027
+def find_objects(contrast: Tensor, least: float = 0.4) -> tuple[Tensor, Tensor]:
+    "Masks (n, 2, h, w) of up to two things that stand out of the page, and how many pixels they leave over (n,)."
+    stands_out = (contrast > least) & (contrast > 0.4 * spread(contrast, 3))
+    crowd = F.avg_pool2d(stands_out[:, None].float(), 3, 1, 1)[:, 0]
+    rest, masks = (stands_out & (crowd > 0.4)).float(), []           # a speck of fewer than four pixels is no object
+    for _ in range(2):
+        masks.append(pour(rest, (contrast * rest).flatten(1).argmax(1)))
+        rest = rest - masks[-1]
+    return torch.stack(masks, 1), rest.sum((1, 2))
+
+# %% ../nbs/00_dali.ipynb #cell028
+def center_of_mass(weights: Tensor) -> Tensor:
+    "Of (..., h, w) weights: (..., 2) as (x, y) in pixels."
+    x, y = (torch.arange(n) + 0.5 for n in (weights.shape[-1], weights.shape[-2]))
+    total = weights.sum((-2, -1)).clamp(min=1e-9)
+    return torch.stack([weights.sum(-2) @ x, weights.sum(-1) @ y], -1) / total[..., None]
+
+# %% ../nbs/00_dali.ipynb #cell029
+class Album:
+    "Every kind and size at every quarter of a pixel, sharp and soft: what the critic compares each object with."
+    side = 19
+    def __init__(self):
+        kinds = torch.arange(len(KINDS))
+        shapes = coverage(kinds, torch.full((len(kinds), 2), 0.5), torch.full((len(kinds),), 12.), 256)
+        lean = (center_of_mass(shapes) / 256 - 0.5) * SKETCH / 12     # of each kind's mass from its centre, in radii
+        step, softness = torch.arange(-0.75, 1, 0.25), torch.tensor([1., 2.2])
+        kind, size, soft, dx, dy = torch.cartesian_prod(kinds.float(), torch.arange(len(SIZES)).float(), softness, step, step).T
+        self.kind, self.size = kind.long(), size.long()
+        self.center = torch.stack([dx, dy], 1) + self.side / 2 - lean[self.kind] * _radii[self.size][:, None]
+        pages = [coverage(self.kind, self.center / self.side, _radii[self.size] * SKETCH / self.side, self.side, s.item())
+                 for s in softness]
+        self.pages = torch.where((soft == softness[0])[:, None, None], *pages).flatten(1)
+
+    def match(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        "For patches minus the page (m, 3, side, side): the best page (m,), the colour it needs (m, 3), what is left (m, 3, side, side)."
+        pages = self.pages / self.pages.norm(dim=1, keepdim=True)
+        scores = (patches.reshape(-1, self.side ** 2) @ pages.T).unflatten(0, (-1, 3))     # (m, 3, pages)
+        best = (scores ** 2).sum(1).argmax(1)
+        amount = scores.gather(2, best[:, None, None].expand(-1, 3, 1))                # (m, 3, 1)
+        left = patches - (amount * pages[best][:, None]).view_as(patches)
+        return best, amount[:, :, 0] / self.pages[best].norm(dim=1, keepdim=True), left
+
+# %% ../nbs/00_dali.ipynb #cell030
+def cut_out(images: Tensor, middle: Tensor, side: int) -> Tensor:
+    "A patch (m, c, side, side) of each of m images around its pixel `middle` (m, 2); zero beyond the border."
+    padded, reach = F.pad(images, [side // 2] * 4), torch.arange(side)
+    x, y = middle[:, :1] + reach, middle[:, 1:] + reach
+    return padded[torch.arange(len(images))[:, None, None], :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+
+# %% ../nbs/00_dali.ipynb #cell031
+class Critic:
+    "Reads from pictures what is in them. Nothing is learned, and no caption is seen."
+    least_fit, largest_flaw, color_tolerance = 0.82, 0.42, 0.5
+    def __init__(self, size: int = 32):    # pixels a side of the pictures it will be shown
+        if size < 32: raise ValueError(f"size must be at least 32 pixels, got {size}")
+        self.size, self.album = size, Album()
+
+    def read(self, images: Tensor) -> Scenes:    # (n, 3, size, size) in [-1, 1]
+        "What each picture shows, on the CPU; `n_objects` 0 where that cannot be told, -1 for every detail that cannot."
+        if images.dim() != 4 or images.shape[1:] != (3, self.size, self.size):
+            raise ValueError(f"images must be (n, 3, {self.size}, {self.size}), got {tuple(images.shape)}")
+        images = images.detach().float().cpu().nan_to_num(0).clamp(-1, 1)
+        if self.size != SKETCH: images = F.interpolate(images, (SKETCH, SKETCH), mode="area")
+        return Scenes.cat([self._read(part) for part in images.split(256)] or [blank_scenes(0)])
+
+    def _read(self, images):
+        scenes = blank_scenes(len(images))
+        page, scenes.background = page_color(images)
+        raised = images - page[:, :, None, None]
+        masks, left = find_objects(length(raised))
+        good = self._recognise(scenes, raised, masks, page)
+        scenes.n_objects = torch.where(good & (left == 0) & (scenes.background >= 0), (scenes.kind >= 0).sum(1), 0)
+        for name in ("kind", "color", "size"): getattr(scenes, name)[scenes.n_objects == 0] = -1
+        self._locate(scenes)
+        return scenes
+
+    def _recognise(self, scenes, raised, masks, page):
+        "Compare each object with the album, and say where all of a picture is explained."
+        there = masks.any(-1).any(-1)
+        near = spread(masks, 2) * (1 - spread(masks.flip(1)))   # an object's own surroundings
+        which, i = there.nonzero().T
+        seen = raised[which] * near[which, i][:, None]
+        pixel = center_of_mass(length(raised)[which] * masks[which, i]).long()
+        patches = cut_out(seen, pixel, self.album.side)
+        best, color, unexplained = self.album.match(patches)
+        distance, nearest = torch.cdist(color + page[which], _colors).min(1)
+        scenes.kind[which, i], scenes.size[which, i] = self.album.kind[best], self.album.size[best]
+        scenes.color[which, i] = torch.where(distance < self.color_tolerance, nearest, -1)
+        scenes.position[which, i] = (self.album.center[best] + pixel - self.album.side // 2) / SKETCH
+        good = there.clone()
+        fit = ((patches ** 2).sum((1, 2, 3)) - (unexplained ** 2).sum((1, 2, 3))) / (seen ** 2).sum((1, 2, 3))
+        flaw = length(F.avg_pool2d(unexplained, 5, 1, 2)).amax((1, 2))
+        good[which, i] = (fit > self.least_fit) & (flaw < self.largest_flaw)
+        return (good == there).all(1) & there[:, 0]
+
+    def _locate(self, scenes):
+        "From positions to places and relations."
+        one, two = (scenes.n_objects == n for n in (1, 2))
+        distance, place = (scenes.position[:, :1] * SKETCH - _places).abs().amax(2).min(1)
+        scenes.place = torch.where(one & (distance < 4), place, -1)
+        step = scenes.position[:, 0] - scenes.position[:, 1]
+        scenes.relation = torch.where(two & (step.abs().amin(1) < 0.7 * step.abs().amax(1)), (step @ _relations.T).argmax(1), -1)
+        scenes.said = everything_said(scenes)
+
+    def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:
+        "For each picture (n,): is all that was said about kind, color, ... right, and `whole`: everything at once?"
+        return {name: (right | ~asked).flatten(1).all(1) for name, (right, asked) in compare(self.read(images), scenes.to("cpu")).items()}
+
+    def score(self, images: Tensor, scenes: Scenes) -> dict[str, float]:
+        "Share right of all that was said about kind, color, size, place, relation and background, of the counts, and `whole`."
+        return {name: right[asked].float().mean().item() for name, (right, asked) in compare(self.read(images), scenes.to("cpu")).items()}
+
+# %% ../nbs/00_dali.ipynb #cell032
+def compare(reading: Scenes, scenes: Scenes) -> dict[str, tuple[Tensor, Tensor]]:
+    "For each attribute (right, asked): bool masks (n, 2) or (n,); the reading's objects are taken in the order that fits best."
+    present = scenes.kind >= 0
+    asked = dict(kind=present, color=present, size=scenes.said["size"], place=scenes.said["place"],
+                 relation=scenes.n_objects == 2, background=scenes.said["background"])
+    asked = {name: mask[:, None] if mask.dim() == 1 else mask for name, mask in asked.items()}
+    right = []
+    for order in (reading, swap_objects(reading)):
+        equal = {name: getattr(order, name) == getattr(scenes, name) for name in asked}
+        right.append({name: same[:, None] if same.dim() == 1 else same for name, same in equal.items()})
+    points = [sum((r[name] & asked[name]).sum(1) for name in asked) for r in right]
+    count = (reading.n_objects == scenes.n_objects)[:, None]
+    better = (points[1] > points[0])[:, None]
+    result = {name: (torch.where(better, right[1][name], right[0][name]), mask) for name, mask in asked.items()}
+    result["count"] = count, torch.ones_like(count)
+    whole = torch.stack([(r | ~mask).all(1) for r, mask in result.values()], 1).all(1, keepdim=True)
+    return {**result, "whole": (whole, torch.ones_like(whole))}
