@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEDULER_KEYS', 'one_of', 'make_betas', 'noise_target', 'split_mixture', 'spaced_timesteps', 'dynamic_threshold',
            'SchedulerOutput', 'Scheduler', 'randn_like', 'at_least_float', 'DDPMScheduler', 'sample',
-           'rescale_zero_terminal_snr']
+           'rescale_zero_terminal_snr', 'training_target']
 
 # %% ../nbs/04_scheduler.ipynb #cell003
 import math
@@ -320,3 +320,13 @@ def rescale_zero_terminal_snr(
     signal = (signal - signal[-1])*(signal[0]/(signal[0] - signal[-1]))
     alpha_bar = signal**2
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:]/alpha_bar[:-1]])
+
+# %% ../nbs/04_scheduler.ipynb #cell110
+def training_target(
+    scheduler: Scheduler,
+    x0: torch.Tensor,  # clean pictures (n, ...)
+    noise: torch.Tensor,  # shaped like them
+    timesteps: torch.Tensor,  # (n,)
+) -> torch.Tensor:  # shaped like x0
+    "What the network should answer to `scheduler.add_noise(x0, noise, timesteps)`, by the scheduler's prediction type."
+    return noise_target(scheduler.prediction_type, x0, noise, *scheduler.alpha_sigma(timesteps, x0))
