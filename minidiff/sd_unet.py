@@ -86,12 +86,13 @@ class Upsample2D(nn.Module):
 
 # %% ../nbs/03_sd_unet.ipynb #cell006
 def to_tokens(x: Tensor) -> Tensor:
-    "(n, c, h, w) -> (n, h*w, c): every pixel a token. A view, no copy, when `x` is channels-last."
+    "(n, c, h, w) -> (n, h*w, c): every pixel a token. Costs nothing where `x` is channels-last."
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
-def to_image(tokens: Tensor, height: int, width: int) -> Tensor:
-    "(n, h*w, c) -> (n, c, h, w), channels-last: a view."
-    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+def to_image(tokens: Tensor, like: Tensor) -> Tensor:
+    "(n, h*w, c) -> (n, c, h, w): the way back, with the size and the memory layout of the picture `like`."
+    image = tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
+    return image if like.is_contiguous(memory_format=torch.channels_last) else image.contiguous()
 
 def attend(
     q: Tensor, # (n, heads, tokens, d)
@@ -100,10 +101,11 @@ def attend(
     mask: Tensor | None = None, # added to the scores
 ) -> Tensor: # (n, heads, tokens, d)
     "softmax(q k^T / sqrt(d)) v, by the faster of two ways."
-    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() # the backward pass of PyTorch's kernel
-    if not slow: return F.scaled_dot_product_attention(q, k, v, mask)
+    by_hand = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and k.shape[-2] <= 1024
+    if not by_hand: return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
-    return (scores if mask is None else scores + mask).softmax(-1).to(v.dtype) @ v
+    if mask is not None: scores = scores + mask
+    return scores.softmax(-1, torch.float32 if k.shape[-2] % 32 else None).to(v.dtype) @ v
 
 class Attention(nn.Module):
     "Every token of `x` gathers what it needs from the tokens of `context` (None: from `x` itself)."
@@ -134,18 +136,12 @@ class Attention(nn.Module):
         residual, picture = x, x.ndim == 4
         if not picture and self.group_norm: x = self.group_norm(x.transpose(1, 2)).transpose(1, 2)
         if picture: x = to_tokens(self.group_norm(x) if self.group_norm else x)
-        if context is None: q, k, v = _project(x, self.to_q, self.to_k, self.to_v)
-        else: q, (k, v) = self.to_q(x), _project(context, self.to_k, self.to_v)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        context = x if context is None else context
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
         x = attend(q, k, v, mask)
         x = self.to_out(x.transpose(1, 2).flatten(2))
-        if picture: x = to_image(x, *residual.shape[2:])
+        if picture: x = to_image(x, residual)
         return x + residual if self.residual_connection else x
-
-def _project(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    "The outputs of several linear layers on the same input, computed as one matrix product."
-    bias = None if layers[0].bias is None else torch.cat([l.bias for l in layers])
-    return F.linear(x, torch.cat([l.weight for l in layers]), bias).chunk(len(layers), -1)
 
 # %% ../nbs/03_sd_unet.ipynb #cell007
 class GEGLU(nn.Module):
@@ -158,8 +154,8 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim_in, 2 * dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, -1)
-        return value * F.gelu(gate)
+        (w_value, w_gate), (b_value, b_gate) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
+        return F.linear(x, w_value, b_value) * F.gelu(F.linear(x, w_gate, b_gate))
 
 class FeedForward(nn.Module):
     "Each token by itself: widen with GEGLU, then back."
@@ -222,7 +218,7 @@ class Transformer2DModel(nn.Module):
     ) -> Tensor: # the shape of `x`
         tokens = _pointwise(self.proj_in, to_tokens(self.norm(x)))
         for block in self.transformer_blocks: tokens = block(tokens, context, mask)
-        return x + to_image(_pointwise(self.proj_out, tokens), *x.shape[2:])
+        return x + to_image(_pointwise(self.proj_out, tokens), x)
 
 def _pointwise(layer: nn.Linear | nn.Conv2d, tokens: Tensor) -> Tensor:
     "A linear layer or a 1x1 convolution, applied to tokens."
@@ -277,9 +273,9 @@ class AttentionPooling(nn.Module):
         x: Tensor, # (n, tokens, dim)
     ) -> Tensor: # (n, dim)
         mean = x.mean(1, keepdim=True) + self.positional_embedding
-        q, (k, v) = self.q_proj(mean), _project(torch.cat([mean, x], 1), self.k_proj, self.v_proj)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).flatten(1)
+        x = torch.cat([mean, x], 1)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.q_proj(mean), self.k_proj(x), self.v_proj(x)))
+        return attend(q, k, v).flatten(1)
 
 class TextTimeEmbedding(nn.Module):
     "The whole text as one vector, to be added to the time vector."
@@ -480,7 +476,7 @@ class UNetEncoder(nn.Module):
             raise ValueError(f"encoder_hidden_states: expected ({len(sample)}, tokens, {width}), got {got}")
 
     def encode(self, x, temb, context, mask) -> tuple[Tensor, list[Tensor]]: # the bottom of the U, and the stack of skips
-        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
+        x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:
             x, new = block(x, temb, context, mask)
@@ -550,7 +546,6 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
             below = width
         self.conv_norm_out, self.conv_act = nn.GroupNorm(norm_num_groups, width, norm_eps), ACTIVATIONS[act_fn]()
         self.conv_out = nn.Conv2d(width, out_channels, conv_out_kernel, padding=conv_out_kernel // 2)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self,
         sample: Tensor, # (n, in_channels, h, w): the noisy picture
