@@ -1,0 +1,49 @@
+"""What `make test` runs: is the tree in step with its notebooks, do all notebooks run, do the tests pass?"""
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+bin_dir = Path(sys.executable).parent
+
+
+def run(*command, **env):
+    print("\n$", *command, flush=True)
+    start = time.perf_counter()
+    code = subprocess.run([str(part) for part in command], cwd=root, env={**os.environ, **env}).returncode
+    print(f"({time.perf_counter() - start:.0f} s)", flush=True)
+    return code
+
+
+def fingerprints():
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, capture_output=True, check=True).stdout
+    paths = [root / name for name in listed.decode().split("\0") if name]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
+
+
+def in_step():
+    """Exporting and cleaning the notebooks, and making the README, must change nothing."""
+    before = fingerprints()
+    for command in ([bin_dir / "nbdev_export"], [bin_dir / "nbdev_clean"], [sys.executable, "scripts/readme.py"]):
+        if run(*command):
+            return False
+    after = fingerprints()
+    changed = sorted(str(path.relative_to(root)) for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    if changed:
+        print("not in step with the notebooks (export, clean, commit):", *changed, sep="\n  ")
+    return not changed
+
+
+def main():
+    if not in_step():
+        return 1
+    if run(sys.executable, "scripts/execute.py", "--check"):
+        return 1
+    return run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""One finished smoke run, shared by the tests of the command line."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def environment():
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
+
+
+def train(out, *more, **options):
+    command = [str(BIN / "minidiff_train"), "--preset", "smoke", "--device", "cpu", "--out", str(out), *map(str, more)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600, **options)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "smoke"
+    done = train(out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
