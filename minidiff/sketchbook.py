@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KINDS', 'COLORS', 'BACKGROUNDS', 'SKETCH', 'SIZES', 'PLACES', 'RELATIONS', 'circle', 'square', 'ring', 'triangle',
            'star', 'heart', 'Scenes', 'everything_said', 'blank_scenes', 'all_combinations', 'swap_objects',
-           'is_heldout', 'arrange', 'coverage', 'paint', 'choose_said', 'write_captions', 'sample_scenes', 'Sketchbook',
-           'vary', 'page_color', 'length', 'spread', 'pour', 'find_objects', 'center_of_mass', 'Album', 'cut_out',
-           'recognise', 'locate', 'compare', 'Critic']
+           'is_heldout', 'arrange', 'coverage', 'paint', 'choose_said', 'write_captions', 'in_split', 'sample_scenes',
+           'Sketchbook', 'vary', 'page_color', 'length', 'spread', 'pour', 'find_objects', 'center_of_mass', 'Album',
+           'cut_out', 'recognise', 'locate', 'compare', 'Critic', 'read_sketches']
 
 # %% ../nbs/00_dali.ipynb #cell003
 import math
@@ -45,15 +45,15 @@ def star(x: Tensor, y: Tensor) -> Tensor:
     y, tenth, tip, dent = y - 0.1, math.pi / 5, 1.05, 0.47
     rho, angle = torch.sqrt(x * x + y * y), torch.atan2(x, -y)
     angle = ((angle + tenth) % (2 * tenth) - tenth).abs()
-    run, rise = dent * math.sin(tenth), tip - dent * math.cos(tenth)    # the edge, from the tip to the dent
+    run, rise = dent * math.sin(tenth), tip - dent * math.cos(tenth)  # from the tip to the dent
     return (rho * angle.sin() * rise + (rho * angle.cos() - tip) * run) / math.hypot(run, rise)
 
 # %% ../nbs/00_dali.ipynb #cell019
 def heart(x: Tensor, y: Tensor) -> Tensor:
-    "Signed distance to a heart: two discs of radius `r` at (+-right, -up), and a wedge down to the tip."
+    "Signed distance to a heart: discs of radius r at (+-right, -up), and a wedge to the tip."
     x, tip, right, up, r = x.abs(), 0.92, 0.46, 0.32, 0.54
     reach = math.hypot(right, tip + up)
-    lean = math.atan2(right, tip + up) + math.asin(r / reach)           # of the tangent, from the vertical
+    lean = math.atan2(right, tip + up) + math.asin(r / reach)   # of the tangent, from the vertical
     along = x * math.sin(lean) + (tip - y) * math.cos(lean) - math.sqrt(reach ** 2 - r ** 2)
     across = x * math.cos(lean) - (tip - y) * math.sin(lean)
     wedge = torch.maximum(torch.maximum(across, along), -up - y)
@@ -66,17 +66,19 @@ KINDS = dict(circle=circle, square=square, triangle=triangle, star=star, heart=h
 def _rgb(code): return tuple(int(code[i:i + 2], 16) / 127.5 - 1 for i in (0, 2, 4))
 
 COLORS = {name: _rgb(code) for name, code in dict(
-    red="d92626", orange="ff8c1a", yellow="ffd91a", green="1f9e3d", turquoise="2fd0c0", blue="2a4fe0",
-    purple="7a2aa8", pink="f564b0").items()}
+    red="d92626", orange="ff8c1a", yellow="ffd91a", green="1f9e3d", turquoise="2fd0c0",
+    blue="2a4fe0", purple="7a2aa8", pink="f564b0").items()}
 BACKGROUNDS = {name: _rgb(code) for name, code in dict(
-    white="ffffff", black="101014", gray="999999", yellow="fff3b8", blue="c2deff", pink="ffd0e0").items()}
+    white="ffffff", black="101014", gray="999999", yellow="fff3b8", blue="c2deff",
+    pink="ffd0e0").items()}
 
 # %% ../nbs/00_dali.ipynb #cell028
-SKETCH = 32                                       # the side of a sketch in its own units of length
-SIZES = dict(small=4.3, big=6.6)                  # radius
-PLACES = {"middle": (16., 16.), "top left": (8., 8.), "top right": (24., 8.), "bottom left": (8., 24.),
-          "bottom right": (24., 24.)}             # centre (x, y)
-RELATIONS = {"above": (0., -1.), "below": (0., 1.), "left of": (-1., 0.), "right of": (1., 0.)}   # direction (x, y)
+SKETCH = 32                                                    # the side of a sketch
+SIZES = dict(small=4.3, big=6.6)                               # radius
+PLACES = {"middle": (16., 16.), "top left": (8., 8.), "top right": (24., 8.),
+          "bottom left": (8., 24.), "bottom right": (24., 24.)}        # centre (x, y)
+RELATIONS = {"above": (0., -1.), "below": (0., 1.),
+             "left of": (-1., 0.), "right of": (1., 0.)}       # direction (x, y)
 
 _radii, _places, _relations, _colors, _backgrounds = (
     torch.tensor([*table.values()]) for table in (SIZES, PLACES, RELATIONS, COLORS, BACKGROUNDS))
@@ -84,7 +86,7 @@ _radii, _places, _relations, _colors, _backgrounds = (
 # %% ../nbs/00_dali.ipynb #cell030
 @dataclass
 class Scenes:
-    "What is in each of n pictures, as indices into the lists of words; -1 where there is nothing."
+    "What is in each of n pictures, as indices into the tables of words; -1 where there is nothing."
     n_objects: Tensor    # (n,) 1 or 2; 0: the critic could not tell
     kind: Tensor         # (n, 2) index into KINDS
     color: Tensor        # (n, 2) index into COLORS
@@ -93,7 +95,7 @@ class Scenes:
     relation: Tensor     # (n,) index into RELATIONS, of the first object to the second
     background: Tensor   # (n,) index into BACKGROUNDS
     position: Tensor     # (n, 2, 2) centre (x, y) of each object, as a share of the side
-    said: dict           # what the caption mentions: bool masks "size" (n, 2), "place", "relation", "background" (n,)
+    said: dict           # bool masks: "size" (n, 2), "place", "relation", "background" (n,)
 
     def map(self, f) -> "Scenes":
         "Apply `f` to every tensor."
@@ -102,7 +104,7 @@ class Scenes:
         return Scenes(**{name: f(column) for name, column in columns.items()}, said=said)
 
     def __len__(self): return len(self.n_objects)
-    def __getitem__(self, i) -> "Scenes": return self.map(lambda t: t[[i] if isinstance(i, int) else i])
+    def __getitem__(self, i): return self.map(lambda t: t[[i] if isinstance(i, int) else i])
     def to(self, device) -> "Scenes": return self.map(lambda t: t.to(device))
     def clone(self) -> "Scenes": return self.map(torch.clone)
 
@@ -117,8 +119,8 @@ class Scenes:
 # %% ../nbs/00_dali.ipynb #cell032
 def everything_said(scenes: Scenes) -> dict[str, Tensor]:
     "The masks of captions that mention all there is."
-    return dict(size=scenes.kind >= 0, place=scenes.n_objects == 1, relation=scenes.n_objects == 2,
-                background=scenes.n_objects > 0)
+    return dict(size=scenes.kind >= 0, place=scenes.n_objects == 1,
+                relation=scenes.n_objects == 2, background=scenes.n_objects > 0)
 
 def blank_scenes(n: int) -> Scenes:
     "`n` scenes with nothing in them."
@@ -131,7 +133,7 @@ def blank_scenes(n: int) -> Scenes:
 def all_combinations(
     n_objects: int,  # 1 or 2
 ) -> Scenes:
-    "Every combination of kinds, colours and place (240) or relation (9216); sizes and background are left open."
+    "Every combination of kinds, colours and place or relation; sizes and background are left open."
     where = len(PLACES if n_objects == 1 else RELATIONS)
     choices = [where] + [len(KINDS), len(COLORS)] * n_objects
     table = torch.cartesian_prod(*map(torch.arange, choices))
@@ -144,27 +146,27 @@ def all_combinations(
 
 # %% ../nbs/00_dali.ipynb #cell038
 def swap_objects(scenes: Scenes) -> Scenes:
-    "The same pictures with the two objects named in the other order: a above b is b below a."
+    "The same pictures, with the objects named in the other order: a above b is b below a."
     two = scenes.n_objects == 2
     flip = lambda t: torch.where(two.view(-1, *[1] * (t.dim() - 1)), t.flip(1), t)
-    return replace(scenes, kind=flip(scenes.kind), color=flip(scenes.color), size=flip(scenes.size),
-                   position=flip(scenes.position), relation=torch.where(two, scenes.relation ^ 1, scenes.relation),
+    turned = {name: flip(getattr(scenes, name)) for name in ("kind", "color", "size", "position")}
+    return replace(scenes, **turned, relation=torch.where(two, scenes.relation ^ 1, scenes.relation),
                    said={**scenes.said, "size": flip(scenes.said["size"])})
 
 # %% ../nbs/00_dali.ipynb #cell041
 def is_heldout(scenes: Scenes) -> Tensor:  # (n,) bool
-    "Is each combination of kinds, colours and place or relation one of the tenth kept for measuring?"
-    other = (scenes.n_objects == 2) & (scenes.relation % 2 == 1)             # always ask about "above" and "left of"
-    pairs = [torch.where(other[:, None], t.flip(1), t) for t in (scenes.kind, scenes.color)]
+    "Is the combination of kinds, colours and place or relation one of the tenth kept for measuring?"
+    turn = (scenes.n_objects == 2) & (scenes.relation % 2 == 1)   # only ask about "above", "left of"
+    kind, color = (torch.where(turn[:, None], t.flip(1), t) for t in (scenes.kind, scenes.color))
     code = scenes.place.clamp(min=0) * 8 + scenes.relation.clamp(min=0) // 2
-    for digit in torch.stack(pairs, 2).flatten(1).T + torch.tensor([[0], [0], [1], [1]]).to(code.device): code = code * 16 + digit
+    for digit in (kind[:, 0], color[:, 0], kind[:, 1] + 1, color[:, 1] + 1): code = code * 16 + digit
     for factor in (0x05D79967, 0x8B67E0D3): code = (code * factor & 0xFFFFFFFF) ^ (code >> 15)
     return (code & 0xFFFFFF) % 10 == 0
 
 # %% ../nbs/00_dali.ipynb #cell046
 def arrange(
     scenes: Scenes,
-    jitter: Tensor,  # (n, 2, 2) in [-1, 1]: how far each object is moved, as a share of the room it has
+    jitter: Tensor,  # (n, 2, 2) in [-1, 1]: how far each object moves, as a share of its room
 ) -> Tensor:  # (n, 2, 2) centres (x, y), as a share of the side
     "Put the objects where their place or relation wants them, moved a little."
     room = (6.9 - _radii[scenes.size])[..., None]
@@ -178,7 +180,7 @@ def arrange(
 def coverage(
     kind: Tensor,            # (m,) index into KINDS; -1: nothing
     position: Tensor,        # (m, 2) centre, as a share of the side
-    radius: Tensor,          # (m,) in sketch units
+    radius: Tensor,          # (m,) in 32nds of the side
     size: int,               # pixels a side
     softness: float = 1.0,   # width of the edge, in pixels
 ) -> Tensor:                 # (m, size, size) in [0, 1]
@@ -189,7 +191,8 @@ def coverage(
     for k, shape in enumerate(KINDS.values()):
         which = (kind == k).nonzero()[:, 0]
         if len(which): distance[which] = shape(x[which][:, None, :], y[which][:, :, None])
-    return distance.mul_((radius * (-size / SKETCH / softness))[:, None, None]).add_(0.5).clamp_(0, 1)
+    to_edges = radius * (-size / SKETCH / softness)       # from radii to widths of the edge
+    return distance.mul_(to_edges[:, None, None]).add_(0.5).clamp_(0, 1)
 
 # %% ../nbs/00_dali.ipynb #cell051
 def paint(
@@ -197,19 +200,21 @@ def paint(
     size: int,  # pixels a side
 ) -> Tensor:    # (n, 3, size, size) in [-1, 1], on the scenes' device
     "The page first, then one object after the other."
-    radii, colors, backgrounds = (t.to(scenes.kind.device) for t in (_radii, _colors, _backgrounds))
+    device = scenes.kind.device
+    radii, colors, backgrounds = (t.to(device) for t in (_radii, _colors, _backgrounds))
     images = backgrounds[scenes.background][:, :, None, None].repeat(1, 1, size, size)
     for i in range(2):
-        cover = coverage(scenes.kind[:, i], scenes.position[:, i], radii[scenes.size[:, i]], size)
-        images = torch.lerp(images, colors[scenes.color[:, i]][:, :, None, None], cover[:, None])
+        radius, color = radii[scenes.size[:, i]], colors[scenes.color[:, i]]
+        cover = coverage(scenes.kind[:, i], scenes.position[:, i], radius, size)
+        images = torch.lerp(images, color[:, :, None, None], cover[:, None])
     return images
 
 # %% ../nbs/00_dali.ipynb #cell055
 _size_words = ("small", "little"), ("big", "large")
-_place_words = (("in the middle", "in the center", "in the centre"), ("in the top left corner", "at the top left"),
-                ("in the top right corner", "at the top right"), ("in the bottom left corner", "at the bottom left"),
-                ("in the bottom right corner", "at the bottom right"))
-_relation_words = ("above", "over"), ("below", "under"), ("left of", "to the left of"), ("right of", "to the right of")
+_place_words = (("in the middle", "in the center", "in the centre"),
+                *((f"in the {place} corner", f"at the {place}") for place in [*PLACES][1:]))
+_relation_words = (("above", "over"), ("below", "under"), ("left of", "to the left of"),
+                   ("right of", "to the right of"))
 _background_words = tuple((name, "grey") if name == "gray" else (name,) for name in BACKGROUNDS)
 
 def _pick(words, u): return words[int(u * len(words))]
@@ -222,8 +227,10 @@ def choose_said(
     share: float = 0.55,  # how often a thing that may be left out is mentioned
 ) -> dict[str, Tensor]:
     "Draw what the captions will mention."
-    draw = lambda mask: mask & (torch.rand(mask.shape, generator=generator) < share)
-    return {name: mask if name == "relation" else draw(mask) for name, mask in everything_said(scenes).items()}
+    said = everything_said(scenes)
+    for name in ("size", "place", "background"):
+        said[name] &= torch.rand(said[name].shape, generator=generator) < share
+    return said
 
 # %% ../nbs/00_dali.ipynb #cell058
 def write_captions(
@@ -232,30 +239,41 @@ def write_captions(
     generator: torch.Generator | None = None,  # draws the words
 ) -> list[str]:
     "One line for each scene."
-    kinds, colors, captions = [*KINDS], [*COLORS], []
-    columns = (scenes.kind, scenes.color, scenes.size, scenes.place, scenes.relation, scenes.background, said["size"],
-               said["place"], said["background"], torch.rand(len(scenes), 6, generator=generator))
-    for kind, color, size, place, relation, page, say_size, say_place, say_page, u in zip(*(c.tolist() for c in columns)):
-        words = []
-        for i in range(2 if relation >= 0 else 1):
-            size_word = _pick(_size_words[size[i]], u[i]) + " " if say_size[i] else ""
-            words.append(_article(f"{size_word}{colors[color[i]]} {kinds[kind[i]]}"))
-        if relation >= 0: words.insert(1, _pick(_relation_words[relation], u[2]))
-        front = []                                                            # now and then, the setting comes first
-        if say_place: (front if u[3] < 0.2 else words).append(_pick(_place_words[place], u[2]))
-        if say_page:
-            page_words = "on " + _article(_pick(_background_words[page], u[4]) + " background")
-            (front if u[5] < 0.2 and not front else words).append(page_words)
-        captions.append(" ".join([*(part + "," for part in front), *words]))
-    return captions
+    columns = (scenes.kind, scenes.color, scenes.size, scenes.place, scenes.relation,
+               scenes.background, said["size"], said["place"], said["background"],
+               torch.rand(len(scenes), 6, generator=generator))
+    return [_caption(*row) for row in zip(*(column.tolist() for column in columns))]
+
+_kind_words, _color_words = [*KINDS], [*COLORS]
+
+def _caption(kind, color, size, place, relation, page, say_size, say_place, say_page, u):
+    words, front = [], []                                     # the setting sometimes comes first
+    for i in range(2 if relation >= 0 else 1):
+        size_word = _pick(_size_words[size[i]], u[i]) + " " if say_size[i] else ""
+        words.append(_article(f"{size_word}{_color_words[color[i]]} {_kind_words[kind[i]]}"))
+    if relation >= 0: words.insert(1, _pick(_relation_words[relation], u[2]))
+    if say_place: (front if u[3] < 0.2 else words).append(_pick(_place_words[place], u[2]))
+    if say_page:
+        page_words = "on " + _article(_pick(_background_words[page], u[4]) + " background")
+        (front if u[5] < 0.2 and not front else words).append(page_words)
+    return " ".join([*(part + "," for part in front), *words])
 
 # %% ../nbs/00_dali.ipynb #cell062
+def in_split(
+    scenes: Scenes,
+    split: str,  # "train", "heldout" or "all"
+) -> Tensor:     # (n,) bool
+    "Which scenes belong to this part of the book."
+    if split not in ("train", "heldout", "all"):
+        raise ValueError(f"split must be 'train', 'heldout' or 'all', got {split!r}")
+    return is_heldout(scenes) == (split == "heldout") if split != "all" else scenes.n_objects > 0
+
 @lru_cache
 def _combinations(n_objects, split):
     table = all_combinations(n_objects)
-    if split not in ("train", "heldout", "all"): raise ValueError(f"split must be 'train', 'heldout' or 'all', got {split!r}")
-    return table if split == "all" else table[is_heldout(table) == (split == "heldout")]
+    return table[in_split(table, split)]
 
+# %% ../nbs/00_dali.ipynb #cell063
 def sample_scenes(
     n: int,
     generator: torch.Generator | None = None,
@@ -263,7 +281,8 @@ def sample_scenes(
     split: str = "train",                      # "train", "heldout" or "all"
 ) -> Scenes:
     "Draw `n` random scenes; until a caption is written, everything counts as said."
-    if n_objects not in (None, 1, 2): raise ValueError(f"n_objects must be 1, 2 or None, got {n_objects}")
+    if n_objects not in (None, 1, 2):
+        raise ValueError(f"n_objects must be 1, 2 or None, got {n_objects}")
     rand = lambda *shape: torch.rand(*shape, generator=generator)
     two = rand(n) < (0.5 if n_objects is None else n_objects - 1)
     ones, twos, u = _combinations(1, split), _combinations(2, split), rand(n)
@@ -274,7 +293,7 @@ def sample_scenes(
     scenes.position = arrange(scenes, rand(n, 2, 2) * 2 - 1)
     return scenes
 
-# %% ../nbs/00_dali.ipynb #cell063
+# %% ../nbs/00_dali.ipynb #cell064
 class Sketchbook:
     "Endless captioned pictures of one or two shapes, fully determined by the generator."
     def __init__(self,
@@ -284,18 +303,18 @@ class Sketchbook:
         if objects != "shapes": raise ValueError(f"objects must be 'shapes', got {objects!r}")
         self.size, self.objects = size, objects
 
-    def sample_scenes(self, n: int, generator: torch.Generator | None = None, n_objects: int | None = None,
-                      split: str = "train") -> Scenes:
+    def sample_scenes(self, n: int, generator: torch.Generator | None = None,
+                      n_objects: int | None = None, split: str = "train") -> Scenes:
         "Draw `n` random scenes: see the function of this name."
         return sample_scenes(n, generator, n_objects, split)
 
     def paint(self, scenes: Scenes) -> Tensor:
         "Paint the scenes, on their own device: (n, 3, size, size) float32 in [-1, 1]."
-        lots = [scenes[i:i + 256] for i in range(0, max(len(scenes), 1), 256)]   # what fits into the processor's cache
-        return torch.cat([paint(lot, self.size) for lot in lots])
+        starts = range(0, max(len(scenes), 1), 256)           # lots that fit into the cache
+        return torch.cat([paint(scenes[start:start + 256], self.size) for start in starts])
 
     def caption(self, scenes: Scenes, generator: torch.Generator | None = None,
-                said: dict[str, Tensor] | None = None) -> tuple[list[str], dict[str, Tensor]]:
+                said: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
         "Captions, and what they mention: `said` if given, else drawn at random."
         if said is None: said = choose_said(scenes, generator)
         return write_captions(scenes, said, generator), said
@@ -307,56 +326,60 @@ class Sketchbook:
         captions, scenes.said = self.caption(scenes, generator)
         return self.paint(scenes), captions, scenes
 
-# %% ../nbs/00_dali.ipynb #cell072
+# %% ../nbs/00_dali.ipynb #cell073
 def _edits(scenes, rand):
-    "All single changes that could be made, each as ({column: new values}, where it would show in the caption)."
-    other = lambda old, words: torch.where(old >= 0, (old + 1 + (rand(*old.shape) * (len(words) - 1)).long()) % len(words), old)
+    "All single changes: ({column: new values}, where the change would show in the caption)."
+    def other(old, words):
+        new = (old + 1 + (rand(*old.shape) * (len(words) - 1)).long()) % len(words)
+        return torch.where(old >= 0, new, old)
     for name, words in dict(kind=KINDS, color=COLORS, size=SIZES).items():
         old = getattr(scenes, name)
-        said = scenes.said["size"] if name == "size" else old >= 0
+        said, differ = scenes.said["size"] if name == "size" else old >= 0, old[:, 0] != old[:, 1]
         for i in range(2):
             new = old.clone()
             new[:, i] = other(old[:, i], words)
             yield {name: new}, said[:, i]
-        yield {name: old.flip(1)}, (scenes.n_objects == 2) & said.all(1) & (old[:, 0] != old[:, 1])
+        yield {name: old.flip(1)}, said.all(1) & differ & (scenes.n_objects == 2)
     for name, words in dict(place=PLACES, relation=RELATIONS, background=BACKGROUNDS).items():
         yield {name: other(getattr(scenes, name), words)}, scenes.said[name]
 
-# %% ../nbs/00_dali.ipynb #cell074
+# %% ../nbs/00_dali.ipynb #cell075
 def vary(
     scenes: Scenes,                            # with `said` as their captions mention it
     generator: torch.Generator | None = None,
     split: str = "train",                      # where the results may come from
 ) -> Scenes:
     "Hard negatives: one thing said is changed in each scene, or exchanged between its objects."
-    rand = lambda *shape: torch.rand(*shape, generator=generator)
-    result, todo = sample_scenes(len(scenes), generator, split=split), torch.ones(len(scenes), dtype=torch.bool)
-    for _ in range(10):                        # after ten failures, which is rare, the random scene stays
+    rand, n = lambda *shape: torch.rand(*shape, generator=generator), len(scenes)
+    result, todo = sample_scenes(n, generator, split=split), torch.ones(n, dtype=torch.bool)
+    for _ in range(10):                        # after ten failures, which is rare: a random scene
         changes, shows = zip(*_edits(scenes, rand))
-        allowed = torch.stack(shows, 1)
-        choice = (allowed * rand(*allowed.shape)).argmax(1)
-        new = scenes.clone()
+        shows = torch.stack(shows, 1)
+        choice, new = (shows * rand(*shows.shape)).argmax(1), scenes.clone()
         for e, change in enumerate(changes):
-            for name, column in change.items(): getattr(new, name)[choice == e] = column[choice == e]
-        good = todo & (is_heldout(new) == (split == "heldout") if split != "all" else todo)
-        row = torch.where(good, len(result) + torch.arange(len(result)), torch.arange(len(result)))
-        result, todo = Scenes.cat([result, new])[row], todo & ~good
-    result.position = arrange(result, rand(len(scenes), 2, 2) * 2 - 1)
+            for name, column in change.items():
+                getattr(new, name)[choice == e] = column[choice == e]
+        good = todo & in_split(new, split)
+        result = Scenes.cat([result, new])[torch.arange(n) + n * good]
+        todo &= ~good
+    result.position = arrange(result, rand(n, 2, 2) * 2 - 1)
     return result
 
-# %% ../nbs/00_dali.ipynb #cell078
+# %% ../nbs/00_dali.ipynb #cell079
 def page_color(
     images: Tensor,           # (n, 3, h, w) in [-1, 1]
     tolerance: float = 0.3,   # largest distance that still counts as the same colour
-) -> tuple[Tensor, Tensor]:   # colours (n, 3), and indices into BACKGROUNDS (n,), -1: none of them
+) -> tuple[Tensor, Tensor]:   # colours (n, 3), and indices into BACKGROUNDS (n,); -1: none of them
     "The colour of the page, from the outermost pixels."
-    border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], 2)
+    edges = images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]
+    border = torch.cat(edges, 2)
     color = border.median(2).values
     distance, index = torch.cdist(color, _backgrounds).min(1)
-    plain = ((border - color[:, :, None]).square().sum(1).sqrt() < tolerance).float().mean(1) > 0.9
+    off = (border - color[:, :, None]).square().sum(1).sqrt() > tolerance
+    plain = off.float().mean(1) < 0.1
     return color, torch.where(plain & (distance < tolerance), index, -1)
 
-# %% ../nbs/00_dali.ipynb #cell081
+# %% ../nbs/00_dali.ipynb #cell082
 def length(images: Tensor) -> Tensor:
     "Length of the colour vectors of (n, 3, h, w) pictures: (n, h, w)."
     return (images * images).sum(1).sqrt()
@@ -366,10 +389,11 @@ def spread(mask: Tensor, steps: int = 1) -> Tensor:
     for _ in range(steps):
         for dim, sides in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
             padded, size = F.pad(mask, sides), mask.shape[dim]
-            mask = torch.maximum(torch.maximum(padded.narrow(dim, 0, size), padded.narrow(dim, 2, size)), mask)
+            before, after = padded.narrow(dim, 0, size), padded.narrow(dim, 2, size)
+            mask = torch.maximum(torch.maximum(before, after), mask)
     return mask
 
-# %% ../nbs/00_dali.ipynb #cell083
+# %% ../nbs/00_dali.ipynb #cell084
 def pour(
     mask: Tensor,   # (n, h, w) of zeros and ones
     start: Tensor,  # (n,) number of the pixel that gets the ink
@@ -380,21 +404,21 @@ def pour(
         before, ink = ink, spread(ink) * mask
         if torch.equal(before, ink): return ink
 
-# %% ../nbs/00_dali.ipynb #cell086
+# %% ../nbs/00_dali.ipynb #cell087
 def find_objects(
-    contrast: Tensor,     # (n, h, w) distance of each pixel from the page
-    least: float = 0.4,   # what differs less is page
-) -> tuple[Tensor, Tensor]:  # masks (n, 2, h, w), empty where there is no object; pixels left over (n,)
+    contrast: Tensor,        # (n, h, w) distance of each pixel from the page
+    least: float = 0.4,      # what differs less is page
+) -> tuple[Tensor, Tensor]:  # masks (n, 2, h, w), empty: no object; pixels left over (n,)
     "Up to two things that stand out of the page."
     stands_out = (contrast > least) & (contrast > 0.4 * spread(contrast, 3))
     crowd = F.avg_pool2d(stands_out[:, None].float(), 3, 1, 1)[:, 0]
-    rest, masks = (stands_out & (crowd > 0.4)).float(), []                    # a speck of a few pixels is no object
+    rest, masks = (stands_out & (crowd > 0.4)).float(), []        # specks are no objects
     for _ in range(2):
         masks.append(pour(rest, (contrast * rest).flatten(1).argmax(1)))
         rest = rest - masks[-1]
     return torch.stack(masks, 1), rest.sum((1, 2))
 
-# %% ../nbs/00_dali.ipynb #cell090
+# %% ../nbs/00_dali.ipynb #cell092
 def center_of_mass(
     weights: Tensor,  # (..., h, w)
 ) -> Tensor:          # (..., 2) as (x, y), in pixels
@@ -403,32 +427,35 @@ def center_of_mass(
     total = weights.sum((-2, -1)).clamp(min=1e-9)
     return torch.stack([weights.sum(-2) @ x, weights.sum(-1) @ y], -1) / total[..., None]
 
-# %% ../nbs/00_dali.ipynb #cell092
+# %% ../nbs/00_dali.ipynb #cell093
 class Album:
-    "Every kind and size at every quarter of a pixel, sharp and soft: what the critic compares an object with."
-    side = 19                                     # pixels of a page: the largest object and a little around it
+    "Every kind and size at every quarter of a pixel, sharp and soft."
+    side = 19       # pixels of a page: room for the largest object
     def __init__(self):
-        kinds, ones = torch.arange(len(KINDS)), torch.ones(len(KINDS))
-        shapes = coverage(kinds, 0.5 * ones[:, None].repeat(1, 2), 12 * ones, 256)
-        lean = (center_of_mass(shapes) / 256 - 0.5) * SKETCH / 12            # of the mass from the middle, in radii
+        kinds, half = torch.arange(len(KINDS)), torch.full((len(KINDS), 2), 0.5)
+        shapes = coverage(kinds, half, torch.full((len(KINDS),), 12.), 256)
+        lean = (center_of_mass(shapes) / 256 - 0.5) * SKETCH / 12     # of the mass, in radii
         step, soft = torch.arange(-0.75, 1, 0.25), torch.tensor([1., 2.2])
-        kind, size, softness, dx, dy = torch.cartesian_prod(kinds.float(), torch.arange(len(SIZES)).float(), soft, step, step).T
+        kind, size, softness, dx, dy = torch.cartesian_prod(
+            kinds.float(), torch.arange(len(SIZES)).float(), soft, step, step).T
         self.kind, self.size = kind.long(), size.long()
         radius = _radii[self.size]
-        self.center = torch.stack([dx, dy], 1) + self.side / 2 - lean[self.kind] * radius[:, None]
-        sharp, smooth = (coverage(self.kind, self.center / self.side, radius * SKETCH / self.side, self.side, s.item()) for s in soft)
+        offset = torch.stack([dx, dy], 1) - lean[self.kind] * radius[:, None]
+        self.center = self.side / 2 + offset
+        sharp, smooth = (coverage(self.kind, self.center / self.side, radius * SKETCH / self.side,
+                                  self.side, width) for width in soft.tolist())
         self.pages = torch.where((softness == soft[0])[:, None, None], sharp, smooth).flatten(1)
 
-    def match(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:   # (m, 3, side, side), the page subtracted
-        "The best page (m,), the colour it needs (m, 3), and what it leaves unexplained (m, 3, side, side)."
+    def match(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        "For (m, 3, side, side): best page (m,), its colour (m, 3), the unexplained, like patches."
         pages = self.pages / self.pages.norm(dim=1, keepdim=True)
-        scores = (patches.reshape(-1, self.side ** 2) @ pages.T).unflatten(0, (-1, 3))     # (m, 3, pages)
+        scores = (patches.reshape(-1, self.side ** 2) @ pages.T).unflatten(0, (-1, 3))
         best = (scores ** 2).sum(1).argmax(1)
-        amount = scores.gather(2, best[:, None, None].expand(-1, 3, 1))                    # (m, 3, 1)
+        amount = scores.gather(2, best[:, None, None].expand(-1, 3, 1))
         left = patches - (amount * pages[best][:, None]).view_as(patches)
         return best, amount[:, :, 0] / self.pages[best].norm(dim=1, keepdim=True), left
 
-# %% ../nbs/00_dali.ipynb #cell096
+# %% ../nbs/00_dali.ipynb #cell097
 def cut_out(
     images: Tensor,  # (m, c, h, w)
     middle: Tensor,  # (m, 2) column and row of the middle pixel
@@ -436,27 +463,28 @@ def cut_out(
 ) -> Tensor:         # (m, c, side, side)
     "A patch from each image; beyond the border there is nothing."
     padded, reach = F.pad(images, [side // 2] * 4), torch.arange(side)
-    x, y = middle[:, :1] + reach, middle[:, 1:] + reach
-    return padded[torch.arange(len(images))[:, None, None], :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+    image = torch.arange(len(images))[:, None, None]
+    x, y = (middle[:, :1] + reach)[:, None, :], (middle[:, 1:] + reach)[:, :, None]
+    return padded[image, :, y, x].permute(0, 3, 1, 2)
 
-# %% ../nbs/00_dali.ipynb #cell097
+# %% ../nbs/00_dali.ipynb #cell098
 def recognise(
     raised: Tensor,  # (m, 3, h, w) pictures with the page subtracted
     mask: Tensor,    # (m, h, w) where the object is
     other: Tensor,   # (m, h, w) where another object is
     album: Album,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    "Kind and size (m,), colour less the page (m, 3), centre in pixels (m, 2), and the two doubts: fit and flaw (m,)."
-    seen = raised * (spread(mask, 2) * (1 - spread(other)))[:, None]          # the object and what is right around it
+    "Index into the album (m,), colour less the page (m, 3), centre in pixels (m, 2), fit, flaw (m,)."
+    seen = raised * (spread(mask, 2) * (1 - spread(other)))[:, None]    # it, and what is around it
     pixel = center_of_mass(length(raised) * mask).long()
     patch = cut_out(seen, pixel, album.side)
     best, color, left = album.match(patch)
     energy = lambda t: (t * t).sum((1, 2, 3))
     fit = (energy(patch) - energy(left)) / energy(seen).clamp(min=1e-9)
     flaw = length(F.avg_pool2d(left, 5, 1, 2)).amax((1, 2))
-    return album.kind[best], album.size[best], color, album.center[best] + pixel - album.side // 2, fit, flaw
+    return best, color, album.center[best] + pixel - album.side // 2, fit, flaw
 
-# %% ../nbs/00_dali.ipynb #cell100
+# %% ../nbs/00_dali.ipynb #cell101
 def locate(
     scenes: Scenes,  # with number and position of the objects
 ) -> None:
@@ -464,68 +492,79 @@ def locate(
     distance, place = (scenes.position[:, :1] * SKETCH - _places).abs().amax(2).min(1)
     scenes.place = torch.where((scenes.n_objects == 1) & (distance < 4), place, -1)
     step = scenes.position[:, 0] - scenes.position[:, 1]
-    clear = step.abs().amin(1) < 0.7 * step.abs().amax(1)
-    scenes.relation = torch.where((scenes.n_objects == 2) & clear, (step @ _relations.T).argmax(1), -1)
+    clear = (scenes.n_objects == 2) & (step.abs().amin(1) < 0.7 * step.abs().amax(1))
+    scenes.relation = torch.where(clear, (step @ _relations.T).argmax(1), -1)
 
-# %% ../nbs/00_dali.ipynb #cell102
+# %% ../nbs/00_dali.ipynb #cell104
 def compare(
     reading: Scenes,
-    scenes: Scenes,  # with `said`: only what was said is asked for
+    scenes: Scenes,  # with `said`: nothing else is asked for
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    "For each attribute (right, asked), bool masks (n, 1) or (n, 2); `whole` is right where everything asked for is."
-    column = lambda t: t if t.dim() == 2 else t[:, None]
-    asked = {**everything_said(scenes), **scenes.said, "relation": scenes.n_objects == 2}
-    asked = {name: column(mask) for name, mask in dict(kind=scenes.kind >= 0, color=scenes.kind >= 0, **asked).items()}
+    "Per attribute (right, asked), bool masks (n, 1) or (n, 2); `whole`: all that is asked is right."
+    column, present = lambda t: t if t.dim() == 2 else t[:, None], scenes.kind >= 0
+    asked = dict(kind=present, color=present, **scenes.said)
+    asked["relation"] = scenes.n_objects == 2
+    asked = {name: column(mask) for name, mask in asked.items()}
     orders = [{name: column(getattr(order, name) == getattr(scenes, name)) for name in asked}
               for order in (reading, swap_objects(reading))]
     points = [sum((right[name] & asked[name]).sum(1) for name in asked) for right in orders]
-    turn = (points[1] > points[0])[:, None]
-    result = {name: (torch.where(turn, orders[1][name], orders[0][name]), asked[name]) for name in asked}
-    count = column(reading.n_objects == scenes.n_objects)
-    result["count"] = count, torch.ones_like(count)
-    whole = torch.stack([(right | ~mask).all(1) for right, mask in result.values()], 1).all(1)
-    return {**result, "whole": (column(whole), torch.ones_like(count))}
+    turn = column(points[1] > points[0])
+    right = {name: torch.where(turn, orders[1][name], orders[0][name]) for name in asked}
+    right["count"] = column(reading.n_objects == scenes.n_objects)
+    asked["count"] = asked["whole"] = torch.ones_like(turn)
+    whole = [(right[name] | ~asked[name]).all(1) for name in right]
+    right["whole"] = column(torch.stack(whole, 1).all(1))
+    return {name: (right[name], asked[name]) for name in right}
 
-# %% ../nbs/00_dali.ipynb #cell105
+# %% ../nbs/00_dali.ipynb #cell107
 class Critic:
     "Reads from pictures what is in them. Nothing is learned, and no caption is seen."
     least_fit, largest_flaw, color_tolerance = 0.82, 0.42, 0.5
-    def __init__(self, size: int = 32):    # pixels a side of the pictures to be read, at least 32
+    def __init__(self, size: int = 32):    # pixels a side of the pictures to be read
         if size < 32: raise ValueError(f"size must be at least 32 pixels, got {size}")
         self.size, self.album = size, Album()
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Scenes:   # (n, 3, size, size) in [-1, 1], on any device
-        "What each picture shows, on the CPU. `n_objects` is 0 where that is not clear, and -1 stands for details that are not."
+        "What each picture shows, on the CPU; `n_objects` 0: not clear; other fields -1: not clear."
         if images.dim() != 4 or images.shape[1:] != (3, self.size, self.size):
-            raise ValueError(f"images must be (n, 3, {self.size}, {self.size}), got {tuple(images.shape)}")
+            expected = f"(n, 3, {self.size}, {self.size})"
+            raise ValueError(f"images must be {expected}, got {tuple(images.shape)}")
         images = images.float().cpu().nan_to_num(0).clamp(-1, 1)
         if self.size != SKETCH: images = F.interpolate(images, (SKETCH, SKETCH), mode="area")
-        return Scenes.cat([self._read(lot) for lot in images.split(256)])
-
-    def _read(self, images):
-        scenes = blank_scenes(len(images))
-        page, scenes.background = page_color(images)
-        raised = images - page[:, :, None, None]
-        masks, left_over = find_objects(length(raised))
-        which, i = masks.any(-1).any(-1).nonzero().T
-        kind, size, color, center, fit, flaw = recognise(raised[which], masks[which, i], masks[which, 1 - i], self.album)
-        distance, nearest = torch.cdist(color + page[which], _colors).min(1)
-        scenes.kind[which, i], scenes.size[which, i], scenes.position[which, i] = kind, size, center / SKETCH
-        scenes.color[which, i] = torch.where(distance < self.color_tolerance, nearest, -1)
-        unclear = (left_over > 0) | (scenes.background < 0)
-        unclear[which[(fit < self.least_fit) | (flaw > self.largest_flaw)]] = True
-        for name in ("kind", "color", "size"): getattr(scenes, name)[unclear] = -1
-        scenes.n_objects = (scenes.kind >= 0).sum(1)
-        locate(scenes)
-        scenes.said = everything_said(scenes)
-        return scenes
+        return Scenes.cat([read_sketches(lot, self) for lot in images.split(256)])
 
     def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:
-        "For each picture (n,): is all that was said about kind, color, ... right? And `whole`: everything at once?"
-        return {name: (right | ~asked).all(1) for name, (right, asked) in compare(self.read(images), scenes.to("cpu")).items()}
+        "Per picture (n,): is all that was said about kind, color, ... right? `whole`: is everything?"
+        verdict = compare(self.read(images), scenes.to("cpu"))
+        return {name: (right | ~asked).all(1) for name, (right, asked) in verdict.items()}
 
     def score(self, images: Tensor, scenes: Scenes) -> dict[str, float]:
-        "Share right of all that was said, for each attribute, and of pictures that are right in everything (`whole`)."
-        return {name: right[asked].float().mean().item()
-                for name, (right, asked) in compare(self.read(images), scenes.to("cpu")).items()}
+        "Share right of all that was said per attribute (nan: nothing was); `whole`: of pictures."
+        verdict = compare(self.read(images), scenes.to("cpu"))
+        return {name: right[asked].float().mean().item() for name, (right, asked) in verdict.items()}
+
+# %% ../nbs/00_dali.ipynb #cell108
+def read_sketches(
+    images: Tensor,  # (n, 3, 32, 32) in [-1, 1]
+    critic: Critic,  # whose album and tolerances are used
+) -> Scenes:
+    "The four steps of the critic, one after the other."
+    scenes = blank_scenes(len(images))
+    page, scenes.background = page_color(images)
+    raised = images - page[:, :, None, None]
+    masks, left_over = find_objects(length(raised))
+    which, i = masks.any(-1).any(-1).nonzero().T
+    found, color, center, fit, flaw = recognise(
+        raised[which], masks[which, i], masks[which, 1 - i], critic.album)
+    distance, nearest = torch.cdist(color + page[which], _colors).min(1)
+    scenes.kind[which, i], scenes.size[which, i] = critic.album.kind[found], critic.album.size[found]
+    scenes.color[which, i] = torch.where(distance < critic.color_tolerance, nearest, -1)
+    scenes.position[which, i] = center / SKETCH
+    unclear = (left_over > 0) | (scenes.background < 0)
+    unclear[which[(fit < critic.least_fit) | (flaw > critic.largest_flaw)]] = True
+    for name in ("kind", "color", "size"): getattr(scenes, name)[unclear] = -1
+    scenes.n_objects = (scenes.kind >= 0).sum(1)
+    locate(scenes)
+    scenes.said = everything_said(scenes)
+    return scenes
