@@ -481,7 +481,7 @@ def recognise(
     best, color, left = album.match(patch)
     energy = lambda t: (t * t).sum((1, 2, 3))
     fit = (energy(patch) - energy(left)) / energy(seen).clamp(min=1e-9)
-    flaw = length(F.avg_pool2d(left, 5, 1, 2)).amax((1, 2))
+    flaw = length(F.avg_pool2d(left, 5, 1, 2)).amax((1, 2)) / color.norm(dim=1).clamp(0.4, 1.7)
     return best, color, album.center[best] + pixel - album.side // 2, fit, flaw
 
 # %% ../nbs/00_dali.ipynb #cell101
@@ -519,7 +519,7 @@ def compare(
 # %% ../nbs/00_dali.ipynb #cell107
 class Critic:
     "Reads from pictures what is in them. Nothing is learned, and no caption is seen."
-    least_fit, largest_flaw, color_tolerance = 0.82, 0.42, 0.5
+    least_fit, largest_flaw, color_tolerance = 0.82, 0.25, 0.5
     def __init__(self, size: int = 32):    # pixels a side of the pictures to be read
         if size < 32: raise ValueError(f"size must be at least 32 pixels, got {size}")
         self.size, self.album = size, Album()
