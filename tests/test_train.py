@@ -19,7 +19,7 @@ def test_leaves_grid_numbers_and_pipeline(smoke_run):
     results = json.loads((smoke_run / "results.json").read_text())
     for key in ("one_object", "two_objects"):
         assert 0 <= results["accuracy"][key]["whole"] <= 1
-    assert {"vae", "clip", "unet"} <= results["seconds"].keys() and all(results["parameters"][k] > 0 for k in ("vae", "clip", "unet"))
+    assert {"vae", "text", "unet"} <= results["seconds"].keys() and all(results["parameters"][k] > 0 for k in ("vae", "text", "unet"))
     assert (smoke_run / "captions.png").read_bytes()[:4] == b"\x89PNG"
     assert (smoke_run / "preview.png").read_bytes()[:4] == b"\x89PNG"
     assert (smoke_run / "pipeline" / "model_index.json").is_file()
