@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEDULER_KEYS', 'one_of', 'make_betas', 'noise_target', 'split_mixture', 'spaced_timesteps', 'dynamic_threshold',
            'SchedulerOutput', 'Scheduler', 'randn_like', 'at_least_float', 'DDPMScheduler', 'sample',
-           'rescale_zero_terminal_snr', 'training_target']
+           'rescale_zero_terminal_snr', 'training_target', 'shape_pages', 'shape_painter', 'train_shape_painter']
 
 # %% ../nbs/04_scheduler.ipynb #cell003
 import math
@@ -254,7 +254,8 @@ class DDPMScheduler(Scheduler):
                  variance_type="fixed_small", clip_sample=True, prediction_type="epsilon", thresholding=False,
                  dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0, timestep_spacing="leading",
                  steps_offset=0, rescale_betas_zero_snr=False):
-        one_of("variance_type", variance_type, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+        one_of("variance_type", variance_type, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned",
+               "learned_range")
         self._build()
 
     def previous_timestep(self, timestep) -> int:
@@ -315,7 +316,8 @@ def sample(
 def rescale_zero_terminal_snr(
     betas: torch.Tensor,  # (T,)
 ) -> torch.Tensor:  # (T,), the last one is 1: nothing of the picture survives the last step
-    "Shift and stretch a schedule so that its last step is pure noise and its first stays as it was ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), algorithm 1)."
+    """Shift and stretch a schedule so that its last step is pure noise and its first stays as it was
+    ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), algorithm 1)."""
     signal = (1 - betas).cumprod(0).sqrt()
     signal = (signal - signal[-1])*(signal[0]/(signal[0] - signal[-1]))
     alpha_bar = signal**2
@@ -330,3 +332,52 @@ def training_target(
 ) -> torch.Tensor:  # shaped like x0
     "What the network should answer to `scheduler.add_noise(x0, noise, timesteps)`, by the scheduler's prediction type."
     return noise_target(scheduler.prediction_type, x0, noise, *scheduler.alpha_sigma(timesteps, x0))
+
+# %% ../nbs/04_scheduler.ipynb #cell112
+def shape_pages(
+    n: int,  # how many
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:  # (n, 3, 32, 32) in [-1, 1]
+    "Pages with one big shape in the middle, on white."
+    from minidiff.sketchbook import BACKGROUNDS, PLACES, SIZES, Sketchbook
+    book = Sketchbook(size=32)
+    scenes = book.sample_scenes(8*n + 100, generator, n_objects=1, split="all")
+    scenes = scenes[scenes.place == list(PLACES).index("middle")][:n]
+    scenes.background[:], scenes.size[:, 0] = list(BACKGROUNDS).index("white"), list(SIZES).index("big")
+    return book.paint(scenes)
+
+# %% ../nbs/04_scheduler.ipynb #cell115
+def shape_painter():
+    "A small untrained denoiser for `shape_pages`; called as `painter(x, t)`."
+    from minidiff.sd_unet import UNet2DConditionModel
+
+    class Painter(UNet2DConditionModel):
+        def forward(self, x, t):
+            "x (n, 3, 32, 32), t one timestep or (n,) -> (n, 3, 32, 32)"
+            folded, nobody_asks = torch.nn.functional.pixel_unshuffle(x, 4), x.new_zeros(len(x), 1, 8)
+            return torch.nn.functional.pixel_shuffle(super().forward(folded, t, nobody_asks), 4)
+
+    return Painter(in_channels=48, out_channels=48, block_out_channels=(64, 96), layers_per_block=1, norm_num_groups=8, cross_attention_dim=8,
+                   down_block_types=("DownBlock2D",)*2, mid_block_type="UNetMidBlock2D", up_block_types=("UpBlock2D",)*2)
+
+# %% ../nbs/04_scheduler.ipynb #cell116
+def train_shape_painter(
+    scheduler: Scheduler,  # whose mixtures and targets to learn
+    steps: int = 800,  # how many
+    seed: int = 0,  # of the weights and the batches
+):  # the `Trainer`, when it is done: `.ema_model` is the painter, `.losses` how he learned
+    "Algorithm 1: learn to take mixtures of pages and noise apart."
+    from minidiff.training import Trainer, seed_all
+
+    pages = shape_pages(2048, torch.Generator().manual_seed(1))
+
+    def batch(generator):
+        return dict(x0=pages[torch.randint(len(pages), (16,), generator=generator)], t=torch.randint(len(scheduler), (16,), generator=generator),
+                    noise=torch.randn(16, *pages.shape[1:], generator=generator))
+
+    def loss(painter, batch):
+        x = scheduler.add_noise(batch["x0"], batch["noise"], batch["t"])
+        return (painter(x, batch["t"]) - training_target(scheduler, batch["x0"], batch["noise"], batch["t"])).square().mean()
+
+    seed_all(seed)
+    return Trainer(shape_painter(), loss, batch, steps, lr=3e-3, ema=0.99, channels_last=True, name="painter").fit()
