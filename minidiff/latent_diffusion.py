@@ -65,9 +65,14 @@ PRESETS = dict(
         pictures=256, captions=16, steps=4),
     cpu=Preset(
         vae_training={**VAE_TRAINING, "steps": 2500, "batch_size": 16},
-        text_training=dict(steps=300, batch_size=256, lr=2e-3, ema=0.99, channels_last=True),
-        unet=unet_config((64, 128), 8), unet_training=dict(steps=1800, batch_size=64, lr=2e-3, channels_last=True),
-        pictures=40_000),
+        text_training=dict(steps=400, batch_size=256, lr=2e-3, ema=0.99, channels_last=True),
+        unet=unet_config((64, 128), 8), unet_training=dict(steps=2600, batch_size=32, lr=1.5e-3, channels_last=True)),
+    gpu=Preset(
+        size=64,
+        vae=dict(widths=(64, 64, 64)), vae_training={**VAE_TRAINING, "steps": 6000, "batch_size": 64, "lr": 4e-3},
+        text=dict(widths=(32, 64, 128, 128)), text_training=dict(steps=3000, batch_size=512, lr=1e-3, ema=0.995, channels_last=True),
+        unet=unet_config((128, 256, 256), 16, layers_per_block=2, norm_num_groups=32), unet_training=dict(steps=15_000, batch_size=128, lr=1e-3, ema=0.999, channels_last=True),
+        pictures=100_000, captions=2000),
 )
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell010
