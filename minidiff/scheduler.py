@@ -357,13 +357,14 @@ def shape_painter():
             folded, nobody_asks = torch.nn.functional.pixel_unshuffle(x, 4), x.new_zeros(len(x), 1, 8)
             return torch.nn.functional.pixel_shuffle(super().forward(folded, t, nobody_asks), 4)
 
-    return Painter(in_channels=48, out_channels=48, block_out_channels=(64, 96), layers_per_block=1, norm_num_groups=8, cross_attention_dim=8,
-                   down_block_types=("DownBlock2D",)*2, mid_block_type="UNetMidBlock2D", up_block_types=("UpBlock2D",)*2)
+    return Painter(in_channels=48, out_channels=48, block_out_channels=(48, 96), layers_per_block=1, norm_num_groups=8,
+                   cross_attention_dim=8, down_block_types=("DownBlock2D",)*2, attention_head_dim=8,
+                   up_block_types=("UpBlock2D",)*2)
 
 # %% ../nbs/04_scheduler.ipynb #cell116
 def train_shape_painter(
     scheduler: Scheduler,  # whose mixtures and targets to learn
-    steps: int = 800,  # how many
+    steps: int = 700,  # how many
     seed: int = 0,  # of the weights and the batches
 ):  # the `Trainer`, when it is done: `.ema_model` is the painter, `.losses` how he learned
     "Algorithm 1: learn to take mixtures of pages and noise apart."
@@ -372,12 +373,13 @@ def train_shape_painter(
     pages = shape_pages(2048, torch.Generator().manual_seed(1))
 
     def batch(generator):
-        return dict(x0=pages[torch.randint(len(pages), (16,), generator=generator)], t=torch.randint(len(scheduler), (16,), generator=generator),
-                    noise=torch.randn(16, *pages.shape[1:], generator=generator))
+        which, t = (torch.randint(n, (16,), generator=generator) for n in (len(pages), len(scheduler)))
+        return dict(x0=pages[which], t=t, noise=torch.randn(16, *pages.shape[1:], generator=generator))
 
     def loss(painter, batch):
-        x = scheduler.add_noise(batch["x0"], batch["noise"], batch["t"])
-        return (painter(x, batch["t"]) - training_target(scheduler, batch["x0"], batch["noise"], batch["t"])).square().mean()
+        parts = batch["x0"], batch["noise"], batch["t"]
+        answer = painter(scheduler.add_noise(*parts), batch["t"])
+        return (answer - training_target(scheduler, *parts)).square().mean()
 
     seed_all(seed)
     return Trainer(shape_painter(), loss, batch, steps, lr=3e-3, ema=0.99, channels_last=True, name="painter").fit()
