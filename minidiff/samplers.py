@@ -171,7 +171,8 @@ def _slope(self, output, x, i):
 @patch_to(SigmaScheduler)
 def alpha_sigma(self, timesteps, like):
     levels = [self._level(self._find(float(t))) for t in torch.as_tensor(timesteps).flatten()]
-    return tuple(torch.tensor([float(v) for v in vs], device=like.device, dtype=like.dtype).view(-1, *[1]*(like.dim() - 1)) for vs in zip(*levels))
+    shape = -1, *[1]*(like.dim() - 1)
+    return tuple(torch.tensor([float(v) for v in vs]).to(like).view(shape) for vs in zip(*levels))
 
 @patch_to(SigmaScheduler)
 def scale_model_input(self, sample, timestep):
@@ -401,8 +402,9 @@ def set_timesteps(
 
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def alpha_sigma(self, timesteps, like):
-    sigma = torch.as_tensor(timesteps, device=like.device).flatten().to(torch.promote_types(like.dtype, torch.float32))/self.config.num_train_timesteps
-    return tuple(v.to(like.dtype).view(-1, *[1]*(like.dim() - 1)) for v in (1 - sigma, sigma))
+    sigma = torch.as_tensor(timesteps, device=like.device).flatten().to(torch.promote_types(like.dtype, torch.float32))
+    sigma = sigma.view(-1, *[1]*(like.dim() - 1))/self.config.num_train_timesteps
+    return (1 - sigma).to(like.dtype), sigma.to(like.dtype)
 
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def scale_noise(self, sample, timestep, noise):
