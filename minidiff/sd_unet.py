@@ -464,7 +464,7 @@ def zero_init(self) -> "UNet2DConditionModel": # itself
             for p in module.parameters(): nn.init.zeros_(p)
     return self
 
-# %% ../nbs/03_sd_unet.ipynb #cell122
+# %% ../nbs/03_sd_unet.ipynb #cell123
 @contextmanager
 def record_attention(model: nn.Module, name: str = "attn2"): # "attn2" listens to the text, "attn1" looks at the picture
     "Inside this `with`, the weights (n, heads, tokens, context tokens) of every attention layer of that name are added to the list it gives."
