@@ -252,7 +252,7 @@ def make_latents(self, vae, tokenizer) -> Latents:
     return Latents(torch.cat(means), torch.cat(stds), tokens[1:], tokens[0])
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell026
-SCHEDULER = dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing")
+SCHEDULER = dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", steps_offset=1)
 
 def latent_batches(
     data: Latents,
