@@ -326,6 +326,7 @@ class PNDMScheduler(DDIMScheduler):
         if not skip_prk_steps: raise ConfigError("PNDMScheduler supports skip_prk_steps=True only, as Stable Diffusion uses it; got False")
         one_of("prediction_type", prediction_type, "epsilon", "v_prediction")
         self._build()
+        self.set_timesteps(num_train_timesteps)
 
     def set_timesteps(self, num_inference_steps, device=None):
         "As for DDIM, with the second timestep visited twice: the first step is taken again with what was learned on the way."

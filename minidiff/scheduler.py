@@ -117,6 +117,7 @@ class Scheduler(Pretrained):
     Its table `alphas_cumprod` starts at index 0, so entry `t` is the paper's step `t + 1`."""
     config_name, weights_name = "scheduler_config.json", None
     other_keys = SCHEDULER_KEYS  # what `from_config` keeps aside when the config is another scheduler's
+    prediction_type = "epsilon"  # what the network says, unless the config names something else
     order = 1  # network calls for each step
     init_noise_sigma = 1.0  # how far the noise that sampling starts from is scaled up
 
@@ -149,8 +150,6 @@ def _note_config(self):
     c.by_default = c.keys() - self._given  # what nobody asked for: it does not travel to another scheduler
     self._limit = next((k for k in ("thresholding", "clip_sample") if c.get(k)), None)  # how predicted pictures are kept in range
     self.prediction_type = c.get("prediction_type", self.prediction_type)
-
-Scheduler.prediction_type = "epsilon"
 
 @patch_to(Scheduler)
 def _build(self):
