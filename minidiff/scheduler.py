@@ -17,7 +17,7 @@ import torch
 
 from .hub import ConfigError, Pretrained, patch_to, read_json, register_config
 
-# %% ../nbs/04_scheduler.ipynb #cell027
+# %% ../nbs/04_scheduler.ipynb #cell028
 def one_of(
     name: str,  # of the config key
     value,  # what was given
@@ -26,7 +26,7 @@ def one_of(
     "Raise a `ConfigError` where `value` is not `allowed`."
     if value not in allowed: raise ConfigError(f"{name} is one of {', '.join(map(str, allowed))}; got {value!r}")
 
-# %% ../nbs/04_scheduler.ipynb #cell028
+# %% ../nbs/04_scheduler.ipynb #cell029
 def make_betas(
     schedule: str = "linear",  # "linear", "scaled_linear", "squaredcos_cap_v2" (the cosine one) or "sigmoid"
     T: int = 1000,  # number of steps
@@ -41,7 +41,7 @@ def make_betas(
     alpha_bar = ((torch.arange(T + 1, dtype=torch.float64)/T + 0.008)/1.008*math.pi/2).cos()**2
     return (1 - alpha_bar[1:]/alpha_bar[:-1]).clamp(max=0.999).float()
 
-# %% ../nbs/04_scheduler.ipynb #cell038
+# %% ../nbs/04_scheduler.ipynb #cell039
 def noise_target(
     kind: str,  # "epsilon", "sample", "v_prediction" or "flow_prediction"
     x0: torch.Tensor,  # clean pictures
@@ -55,7 +55,7 @@ def noise_target(
     if kind == "v_prediction": return (alpha*noise - sigma*x0)/(alpha**2 + sigma**2)**0.5
     return noise - x0
 
-# %% ../nbs/04_scheduler.ipynb #cell040
+# %% ../nbs/04_scheduler.ipynb #cell041
 def split_mixture(
     kind: str,  # what the network predicts, as in `noise_target`
     output: torch.Tensor,  # what it said
@@ -71,7 +71,7 @@ def split_mixture(
         return alpha*x/norm - sigma/norm**0.5*output, sigma*x/norm + alpha/norm**0.5*output
     return x - sigma*output, x + alpha*output  # flow_prediction, where alpha = 1 - sigma
 
-# %% ../nbs/04_scheduler.ipynb #cell063
+# %% ../nbs/04_scheduler.ipynb #cell064
 def spaced_timesteps(
     n: int,  # how many
     T: int = 1000,  # the number of steps the network was trained with
@@ -85,7 +85,7 @@ def spaced_timesteps(
     if spacing == "leading": return np.arange(n)[::-1]*float(T//n) + offset
     return np.arange(T, 0, -T/n)[:n].round() - 1
 
-# %% ../nbs/04_scheduler.ipynb #cell066
+# %% ../nbs/04_scheduler.ipynb #cell067
 def dynamic_threshold(
     x0: torch.Tensor,  # predicted pictures (n, ...)
     ratio: float = 0.995,  # the share of the values that stays in range
@@ -95,7 +95,7 @@ def dynamic_threshold(
     limit = x0.abs().flatten(1).quantile(ratio, dim=1).clamp(1, max(1, most)).view(-1, *[1]*(x0.dim() - 1))
     return x0.clamp(-limit, limit)/limit
 
-# %% ../nbs/04_scheduler.ipynb #cell069
+# %% ../nbs/04_scheduler.ipynb #cell070
 class SchedulerOutput(NamedTuple):
     "What a step gives back."
     prev_sample: torch.Tensor  # the picture with a little less noise
@@ -109,7 +109,7 @@ SCHEDULER_KEYS = frozenset("""
     interpolation_type timestep_type solver_order solver_type algorithm_type lower_order_final euler_at_final lambda_min_clipped
     flow_shift use_dynamic_shifting time_shift_type predict_x0 disable_corrector solver_p""".split())
 
-# %% ../nbs/04_scheduler.ipynb #cell070
+# %% ../nbs/04_scheduler.ipynb #cell071
 class Scheduler(Pretrained):
     """What all schedulers share: the betas, mixing a picture with noise, and taking a mixture apart.
 
@@ -143,7 +143,7 @@ class Scheduler(Pretrained):
         self.config.update(aside)
         return self
 
-# %% ../nbs/04_scheduler.ipynb #cell072
+# %% ../nbs/04_scheduler.ipynb #cell073
 @patch_to(Scheduler)
 def _note_config(self):
     c = self.config
@@ -181,7 +181,7 @@ def set_timesteps(
     c = self.config
     self._set(spaced_timesteps(num_inference_steps, c.num_train_timesteps, c.timestep_spacing, c.steps_offset).round(), device)
 
-# %% ../nbs/04_scheduler.ipynb #cell074
+# %% ../nbs/04_scheduler.ipynb #cell075
 @patch_to(Scheduler)
 def alpha_sigma(
     self,
@@ -209,7 +209,7 @@ def get_velocity(self, sample, noise, timesteps):
     "The v-prediction target for clean pictures `sample`, whatever this scheduler's own prediction type is."
     return noise_target("v_prediction", sample, noise, *self.alpha_sigma(timesteps, sample))
 
-# %% ../nbs/04_scheduler.ipynb #cell076
+# %% ../nbs/04_scheduler.ipynb #cell077
 @patch_to(Scheduler)
 def _split(self, output, x, alpha, sigma):
     "The clean picture and the noise as the network sees them, the picture clipped where the config asks for it."
@@ -230,7 +230,7 @@ def __len__(self): return self.config.num_train_timesteps
 @patch_to(Scheduler)
 def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config.items())})"
 
-# %% ../nbs/04_scheduler.ipynb #cell078
+# %% ../nbs/04_scheduler.ipynb #cell079
 def randn_like(
     x: torch.Tensor,
     generator: torch.Generator | list | None = None,  # one for all pictures, or a list with one for each
@@ -244,7 +244,7 @@ def at_least_float(x: torch.Tensor) -> torch.Tensor:
     "Steps are computed in float32 even where the network works in half precision."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
-# %% ../nbs/04_scheduler.ipynb #cell080
+# %% ../nbs/04_scheduler.ipynb #cell081
 class DDPMScheduler(Scheduler):
     "Sampling with fresh noise at every step ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 2)."
 
@@ -270,7 +270,7 @@ class DDPMScheduler(Scheduler):
         share = (extra + 1)/2  # "learned_range": between the two, on a logarithmic scale
         return (0.5*(share*large.log() + (1 - share)*small.log())).exp()
 
-# %% ../nbs/04_scheduler.ipynb #cell081
+# %% ../nbs/04_scheduler.ipynb #cell082
 @patch_to(DDPMScheduler)
 def step(
     self,
@@ -291,7 +291,7 @@ def step(
     if t > 0: mean = mean + self._deviation(bar_t, bar_s, extra)*randn_like(model_output, generator)
     return SchedulerOutput(mean.to(sample.dtype), x0.to(sample.dtype))
 
-# %% ../nbs/04_scheduler.ipynb #cell087
+# %% ../nbs/04_scheduler.ipynb #cell088
 @torch.no_grad()
 def sample(
     model,  # called as `model(x, t)`, with x (n, ...) and t one of the scheduler's timesteps
@@ -311,7 +311,7 @@ def sample(
         if on_step is not None: on_step(i, t, output)
     return x
 
-# %% ../nbs/04_scheduler.ipynb #cell095
+# %% ../nbs/04_scheduler.ipynb #cell096
 def rescale_zero_terminal_snr(
     betas: torch.Tensor,  # (T,)
 ) -> torch.Tensor:  # (T,), the last one is 1: nothing of the picture survives the last step
@@ -322,7 +322,7 @@ def rescale_zero_terminal_snr(
     alpha_bar = signal**2
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:]/alpha_bar[:-1]])
 
-# %% ../nbs/04_scheduler.ipynb #cell110
+# %% ../nbs/04_scheduler.ipynb #cell111
 def training_target(
     scheduler: Scheduler,
     x0: torch.Tensor,  # clean pictures (n, ...)
@@ -332,7 +332,7 @@ def training_target(
     "What the network should answer to `scheduler.add_noise(x0, noise, timesteps)`, by the scheduler's prediction type."
     return noise_target(scheduler.prediction_type, x0, noise, *scheduler.alpha_sigma(timesteps, x0))
 
-# %% ../nbs/04_scheduler.ipynb #cell112
+# %% ../nbs/04_scheduler.ipynb #cell113
 def shape_pages(
     n: int,  # how many
     generator: torch.Generator | None = None,
@@ -345,7 +345,7 @@ def shape_pages(
     scenes.background[:], scenes.size[:, 0] = list(BACKGROUNDS).index("white"), list(SIZES).index("big")
     return book.paint(scenes)
 
-# %% ../nbs/04_scheduler.ipynb #cell115
+# %% ../nbs/04_scheduler.ipynb #cell116
 def shape_painter():
     "A small untrained denoiser for `shape_pages`; called as `painter(x, t)`."
     from minidiff.sd_unet import UNet2DConditionModel
@@ -360,7 +360,7 @@ def shape_painter():
                    cross_attention_dim=8, down_block_types=("DownBlock2D",)*2, attention_head_dim=8,
                    up_block_types=("UpBlock2D",)*2)
 
-# %% ../nbs/04_scheduler.ipynb #cell116
+# %% ../nbs/04_scheduler.ipynb #cell117
 def train_shape_painter(
     scheduler: Scheduler,  # whose mixtures and targets to learn
     steps: int = 700,  # how many
