@@ -6,20 +6,20 @@
 __all__ = ['ConfigError', 'LoadError', 'Config', 'register_config', 'atomic_write', 'save_safetensors', 'load_safetensors',
            'load_metadata', 'Pretrained', 'patch_to', 'read_json', 'write_json', 'find_folder', 'load_weights']
 
-# %% ../nbs/workshop/hub.ipynb #cell003
+# %% ../nbs/workshop/hub.ipynb #cell004
 import functools, inspect, json, os, secrets
 from pathlib import Path
 
 import torch
 
-# %% ../nbs/workshop/hub.ipynb #cell006
+# %% ../nbs/workshop/hub.ipynb #cell007
 class ConfigError(ValueError):
     "A config asks for something the class does not know or does not support."
 
 class LoadError(OSError):
     "A folder or file of a model is missing, broken, or of the wrong kind."
 
-# %% ../nbs/workshop/hub.ipynb #cell008
+# %% ../nbs/workshop/hub.ipynb #cell009
 class Config(dict):
     "A dictionary whose keys are attributes too; lists become tuples, so that a config survives a trip through JSON unchanged."
     def __init__(self, *args, **kwargs):
@@ -32,7 +32,7 @@ class Config(dict):
 def _freeze(value):
     return tuple(_freeze(v) for v in value) if isinstance(value, (list, tuple)) else value
 
-# %% ../nbs/workshop/hub.ipynb #cell011
+# %% ../nbs/workshop/hub.ipynb #cell012
 def register_config(init):
     "Decorator for `__init__` of a `Pretrained` class: keeps every argument, defaults included, in `self.config`."
     signature = inspect.signature(init)
@@ -46,7 +46,7 @@ def register_config(init):
         init(self, *args, **kwargs)
     return wrapper
 
-# %% ../nbs/workshop/hub.ipynb #cell013
+# %% ../nbs/workshop/hub.ipynb #cell014
 def atomic_write(
     path,  # the file to write
     write,  # a function that gets the path of a temporary file beside it, and fills that
@@ -76,7 +76,7 @@ def save_safetensors(
         seen.add(v.data_ptr())
     atomic_write(path, lambda p: save_file(tensors, p, metadata=metadata or {"format": "pt"}))
 
-# %% ../nbs/workshop/hub.ipynb #cell015
+# %% ../nbs/workshop/hub.ipynb #cell016
 def _open_safetensors(path):
     from safetensors import safe_open
     path = Path(path)
@@ -101,7 +101,7 @@ def load_metadata(path) -> dict:
     "The text metadata in the header of a safetensors file."
     with _open_safetensors(path) as file: return file.metadata() or {}
 
-# %% ../nbs/workshop/hub.ipynb #cell022
+# %% ../nbs/workshop/hub.ipynb #cell023
 class Pretrained:
     "Mixin for a model or scheduler that is built from a config and lives in a folder laid out like those of diffusers and transformers."
     config_name = "config.json"
@@ -129,7 +129,7 @@ class Pretrained:
             raise ConfigError(f"{cls.__name__} has no config key {', '.join(map(repr, unknown))}; it knows {', '.join(known)}")
         return kept
 
-# %% ../nbs/workshop/hub.ipynb #cell024
+# %% ../nbs/workshop/hub.ipynb #cell025
 def patch_to(
     cls,  # the class to extend
     as_prop: bool = False,  # add it as a property
@@ -142,7 +142,7 @@ def patch_to(
         return function
     return add
 
-# %% ../nbs/workshop/hub.ipynb #cell025
+# %% ../nbs/workshop/hub.ipynb #cell026
 def read_json(path) -> dict:
     "Read a JSON file that holds an object; a missing or broken one raises a `LoadError` that says so in one line."
     path = Path(path)
@@ -165,7 +165,7 @@ def from_config(
         config = read_json(path/cls.config_name if path.is_dir() else path)
     return cls(**cls._check_config({**config, **overrides}))
 
-# %% ../nbs/workshop/hub.ipynb #cell027
+# %% ../nbs/workshop/hub.ipynb #cell028
 def write_json(content: dict, path):
     "Write a dictionary as a JSON file, atomically."
     atomic_write(path, lambda p: Path(p).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
@@ -192,7 +192,7 @@ def save_pretrained(
     write_json({"_class_name": type(self).__name__, **self.config_extras, **self.config}, folder/self.config_name)
     if self.weights_name: save_safetensors(self.weights_to_file(self.state_dict()), folder/self.weights_name)
 
-# %% ../nbs/workshop/hub.ipynb #cell029
+# %% ../nbs/workshop/hub.ipynb #cell030
 def find_folder(
     name,  # a folder, or the id "owner/name" of a repository on the Hugging Face Hub
     patterns=("*.json", "*.safetensors", "*.txt"),  # the files to fetch, where it is one of those
@@ -209,7 +209,7 @@ def find_folder(
     except Exception as error:
         raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give one ({type(error).__name__}: {_one_line(error)[:160]})") from None
 
-# %% ../nbs/workshop/hub.ipynb #cell031
+# %% ../nbs/workshop/hub.ipynb #cell032
 def load_weights(
     folder,  # the folder of one model
     name: str,  # such as "model.safetensors"
@@ -237,7 +237,7 @@ def load_checked(self, weights: dict, source="the weights"):
         raise LoadError(f"{source} do not fit {type(self).__name__}: {', '.join(parts)}")
     self.load_state_dict(weights, strict=True)
 
-# %% ../nbs/workshop/hub.ipynb #cell032
+# %% ../nbs/workshop/hub.ipynb #cell033
 @patch_to(Pretrained)
 @classmethod
 def from_pretrained(

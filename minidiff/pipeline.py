@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEDULERS', 'guide', 'LatentDiffusionPipeline', 'to_pil']
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell003
+# %% ../nbs/14_stable_diffusion.ipynb #cell004
 import inspect, warnings
 from pathlib import Path
 from typing import Callable
@@ -20,7 +20,7 @@ from .sd_unet import UNet2DConditionModel
 from .text import CLIPTextModel, CLIPTokenizer
 from .vae import AutoencoderKL
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell012
+# %% ../nbs/14_stable_diffusion.ipynb #cell013
 def guide(
     without_text: torch.Tensor,  # the model's answer to the empty (or the negative) prompt
     with_text: torch.Tensor,  # its answer to the prompt, of the same shape
@@ -29,7 +29,7 @@ def guide(
     "Classifier-free guidance: go from the answer without text towards the one with text, and on (Ho & Salimans 2022, equation 6, whose w is our scale - 1)."
     return torch.lerp(without_text, with_text, scale)
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell018
+# %% ../nbs/14_stable_diffusion.ipynb #cell019
 SCHEDULERS = {cls.__name__: cls for cls in (DDPMScheduler, DDIMScheduler, PNDMScheduler, EulerDiscreteScheduler, EulerAncestralDiscreteScheduler,
                                             HeunDiscreteScheduler, DPMSolverMultistepScheduler)}
 
@@ -57,7 +57,7 @@ class LatentDiffusionPipeline:
         for module in (self.vae, self.text_encoder, self.unet): module.to(*args, **kwargs)
         return self
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell020
+# %% ../nbs/14_stable_diffusion.ipynb #cell021
 _PARTS = dict(vae=("diffusers", "AutoencoderKL"), text_encoder=("transformers", "CLIPTextModel"), tokenizer=("transformers", "CLIPTokenizer"),
               unet=("diffusers", "UNet2DConditionModel"))
 
@@ -89,7 +89,7 @@ def from_pretrained(
     return cls(load("vae", AutoencoderKL), load("text_encoder", CLIPTextModel), CLIPTokenizer.from_pretrained(folder/"tokenizer"),
                load("unet", UNet2DConditionModel), scheduler.from_pretrained(folder/"scheduler"))
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell021
+# %% ../nbs/14_stable_diffusion.ipynb #cell022
 @patch_to(LatentDiffusionPipeline)
 def save_pretrained(
     self,
@@ -102,7 +102,7 @@ def save_pretrained(
     index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **nothing, **_PARTS, "scheduler": ("diffusers", type(self.scheduler).__name__)}
     write_json(index, folder/"model_index.json")  # last: a folder with an index is a whole one
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell024
+# %% ../nbs/14_stable_diffusion.ipynb #cell025
 def _as_list(prompt, name, n=None):
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts) or not prompts:
@@ -121,7 +121,7 @@ def encode_prompt(
     ids = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return self.text_encoder(ids.to(self.device)).last_hidden_state
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell026
+# %% ../nbs/14_stable_diffusion.ipynb #cell027
 @patch_to(LatentDiffusionPipeline)
 def start_latents(
     self,
@@ -166,7 +166,7 @@ def denoise(
         if callback: callback(i, t, latents)
     return latents
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell027
+# %% ../nbs/14_stable_diffusion.ipynb #cell028
 def to_pil(
     images: torch.Tensor,  # (n, 3, h, w) in [-1, 1]
 ) -> list:  # of n `PIL.Image`

@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'to_uint8', 'image_grid', 'show', 'show_images', 'animate', 'slider', 'smooth_curve', 'plot_losses',
            'expect_error', 'illustration']
 
-# %% ../nbs/workshop/plots.ipynb #cell003
+# %% ../nbs/workshop/plots.ipynb #cell004
 import base64, hashlib, html, io, json, re
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# %% ../nbs/workshop/plots.ipynb #cell005
+# %% ../nbs/workshop/plots.ipynb #cell006
 PALETTE = dict(
     blue="#1f4e96", orange="#f0a23c", green="#2fa37e", red="#b8382f", sky="#7cc4ea",
     purple="#8a5db8", pink="#e58fae", yellow="#f6d55c", ink="#2b2d42", gray="#8a8f98", paper="#fff8ec")
 
-# %% ../nbs/workshop/plots.ipynb #cell012
+# %% ../nbs/workshop/plots.ipynb #cell013
 def to_uint8(
     images,  # (n, c, h, w) tensor in [-1, 1], c = 1 or 3; or a list of (c, h, w); or one (c, h, w)
 ) -> np.ndarray:  # (n, h, w, c) uint8
@@ -31,7 +31,7 @@ def to_uint8(
         raise ValueError(f"images: expected (n, 3, h, w) or (n, 1, h, w), got {tuple(images.shape)}")
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
-# %% ../nbs/workshop/plots.ipynb #cell017
+# %% ../nbs/workshop/plots.ipynb #cell018
 def image_grid(
     images,  # as for `to_uint8`
     ncols: int = 8,  # pictures in a row
@@ -51,7 +51,7 @@ def image_grid(
         sheet[y:y + h, x:x + w] = picture
     return Image.fromarray(sheet.repeat(upscale, 0).repeat(upscale, 1))
 
-# %% ../nbs/workshop/plots.ipynb #cell020
+# %% ../nbs/workshop/plots.ipynb #cell021
 _CARD = "background:#fff;color:#2b2d42;border-radius:8px;padding:6px;max-width:100%;box-sizing:border-box"
 _sink = []  # while a slider collects its frames, `show` puts the pictures here
 
@@ -94,7 +94,7 @@ def show(
     if _sink: return _sink[-1].append(data)
     _display(_img(data, alt), alt)
 
-# %% ../nbs/workshop/plots.ipynb #cell025
+# %% ../nbs/workshop/plots.ipynb #cell026
 def show_images(
     images,  # as for `to_uint8`
     titles=None,  # one text per picture
@@ -121,7 +121,7 @@ def show_images(
     said = "; ".join(t.replace("\n", " ") for t in titles)
     show(fig, alt or ": ".join(x for x in (suptitle, said) if x) or f"{len(a)} pictures")
 
-# %% ../nbs/workshop/plots.ipynb #cell028
+# %% ../nbs/workshop/plots.ipynb #cell029
 def _frame(frame):
     "Anything that can be looked at, as an RGB PIL.Image."
     from PIL import Image
@@ -144,7 +144,7 @@ def _strip(frames, max_bytes):
     if len(data) > max_bytes and mime == "image/png": data = _encode(strip.quantize(64), format="PNG", optimize=True)
     return data, mime, w, h
 
-# %% ../nbs/workshop/plots.ipynb #cell030
+# %% ../nbs/workshop/plots.ipynb #cell031
 _PLAYER = """<style>@keyframes minifilm{{to{{transform:translateX(-100%)}}}}
 @media(prefers-reduced-motion:reduce){{.minifilm img{{animation:none!important}}}}</style>
 <div class="minifilm" id="{id}" style="{card};display:inline-block;width:{box}px">
@@ -176,7 +176,7 @@ def _film(frames, titles, fps, alt, label="frame", start=None, max_bytes=140_000
 
 def _shown_width(w): return w * max(1, 420 // w) if w <= 300 else w  # small pictures are enlarged by a whole factor
 
-# %% ../nbs/workshop/plots.ipynb #cell031
+# %% ../nbs/workshop/plots.ipynb #cell032
 def animate(
     frames,  # tensors of pictures (drawn as grids), PIL images, (h, w, 3) uint8 arrays or matplotlib Figures
     titles=None,  # one text per frame
@@ -186,7 +186,7 @@ def animate(
     "Display a film with a play button and a slider. It needs no kernel, so it plays on a web page too."
     _display(_film(frames, titles, fps, alt), alt)
 
-# %% ../nbs/workshop/plots.ipynb #cell038
+# %% ../nbs/workshop/plots.ipynb #cell039
 def _someone_there():
     "Is a person at this kernel? A runner that only executes notebooks cannot answer `input()`; front ends can."
     from IPython import get_ipython
@@ -231,7 +231,7 @@ def slider(
         return display(_live_slider(draw, values, names, label, alt, start))
     _display(_film([_look(draw, v) for v in values], [f"{label} = {n}" for n in names], 4, alt, label, start), alt)
 
-# %% ../nbs/workshop/plots.ipynb #cell043
+# %% ../nbs/workshop/plots.ipynb #cell044
 def smooth_curve(
     values,  # numbers in order
     smooth: float = 0.98,  # share of the past kept at each step, 0 for none
@@ -243,7 +243,7 @@ def smooth_curve(
         out.append(mean / (1 - smooth ** k))
     return out
 
-# %% ../nbs/workshop/plots.ipynb #cell046
+# %% ../nbs/workshop/plots.ipynb #cell047
 def plot_losses(
     losses,  # list of floats, or dict of name -> list
     smooth: float = 0.98,  # see `smooth_curve`
@@ -269,7 +269,7 @@ def plot_losses(
     ends = ", ".join(f"{k} from {c[0]:.3g} to {c[-1]:.3g}" for k, c in smoothed.items() if c)
     show(fig, alt or f"Loss curves over {max(map(len, curves.values()), default=0)} steps: {ends}")
 
-# %% ../nbs/workshop/plots.ipynb #cell049
+# %% ../nbs/workshop/plots.ipynb #cell050
 @contextmanager
 def expect_error(
     *exceptions,  # the errors that are right here; any Exception if none is given
@@ -283,7 +283,7 @@ def expect_error(
         print(f"{type(error).__name__}: {error}")
     else: raise AssertionError(f"expected {' or '.join(e.__name__ for e in exceptions)}, and nothing was raised")
 
-# %% ../nbs/workshop/plots.ipynb #cell055
+# %% ../nbs/workshop/plots.ipynb #cell056
 def _figures():
     import minidiff
     return Path(minidiff.__file__).parent / "figures"

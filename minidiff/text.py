@@ -9,7 +9,7 @@ __all__ = ['START', 'END', 'clean', 'split_words', 'byte_alphabet', 'spell', 'me
            'CLIPTextModel', 'CLIPTextModelWithProjection', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput', 'CLIPModel',
            'clip_loss']
 
-# %% ../nbs/06_text.ipynb #cell003
+# %% ../nbs/06_text.ipynb #cell004
 import functools, json, math, unicodedata, warnings
 from collections import Counter
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from .hub import Config, ConfigError, LoadError, Pretrained, atomic_write, find_folder, patch_to, read_json, register_config, write_json
 
-# %% ../nbs/06_text.ipynb #cell005
+# %% ../nbs/06_text.ipynb #cell006
 def clean(
     text: str,  # anything somebody typed
 ) -> str:  # the same words in lower case, one space between them
@@ -30,7 +30,7 @@ def clean(
     text = "".join(" " if _kind(c) == "space" else c.lower() for c in text)
     return " ".join(text.split(" ")) if "  " not in text else " ".join(w for w in text.split(" ") if w)
 
-# %% ../nbs/06_text.ipynb #cell006
+# %% ../nbs/06_text.ipynb #cell007
 @functools.lru_cache(maxsize=None)
 def _kind(c):
     "What a character is to the tokenizer: a letter, a number, white space, or a mark."
@@ -54,7 +54,7 @@ def split_words(
         start = end
     return words
 
-# %% ../nbs/06_text.ipynb #cell008
+# %% ../nbs/06_text.ipynb #cell009
 @functools.lru_cache(maxsize=None)
 def byte_alphabet() -> dict:  # int 0..255 -> str, one printable character each
     "A printable character for every byte: itself where it has ink, one from 256 upwards where it has none."
@@ -69,7 +69,7 @@ def spell(
     letters = [byte_alphabet()[b] for b in word.encode("utf-8", errors="replace")]
     return (*letters[:-1], letters[-1] + "</w>")
 
-# %% ../nbs/06_text.ipynb #cell009
+# %% ../nbs/06_text.ipynb #cell010
 def merge_pair(
     symbols: tuple,  # a word, as symbols
     pair: tuple,  # the two symbols to merge
@@ -90,7 +90,7 @@ def count_pairs(
         for pair in zip(symbols, symbols[1:]): pairs[pair] += n
     return pairs
 
-# %% ../nbs/06_text.ipynb #cell010
+# %% ../nbs/06_text.ipynb #cell011
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 def train_bpe(
@@ -113,7 +113,7 @@ def train_bpe(
     tokens = letters + [c + "</w>" for c in letters] + ["".join(pair) for pair in merges] + [START, END]
     return {token: i for i, token in enumerate(tokens)}, merges
 
-# %% ../nbs/06_text.ipynb #cell012
+# %% ../nbs/06_text.ipynb #cell013
 class Tokens(dict):
     "What a tokenizer returns: `input_ids` and `attention_mask`, as keys and as attributes."
     def __getattr__(self, key):
@@ -122,7 +122,7 @@ class Tokens(dict):
 
     def to(self, device): return Tokens({k: v.to(device) for k, v in self.items()})
 
-# %% ../nbs/06_text.ipynb #cell013
+# %% ../nbs/06_text.ipynb #cell014
 class CLIPTokenizer:
     """Text to ids and back, byte for byte like CLIP's own tokenizer (Radford et al. 2021, section 2.4).
 
@@ -155,7 +155,7 @@ class CLIPTokenizer:
     pad_token_id = property(lambda self: self.vocab[self.pad_token])
     unk_token_id = property(lambda self: self.vocab[self.unk_token])
 
-# %% ../nbs/06_text.ipynb #cell014
+# %% ../nbs/06_text.ipynb #cell015
 @patch_to(CLIPTokenizer)
 def merge(
     self,
@@ -186,7 +186,7 @@ def tokenize(
         tokens += self._cache[chunk]
     return tokens
 
-# %% ../nbs/06_text.ipynb #cell015
+# %% ../nbs/06_text.ipynb #cell016
 @patch_to(CLIPTokenizer)
 def __call__(
     self,
@@ -226,7 +226,7 @@ def _rows_to_tensor(rows):
         raise ValueError(f"texts of {min(map(len, rows))} to {max(map(len, rows))} tokens make no tensor; give padding=\"longest\" or padding=\"max_length\"")
     return torch.tensor(rows, dtype=torch.long)
 
-# %% ../nbs/06_text.ipynb #cell016
+# %% ../nbs/06_text.ipynb #cell017
 @patch_to(CLIPTokenizer)
 def decode(
     self,
@@ -245,7 +245,7 @@ def batch_decode(self, rows, skip_special_tokens: bool = False) -> list:
     "`decode`, row by row."
     return [self.decode(row, skip_special_tokens) for row in rows]
 
-# %% ../nbs/06_text.ipynb #cell017
+# %% ../nbs/06_text.ipynb #cell018
 @patch_to(CLIPTokenizer)
 def save_pretrained(
     self,
@@ -259,7 +259,7 @@ def save_pretrained(
     write_json(specials, Path(folder)/"special_tokens_map.json")
     write_json({"tokenizer_class": "CLIPTokenizer", "model_max_length": self.model_max_length, **specials}, Path(folder)/"tokenizer_config.json")
 
-# %% ../nbs/06_text.ipynb #cell018
+# %% ../nbs/06_text.ipynb #cell019
 @patch_to(CLIPTokenizer)
 @classmethod
 def from_pretrained(
@@ -298,7 +298,7 @@ def _read_vocab(folder):
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     return model["vocab"], merges, added | {t["content"]: t["id"] for t in whole.get("added_tokens", [])}
 
-# %% ../nbs/06_text.ipynb #cell020
+# %% ../nbs/06_text.ipynb #cell021
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     r"$x\,\sigma(1.702x)$: what OpenAI's CLIP takes for a GELU."
     return x * torch.sigmoid(1.702 * x)
@@ -309,7 +309,7 @@ def _activation(name):
     if name not in _ACTIVATIONS: raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
     return _ACTIVATIONS[name]
 
-# %% ../nbs/06_text.ipynb #cell021
+# %% ../nbs/06_text.ipynb #cell022
 def attend(
     q: torch.Tensor,  # (..., L, d) what each token asks for
     k: torch.Tensor,  # (..., M, d) what each token answers to
@@ -322,7 +322,7 @@ def attend(
     if mask is not None: scores = scores.masked_fill(~mask, -math.inf)
     return F.dropout(scores.softmax(-1), dropout) @ v
 
-# %% ../nbs/06_text.ipynb #cell022
+# %% ../nbs/06_text.ipynb #cell023
 class CLIPAttention(nn.Module):
     "Self-attention in several heads."
     def __init__(
@@ -341,7 +341,7 @@ class CLIPAttention(nn.Module):
         x = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
-# %% ../nbs/06_text.ipynb #cell023
+# %% ../nbs/06_text.ipynb #cell024
 def causal_mask(
     length: int,  # tokens in a row
     device=None,
@@ -349,7 +349,7 @@ def causal_mask(
     "True where the row's token may look at the column's: itself and what stands before it."
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
-# %% ../nbs/06_text.ipynb #cell024
+# %% ../nbs/06_text.ipynb #cell025
 class CLIPMLP(nn.Module):
     "Each token on its own: wider, bent, narrow again."
     def __init__(self, width: int, inner: int, activation: str):
@@ -358,7 +358,7 @@ class CLIPMLP(nn.Module):
 
     def forward(self, x): return self.fc2(self.act(self.fc1(x)))
 
-# %% ../nbs/06_text.ipynb #cell025
+# %% ../nbs/06_text.ipynb #cell026
 class CLIPEncoderLayer(nn.Module):
     "A transformer block with its norms first: tokens look at each other, then each thinks for itself."
     def __init__(self, config):
@@ -383,7 +383,7 @@ class CLIPEncoder(nn.Module):
         for layer in self.layers: states.append(layer(states[-1], mask))
         return tuple(states)
 
-# %% ../nbs/06_text.ipynb #cell026
+# %% ../nbs/06_text.ipynb #cell027
 class CLIPTextEmbeddings(nn.Module):
     "What a token is, plus where it stands."
     def __init__(self, config):
@@ -413,7 +413,7 @@ class CLIPVisionEmbeddings(nn.Module):
         first = self.class_embedding.expand(len(images), 1, -1).to(patches.dtype)
         return torch.cat([first, patches], 1) + self.position_embedding.weight
 
-# %% ../nbs/06_text.ipynb #cell027
+# %% ../nbs/06_text.ipynb #cell028
 @torch.no_grad()
 def init_clip_weights(
     model: nn.Module,  # any of this chapter's models
@@ -436,7 +436,7 @@ def init_clip_weights(
             for layer in (m.self_attn.q_proj, m.self_attn.k_proj, m.self_attn.v_proj, m.mlp.fc2): normal(layer.weight, (2 * layers * width) ** -0.5)
             normal(m.mlp.fc1.weight, (2 * width) ** -0.5)
 
-# %% ../nbs/06_text.ipynb #cell029
+# %% ../nbs/06_text.ipynb #cell030
 class TextOutput(NamedTuple):
     "What a text model says about n texts of L tokens."
     last_hidden_state: torch.Tensor  # (n, L, width), after the last norm: what Stable Diffusion's U-Net listens to
@@ -453,7 +453,7 @@ _IGNORED = frozenset("""architectures model_type torch_dtype dtype transformers_
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens finetuning_task id2label label2id tokenizer_class prefix sep_token_id
     decoder_start_token_id task_specific_params problem_type text_config_dict vision_config_dict""".split())
 
-# %% ../nbs/06_text.ipynb #cell030
+# %% ../nbs/06_text.ipynb #cell031
 class CLIPTextModel(Pretrained, nn.Module):
     """CLIP's text tower: tokens in, one vector a token and one for the whole text out.
 
@@ -508,7 +508,7 @@ class CLIPTextModel(Pretrained, nn.Module):
     def weights_from_file(cls, weights):
         return {k.removeprefix("text_model."): v for k, v in weights.items() if not k.endswith("position_ids")}
 
-# %% ../nbs/06_text.ipynb #cell031
+# %% ../nbs/06_text.ipynb #cell032
 class CLIPTextModelWithProjection(Pretrained, nn.Module):
     "A text tower with its projection: `text_embeds` is what the second text encoder of SDXL pools."
     weights_name = "model.safetensors"
@@ -532,7 +532,7 @@ class CLIPTextModelWithProjection(Pretrained, nn.Module):
     @classmethod
     def weights_from_file(cls, weights): return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
 
-# %% ../nbs/06_text.ipynb #cell033
+# %% ../nbs/06_text.ipynb #cell034
 class VisionOutput(NamedTuple):
     "What a vision model says about n pictures of P patches."
     last_hidden_state: torch.Tensor  # (n, 1 + P, width): the class token, then the patches
@@ -577,7 +577,7 @@ class CLIPVisionModel(Pretrained, nn.Module):
     def weights_from_file(cls, weights):
         return {k.removeprefix("vision_model."): v for k, v in weights.items() if not k.endswith("position_ids")}
 
-# %% ../nbs/06_text.ipynb #cell035
+# %% ../nbs/06_text.ipynb #cell036
 class CLIPOutput(NamedTuple):
     "What CLIP says about n pictures and m texts."
     logits_per_image: torch.Tensor  # (n, m): cosines times exp(logit_scale)
@@ -620,7 +620,7 @@ class CLIPModel(Pretrained, nn.Module):
     @classmethod
     def weights_from_file(cls, weights): return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
 
-# %% ../nbs/06_text.ipynb #cell036
+# %% ../nbs/06_text.ipynb #cell037
 def clip_loss(
     image_embeds: torch.Tensor,  # (n, width), of length 1
     text_embeds: torch.Tensor,  # (n, width), of length 1; row i belongs to picture i

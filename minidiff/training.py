@@ -6,7 +6,7 @@
 __all__ = ['step_generator', 'seed_all', 'lr_factor', 'EMA', 'best_precision', 'shard', 'all_gather_with_grad',
            'parameter_groups', 'count_parameters', 'Trainer']
 
-# %% ../nbs/workshop/training.ipynb #cell003
+# %% ../nbs/workshop/training.ipynb #cell004
 import copy, json, math, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import nn
 
 from .hub import LoadError, load_metadata, load_safetensors, patch_to, save_safetensors
 
-# %% ../nbs/workshop/training.ipynb #cell006
+# %% ../nbs/workshop/training.ipynb #cell007
 def step_generator(
     seed: int,  # of the run
     step: int,  # number of the step, from 0
@@ -30,7 +30,7 @@ def seed_all(seed: int):
     import random, numpy
     random.seed(seed), numpy.random.seed(seed % 2**32), torch.manual_seed(seed)
 
-# %% ../nbs/workshop/training.ipynb #cell009
+# %% ../nbs/workshop/training.ipynb #cell010
 def lr_factor(
     step: int,  # from 0
     steps: int,  # of the whole run
@@ -43,7 +43,7 @@ def lr_factor(
     progress = (step - climb) / max(1, steps - climb)
     return min_lr + (1 - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
-# %% ../nbs/workshop/training.ipynb #cell012
+# %% ../nbs/workshop/training.ipynb #cell013
 class EMA:
     "An exponential moving average of a module's weights, with a decay that warms up; `self.module` holds it, in `eval` mode."
     def __init__(
@@ -65,7 +65,7 @@ class EMA:
         for ours, theirs in zip(self.module.buffers(), module.buffers()): ours.copy_(theirs)
         self.updates += 1
 
-# %% ../nbs/workshop/training.ipynb #cell017
+# %% ../nbs/workshop/training.ipynb #cell018
 def best_precision(device: torch.device | str) -> str:
     "`bf16` where the hardware multiplies in it, `fp16` on an older CUDA card, `no` elsewhere."
     device = torch.device(device)
@@ -73,7 +73,7 @@ def best_precision(device: torch.device | str) -> str:
     has = lambda name: getattr(torch.cpu, name, lambda: False)()
     return "bf16" if device.type == "cpu" and (has("_is_avx512_bf16_supported") or has("_is_amx_tile_supported")) else "no"
 
-# %% ../nbs/workshop/training.ipynb #cell020
+# %% ../nbs/workshop/training.ipynb #cell021
 def shard(
     batch: dict,  # name -> tensor or list, all of one length
     index: int,  # which part to take
@@ -85,7 +85,7 @@ def shard(
     if size % parts: raise ValueError(f"a batch of {size} cannot be cut into {parts} equal parts (processes x accumulation); choose a multiple")
     return {k: v[index * size // parts:(index + 1) * size // parts] for k, v in batch.items()}
 
-# %% ../nbs/workshop/training.ipynb #cell023
+# %% ../nbs/workshop/training.ipynb #cell024
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -106,7 +106,7 @@ def all_gather_with_grad(
     several = torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     return _Gather.apply(x) if several else x
 
-# %% ../nbs/workshop/training.ipynb #cell026
+# %% ../nbs/workshop/training.ipynb #cell027
 def parameter_groups(module: nn.Module, weight_decay: float) -> list:
     "Two groups for an optimiser: matrices and kernels, which decay, and one-dimensional parameters, which don't."
     params = [p for p in module.parameters() if p.requires_grad]
@@ -116,7 +116,7 @@ def count_parameters(module: nn.Module) -> int:
     "How many numbers a module learns."
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-# %% ../nbs/workshop/training.ipynb #cell029
+# %% ../nbs/workshop/training.ipynb #cell030
 class Trainer:
     "Trains one module; see `fit`."
     def __init__(
@@ -152,7 +152,7 @@ class Trainer:
         self.checkpoint = Path(out)/f"{name}.checkpoint.safetensors" if out is not None else None
         self.step, self.seconds, self._losses, self.ema_model = 0, 0.0, [], None
 
-# %% ../nbs/workshop/training.ipynb #cell031
+# %% ../nbs/workshop/training.ipynb #cell032
 class _Loss(nn.Module):
     def __init__(self, model, loss_fn):
         super().__init__()
@@ -179,7 +179,7 @@ def _set_up(self):
     self._wrapped, self._prepared = accelerator.prepare(_Loss(self.model, self.loss_fn), self._optimizer)
     if self.compile: self._wrapped = torch.compile(self._wrapped)
 
-# %% ../nbs/workshop/training.ipynb #cell033
+# %% ../nbs/workshop/training.ipynb #cell034
 @patch_to(Trainer)
 def _batch(self, step):
     "This process's slice of the batch of a step, on the device, in `accumulate` parts."
@@ -204,7 +204,7 @@ def _train_step(self, parts):
     if self._ema: self._ema.update(self.model)
     self._losses.append(total.float())
 
-# %% ../nbs/workshop/training.ipynb #cell035
+# %% ../nbs/workshop/training.ipynb #cell036
 _SETTINGS = ("steps", "lr", "warmup", "min_lr", "weight_decay", "betas", "clip", "accumulate", "ema", "precision", "seed", "name")
 
 @patch_to(Trainer)
@@ -222,7 +222,7 @@ def save(self):
     header = dict(step=self.step, seconds=self.seconds, updates=self._ema.updates if self._ema else 0, scaler=scaler, settings=self._settings())
     save_safetensors({**tensors, "losses": losses}, self.checkpoint, {"minidiff": json.dumps(header)})
 
-# %% ../nbs/workshop/training.ipynb #cell036
+# %% ../nbs/workshop/training.ipynb #cell037
 @patch_to(Trainer)
 def load(self) -> bool:
     "Continue from the checkpoint, if there is one; returns whether there was."
@@ -244,7 +244,7 @@ def load(self) -> bool:
     self.step, self.seconds, self._losses = header["step"], header["seconds"], list(tensors["losses"])
     return True
 
-# %% ../nbs/workshop/training.ipynb #cell038
+# %% ../nbs/workshop/training.ipynb #cell039
 @patch_to(Trainer)
 def _mean_losses(self):
     losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
@@ -264,7 +264,7 @@ def _bar(self):
     if isinstance(bar, ConsoleProgressBar) and not sys.stdout.isatty(): bar.update_every = 20  # a log file wants few lines
     return bar
 
-# %% ../nbs/workshop/training.ipynb #cell039
+# %% ../nbs/workshop/training.ipynb #cell040
 @patch_to(Trainer)
 def _watch(self, bar):
     "Every 20 steps: is the loss still a number? Show it."

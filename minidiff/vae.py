@@ -7,7 +7,7 @@ __all__ = ['VAE_TRAINING', 'DiagonalGaussianDistribution', 'vae_loss', 'DownEnco
            'Decoder', 'AutoencoderKL', 'small_vae', 'orthogonal_start', 'vae_batches', 'vae_training_loss', 'psnr',
            'evaluate_vae', 'measure_scaling_factor']
 
-# %% ../nbs/08_vae.ipynb #cell003
+# %% ../nbs/08_vae.ipynb #cell004
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +18,7 @@ from .hub import ConfigError, Pretrained, patch_to, register_config
 from .sd_unet import ACTIVATIONS, Attention, Downsample2D, ResnetBlock2D, Upsample2D
 from .sketchbook import Critic, Sketchbook
 
-# %% ../nbs/08_vae.ipynb #cell027
+# %% ../nbs/08_vae.ipynb #cell028
 class DiagonalGaussianDistribution:
     "One Gaussian per latent number: what the encoder answers instead of a single point."
 
@@ -39,7 +39,7 @@ class DiagonalGaussianDistribution:
         "The likeliest latent `(n, c, h, w)`: the mean."
         return self.mean
 
-# %% ../nbs/08_vae.ipynb #cell030
+# %% ../nbs/08_vae.ipynb #cell031
 @patch_to(DiagonalGaussianDistribution)
 def sample(
     self: DiagonalGaussianDistribution,
@@ -52,7 +52,7 @@ def sample(
         noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
     return self.mean + self.std * noise.to(self.mean)
 
-# %% ../nbs/08_vae.ipynb #cell035
+# %% ../nbs/08_vae.ipynb #cell036
 @patch_to(DiagonalGaussianDistribution)
 def kl(
     self: DiagonalGaussianDistribution,
@@ -67,7 +67,7 @@ def kl(
         terms = ((mean - other_mean)**2 + logvar.exp()) / other_logvar.exp() - 1 - logvar + other_logvar
     return 0.5 * terms.flatten(1).sum(1)
 
-# %% ../nbs/08_vae.ipynb #cell044
+# %% ../nbs/08_vae.ipynb #cell045
 def vae_loss(
     decoded: Tensor,  # what the VAE made of the pictures, `(n, c, H, W)`
     x: Tensor,  # the pictures
@@ -77,7 +77,7 @@ def vae_loss(
     "Squared error + `kl_weight` * KL, both summed over each picture and then divided by the number of its pixels and channels."
     return F.mse_loss(decoded.float(), x.float()) + kl_weight * posterior.kl().mean() / x[0].numel()
 
-# %% ../nbs/08_vae.ipynb #cell047
+# %% ../nbs/08_vae.ipynb #cell048
 def _residual_blocks(in_channels, out_channels, layers, **block):
     widths = [in_channels] + [out_channels] * layers
     return nn.ModuleList([ResnetBlock2D(i, o, temb_channels=None, **block) for i, o in zip(widths, widths[1:])])
@@ -96,7 +96,7 @@ class _MidBlock(nn.Module):
         for attention in self.attentions: x = attention(x)
         return self.resnets[1](x)
 
-# %% ../nbs/08_vae.ipynb #cell050
+# %% ../nbs/08_vae.ipynb #cell051
 class DownEncoderBlock2D(nn.Module):
     "Residual blocks, then (but for the last level) a strided convolution that halves height and width."
     def __init__(self, in_channels, out_channels, layers, downsample, **block):
@@ -119,7 +119,7 @@ class UpDecoderBlock2D(nn.Module):
         for block in [*self.resnets, *self.upsamplers]: x = block(x)
         return x
 
-# %% ../nbs/08_vae.ipynb #cell053
+# %% ../nbs/08_vae.ipynb #cell054
 class Encoder(nn.Module):
     "Pictures `(n, in_channels, H, W)` -> means and log-variances `(n, 2 * latent_channels, H / f, W / f)`, f = 2^(levels - 1)."
     def __init__(self, in_channels, latent_channels, widths, layers, attention, **block):
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         for block in [*self.down_blocks, self.mid_block]: x = block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
-# %% ../nbs/08_vae.ipynb #cell054
+# %% ../nbs/08_vae.ipynb #cell055
 class Decoder(nn.Module):
     "Latents `(n, latent_channels, h, w)` -> pictures `(n, out_channels, f h, f w)`: the encoder's mirror, one residual block more a level."
     def __init__(self, latent_channels, out_channels, widths, layers, attention, **block):
@@ -156,7 +156,7 @@ class Decoder(nn.Module):
         for block in [self.mid_block, *self.up_blocks]: z = block(z)
         return self.conv_out(F.silu(self.conv_norm_out(z)))
 
-# %% ../nbs/08_vae.ipynb #cell058
+# %% ../nbs/08_vae.ipynb #cell059
 class AutoencoderKL(Pretrained, nn.Module):
     "Stable Diffusion's VAE; config and state-dict keys are those of diffusers' class of the same name."
     @register_config
@@ -189,7 +189,7 @@ class AutoencoderKL(Pretrained, nn.Module):
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if use_post_quant_conv else None
         self.factor = 2 ** (len(block_out_channels) - 1)  # how many times smaller a latent is than its picture, along each side
 
-# %% ../nbs/08_vae.ipynb #cell059
+# %% ../nbs/08_vae.ipynb #cell060
 @patch_to(AutoencoderKL)
 def _check(self):
     "Say in one line what cannot be built from this config."
@@ -204,7 +204,7 @@ def _check(self):
         raise ConfigError(f"layers_per_block=0 leaves nothing that could change the width; block_out_channels={tuple(widths)} must be equal")
     if config.act_fn not in ACTIVATIONS: raise ConfigError(f"act_fn={config.act_fn!r} is none of {', '.join(ACTIVATIONS)}")
 
-# %% ../nbs/08_vae.ipynb #cell061
+# %% ../nbs/08_vae.ipynb #cell062
 @patch_to(AutoencoderKL)
 def encode(
     self: AutoencoderKL,
@@ -238,7 +238,7 @@ def forward(
     posterior = self.encode(x)
     return self.decode(posterior.mode() if noise is None else posterior.sample(noise=noise)), posterior
 
-# %% ../nbs/08_vae.ipynb #cell070
+# %% ../nbs/08_vae.ipynb #cell071
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 @patch_to(AutoencoderKL)
@@ -253,7 +253,7 @@ def weights_from_file(cls, weights: dict) -> dict:
         renamed[".".join([*path, part, kind])] = tensor
     return renamed
 
-# %% ../nbs/08_vae.ipynb #cell073
+# %% ../nbs/08_vae.ipynb #cell074
 def small_vae(
     size: int = 32,  # pixels a side
     widths: Sequence[int] = (32, 32, 32),  # channels of each level; a latent is 2^(levels - 1) times smaller than its picture
@@ -270,7 +270,7 @@ def small_vae(
         layers_per_block=layers, norm_num_groups=groups, latent_channels=latent_channels, sample_size=size,
         mid_block_add_attention=attention, **config))
 
-# %% ../nbs/08_vae.ipynb #cell075
+# %% ../nbs/08_vae.ipynb #cell076
 def orthogonal_start(
     module: nn.Module,  # changed in place
 ) -> nn.Module:  # the module itself
@@ -281,7 +281,7 @@ def orthogonal_start(
             nn.init.zeros_(layer.bias)
     return module
 
-# %% ../nbs/08_vae.ipynb #cell078
+# %% ../nbs/08_vae.ipynb #cell079
 def vae_batches(
     book: Sketchbook,  # where the pictures come from
     batch_size: int = 16,  # pictures in a batch
@@ -305,10 +305,10 @@ def vae_training_loss(
     decoded, posterior = vae(batch["images"], batch["noise"])
     return vae_loss(decoded, batch["images"], posterior, kl_weight)
 
-# %% ../nbs/08_vae.ipynb #cell080
+# %% ../nbs/08_vae.ipynb #cell081
 VAE_TRAINING = dict(steps=1800, lr=5e-3, betas=(0.9, 0.95), ema=None)  # for `Trainer`, with batches of 16
 
-# %% ../nbs/08_vae.ipynb #cell086
+# %% ../nbs/08_vae.ipynb #cell087
 def psnr(
     x: Tensor,  # pictures `(n, c, H, W)` in [-1, 1]
     y: Tensor,  # the same pictures after whatever was done to them
@@ -316,7 +316,7 @@ def psnr(
     "Peak signal-to-noise ratio of pictures in [-1, 1]: 10 log10(range^2 / mean squared error)."
     return 10 * torch.log10(4 / (x - y.clamp(-1, 1)).square().flatten(1).mean(1))
 
-# %% ../nbs/08_vae.ipynb #cell089
+# %% ../nbs/08_vae.ipynb #cell090
 @torch.no_grad()
 def evaluate_vae(
     vae: AutoencoderKL,
@@ -330,7 +330,7 @@ def evaluate_vae(
     decoded = torch.cat([vae(part.to(device))[0].float().cpu() for part in images.split(256)])
     return dict(psnr=psnr(images, decoded).mean().item(), **Critic(book.size).score(decoded, scenes))
 
-# %% ../nbs/08_vae.ipynb #cell102
+# %% ../nbs/08_vae.ipynb #cell103
 @patch_to(AutoencoderKL)
 def scale(
     self: AutoencoderKL,
@@ -347,7 +347,7 @@ def unscale(
     "Undo `scale`."
     return z / self.config.scaling_factor + (self.config.shift_factor or 0.0)
 
-# %% ../nbs/08_vae.ipynb #cell105
+# %% ../nbs/08_vae.ipynb #cell106
 @torch.no_grad()
 def measure_scaling_factor(
     vae: AutoencoderKL,  # its config gets the result
