@@ -25,9 +25,9 @@ def fingerprints():
 
 
 def in_step():
-    """Exporting and cleaning the notebooks, and making the README, must change nothing."""
+    """Exporting and cleaning the notebooks, and making the README and the site's sidebar, must change nothing."""
     before = fingerprints()
-    for command in ([bin_dir / "nbdev_export"], [bin_dir / "nbdev_clean"], [sys.executable, "scripts/readme.py"]):
+    for command in ([bin_dir / "nbdev_export"], [bin_dir / "nbdev_clean"], [sys.executable, "scripts/readme.py"], [sys.executable, "scripts/sidebar.py"]):
         if run(*command):
             return False
     after = fingerprints()

@@ -1,0 +1,31 @@
+"""Write nbs/sidebar.yml: the notebooks that are there, in the order of the story, under the names of its parts."""
+import re
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+WORKSHOP = ["plots", "training", "hub"]  # in the order in which they are first needed
+PARTS = [("Components", 1, 8), ("Maths", 9, 12), ("Putting it together", 13, 99)]
+
+
+def contents(nbs=root / "nbs"):
+    """[(part, [paths relative to nbs])], without the parts that are still empty."""
+    numbered = {}
+    for path in sorted(nbs.glob("[0-9]*.ipynb")):
+        numbered.setdefault(int(re.match(r"\d+", path.name)[0]), []).append(path.name)
+    between = lambda first, last: [name for number, names in numbered.items() if first <= number <= last for name in names]
+    inside = lambda folder, known=(): sorted((path.relative_to(nbs).as_posix() for path in (nbs / folder).glob("*.ipynb")),
+                                             key=lambda name: ([*known, Path(name).stem].index(Path(name).stem), name))
+    parts = [("Story", ["index.ipynb", *between(0, 0)]), *((name, between(first, last)) for name, first, last in PARTS),
+             ("Workshop", inside("workshop", WORKSHOP)), ("Appendix", inside("appendix"))]
+    return [(name, paths) for name, paths in parts if paths]
+
+
+def render(parts):
+    lines = ["# Written by scripts/sidebar.py: don't edit.", "website:", "  sidebar:", "    contents:"]
+    for name, paths in parts:
+        lines += [f"      - section: {name}", "        contents:", *(f"          - {path}" for path in paths)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (root / "nbs" / "sidebar.yml").write_text(render(contents()), encoding="utf-8")
