@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
 SKIP = re.compile(r"^#\|\s*eval:\s*false", re.M)
 
 
@@ -46,6 +47,9 @@ def execute(path, timeout=1200):
         client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
         error = re.sub(r"\x1b\[[0-9;]*m", "", str(failure))
+    for cell in notebook.cells:  # other libraries' progress bars: widgets, dead without their kernel
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     notebook.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     return notebook, time.perf_counter() - start, error
 
