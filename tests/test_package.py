@@ -54,12 +54,3 @@ def test_notebook_is_executed_and_light(path):
     errors = [output.get("ename") for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"] if output["output_type"] == "error"]
     assert errors == [] and path.stat().st_size <= 1.5 * 2**20
     assert any(cell["cell_type"] == "code" and cell["outputs"] for cell in cells), "no cell has an output: was it run?"
-
-
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem != "index"], ids=lambda path: path.stem)
-def test_colab_cells_follow_the_settings(path):
-    cfg = settings()
-    cells = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
-    where = path.relative_to(root).as_posix()
-    assert f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/{where})" in cells[0]
-    assert f"git+https://github.com/{cfg['user']}/{cfg['repo']}" in cells[1] and "google.colab" in cells[1]
