@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 OUT    ?= runs/cpu
 PRESET ?= cpu
 
-.PHONY: setup train test execute docs clean
+.PHONY: setup train test execute docs colab clean
 
 # Everything is installed through constraints.txt: the versions the course was last executed with.
 $(VENV)/.installed: settings.ini setup.py constraints.txt
@@ -28,8 +28,15 @@ test: setup
 execute: setup
 	$(BIN)/python scripts/execute.py $(NB)
 
+# The site, into _docs/; needs Quarto 1.7.34 on the PATH. The README has its own source (scripts/readme.py), which nbdev leaves alone when it is the newer file.
 docs: setup
+	$(BIN)/python scripts/sidebar.py
+	touch README.md
 	$(BIN)/nbdev_docs
 
+# Every notebook in an environment like Colab's (built in .colab, some 7 GB the first time).
+colab: setup
+	$(BIN)/python scripts/colab.py $(NB)
+
 clean:
-	rm -rf $(VENV) _docs _proc build *.egg-info
+	rm -rf $(VENV) .colab tests/node_modules _docs _proc build *.egg-info

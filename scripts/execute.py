@@ -24,7 +24,7 @@ def notebooks():
     return sorted(path for path in (root / "nbs").rglob("*.ipynb") if not hidden(path))
 
 
-def execute(path, timeout=1200):
+def execute(path, timeout=1200, kernel="python3"):
     """Run one notebook; returns it with its outputs, the seconds it took, and the error text or None."""
     import nbformat
     from nbclient import NotebookClient
@@ -40,7 +40,7 @@ def execute(path, timeout=1200):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    client = Client(notebook, timeout=timeout, kernel_name="python3", store_widget_state=False, record_timing=False,
+    client = Client(notebook, timeout=timeout, kernel_name=kernel, store_widget_state=False, record_timing=False,
                     resources={"metadata": {"path": str(path.parent)}})
     start, error = time.perf_counter(), None
     try:
