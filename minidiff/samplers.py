@@ -14,26 +14,27 @@ import numpy as np
 import torch
 
 from .hub import ConfigError, patch_to, register_config
-from .scheduler import Scheduler, SchedulerOutput, at_least_float, one_of, randn_like, spaced_timesteps
+from .scheduler import (VARIANCE_TYPES, Scheduler, SchedulerOutput, at_least_float, check_steps, for_each, one_of,
+                                one_timestep, randn_like, spaced_timesteps)
 
 # %% ../nbs/05_samplers.ipynb #cell016
 class DDIMScheduler(Scheduler):
-    "Long steps, with as much fresh noise as you like, from none to DDPM's ([Song et al. 2021](https://arxiv.org/abs/2010.02502), equation 12)."
+    """Long steps, with as much fresh noise as you like, from none to DDPM's
+    ([Song et al. 2021](https://arxiv.org/abs/2010.02502), equation 12)."""
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
-                 clip_sample=True, set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon", thresholding=False,
-                 dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0, timestep_spacing="leading",
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
+                 trained_betas=None, clip_sample=True, set_alpha_to_one=True, steps_offset=0,
+                 prediction_type="epsilon", thresholding=False, dynamic_thresholding_ratio=0.995,
+                 clip_sample_range=1.0, sample_max_value=1.0, timestep_spacing="leading",
                  rescale_betas_zero_snr=False):
         self._build()
 
-    def _build(self):
-        super()._build()
-        self.final_alpha_cumprod = torch.tensor(1.0) if self.config.set_alpha_to_one else self.alphas_cumprod[0]
-
     def _stride(self): return self.config.num_train_timesteps//self.num_inference_steps
 
-    def _alpha_bar(self, t): return self.alphas_cumprod[t] if t >= 0 else self.final_alpha_cumprod
+    def _alpha_bar(self, t):
+        if t >= 0: return self.alphas_cumprod[t]
+        return torch.tensor(1.0) if self.config.set_alpha_to_one else self.alphas_cumprod[0]
 
     def _move(self, output, t, s, sample, eta=0.0, reclip=False, generator=None, fresh=None):
         bar_t, bar_s = self._alpha_bar(t), self._alpha_bar(s)
@@ -58,52 +59,57 @@ def step(
     variance_noise: torch.Tensor | None = None,  # or the noise itself
 ) -> SchedulerOutput:
     "From x_t to the picture `num_train_timesteps // num_inference_steps` timesteps before."
-    t = int(timestep)
-    return self._move(model_output, t, t - self._stride(), sample, eta, use_clipped_model_output, generator, variance_noise)
+    t, reclip = self._current(timestep), use_clipped_model_output
+    return self._move(model_output, t, t - self._stride(), sample, eta, reclip, generator, variance_noise)
 
-# %% ../nbs/05_samplers.ipynb #cell032
+# %% ../nbs/05_samplers.ipynb #cell034
 def karras_sigmas(
     high: float,  # the first noise level
     low: float,  # the last one
     n: int,  # how many
     rho: float = 7.0,  # the larger, the more of the levels are low
 ) -> np.ndarray:  # (n,) float64, falling
-    "Noise levels evenly spaced in their `rho`-th root ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), equation 5)."
+    """Noise levels evenly spaced in their `rho`-th root
+    ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), equation 5)."""
     return np.linspace(high**(1/rho), low**(1/rho), n)**rho
 
-# %% ../nbs/05_samplers.ipynb #cell035
+# %% ../nbs/05_samplers.ipynb #cell037
 class SigmaScheduler(Scheduler):
-    """Schedulers that think in noise levels: their pictures are `x0 + sigma*noise`, with `sigma` falling to 0 along `sigmas`.
-
-    They know which step they are at, since a timestep may be visited twice."""
+    """Schedulers that think in noise levels: their pictures are `x0 + sigma*noise`, with `sigma` falling to 0 along
+    `sigmas`. They know which step they are at, since a timestep may be visited twice."""
     fixed_config = dict(use_beta_sigmas=False)
     whole_timesteps = False
 
     def _build(self):
         super()._build()
-        if self.config.get("rescale_betas_zero_snr"): self.alphas_cumprod[-1] = 2**-24  # just above 0: the first sigma must be finite
-        if self.config.get("use_karras_sigmas") and self.config.get("use_exponential_sigmas"):
+        c = self.config
+        if c.get("rescale_betas_zero_snr"): self.alphas_cumprod[-1] = 2**-24  # the first sigma must be finite
+        if c.get("use_karras_sigmas") and c.get("use_exponential_sigmas"):
             raise ConfigError("use_karras_sigmas and use_exponential_sigmas exclude each other")
-        one_of("final_sigmas_type", self.config.get("final_sigmas_type", "zero"), "zero", "sigma_min")
+        one_of("final_sigmas_type", c.get("final_sigmas_type", "zero"), "zero", "sigma_min")
         table = self._table()
-        self._start(np.arange(len(table))[::-1], np.append(table[::-1], 0))
+        self._start(*self._visits(np.arange(len(table))[::-1], np.append(table[::-1], 0)))
 
     def _table(self):
         "The noise level of every training timestep."
         return (((1 - self.alphas_cumprod)/self.alphas_cumprod)**0.5).numpy()
 
-    def _start(self, timesteps, sigmas, device=None):
-        kind = torch.int64 if self.whole_timesteps else torch.float32
-        self.timesteps = torch.as_tensor(np.ascontiguousarray(timesteps)).to(device=device, dtype=kind)
-        self.sigmas = torch.as_tensor(np.ascontiguousarray(sigmas)).float()
-        self._at, self._known = None, self.timesteps.tolist()
+    def _visits(self, timesteps, sigmas): return timesteps, sigmas  # once each; Heun has other plans
 
-    @property
-    def init_noise_sigma(self):
-        top = self.sigmas.max().item()
-        return (top**2 + 1)**0.5 if self.config.timestep_spacing == "leading" else top
+# %% ../nbs/05_samplers.ipynb #cell038
+@patch_to(SigmaScheduler)
+def _start(self, timesteps, sigmas, device=None):
+    kind = torch.int64 if self.whole_timesteps else torch.float32
+    self.timesteps = torch.as_tensor(np.ascontiguousarray(timesteps)).to(device=device, dtype=kind)
+    self.sigmas = torch.as_tensor(np.ascontiguousarray(sigmas)).float()
+    self._at, self._known = None, self.timesteps.tolist()
 
-# %% ../nbs/05_samplers.ipynb #cell037
+@patch_to(SigmaScheduler, as_prop=True)
+def init_noise_sigma(self):
+    top = self.sigmas.max().item()
+    return (top**2 + 1)**0.5 if self.config.timestep_spacing == "leading" else top
+
+# %% ../nbs/05_samplers.ipynb #cell040
 @patch_to(SigmaScheduler)
 def _spaced(self, n):
     c = self.config
@@ -112,7 +118,7 @@ def _spaced(self, n):
 @patch_to(SigmaScheduler)
 def _respacing(self):
     if self.config.get("use_karras_sigmas"): return karras_sigmas
-    if self.config.get("use_exponential_sigmas"): return lambda high, low, n: np.exp(np.linspace(math.log(high), math.log(low), n))
+    if self.config.get("use_exponential_sigmas"): return lambda high, low, n: np.geomspace(high, low, n)
 
 @patch_to(SigmaScheduler)
 def _levels(self, n):
@@ -125,6 +131,7 @@ def _levels(self, n):
         timesteps = np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
     return timesteps, np.append(sigmas, table[0] if c.get("final_sigmas_type") == "sigma_min" else 0)
 
+# %% ../nbs/05_samplers.ipynb #cell041
 @patch_to(SigmaScheduler)
 def set_timesteps(
     self,
@@ -133,20 +140,20 @@ def set_timesteps(
 ):
     "Choose the noise levels that sampling visits, and their timesteps."
     self.num_inference_steps = num_inference_steps
-    self._start(*self._levels(num_inference_steps), device)
+    self._start(*self._visits(*self._levels(num_inference_steps)), device)
 
-# %% ../nbs/05_samplers.ipynb #cell039
+# %% ../nbs/05_samplers.ipynb #cell043
 @patch_to(SigmaScheduler)
 def _find(self, timestep):
     "The index of a timestep; of one that is visited twice, the second."
     where = [i for i, t in enumerate(self._known) if t == timestep]
-    if not where: raise ValueError(f"timestep {timestep} is not among the {len(self._known)} of `timesteps`")
+    if not where: raise ValueError(f"timestep {timestep:g} is not among the {len(self._known)} of `timesteps`")
     return where[min(1, len(where) - 1)]
 
 @patch_to(SigmaScheduler)
 def _index(self, timestep):
     "Which step this is: the one after the last, or else wherever `timestep` lies."
-    timestep = float(timestep)
+    timestep = one_timestep(timestep)
     if self._at is None or self._at >= len(self._known) or self._known[self._at] != timestep:
         self._at, self._past = self._find(timestep), []
     return self._at
@@ -156,7 +163,7 @@ def _done(self, prev, x0, sample):
     self._at += 1
     return SchedulerOutput(prev.to(sample.dtype), x0.to(sample.dtype))
 
-# %% ../nbs/05_samplers.ipynb #cell041
+# %% ../nbs/05_samplers.ipynb #cell045
 @patch_to(SigmaScheduler)
 def _level(self, i):
     "alpha and sigma at step i."
@@ -169,25 +176,28 @@ def _slope(self, output, x, i):
     return (x - x0)/self.sigmas[i], x0
 
 @patch_to(SigmaScheduler)
-def alpha_sigma(self, timesteps, like):
-    levels = [self._level(self._find(float(t))) for t in torch.as_tensor(timesteps).flatten()]
-    shape = -1, *[1]*(like.dim() - 1)
-    return tuple(torch.tensor([float(v) for v in vs]).to(like).view(shape) for vs in zip(*levels))
-
-@patch_to(SigmaScheduler)
 def scale_model_input(self, sample, timestep):
     "The network was trained on mixtures of unit variance: bring the picture to that scale."
     return sample/(self.sigmas[self._index(timestep)]**2 + 1)**0.5
 
-# %% ../nbs/05_samplers.ipynb #cell043
+@patch_to(SigmaScheduler)
+def add_noise(self, original_samples, noise, timesteps):
+    "Mix pictures and noise in this scheduler's own scale, at timesteps that are among `timesteps`."
+    levels = [self._level(self._find(t)) for t in torch.as_tensor(timesteps).flatten().tolist()]
+    alpha, sigma = (for_each([float(v) for v in vs], original_samples) for vs in zip(*levels))
+    return (alpha*original_samples + sigma*noise).to(original_samples.dtype)
+
+# %% ../nbs/05_samplers.ipynb #cell047
 class EulerDiscreteScheduler(SigmaScheduler):
-    "Follow the slope at the start of each step to its end ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 2 without churn)."
+    """Follow the slope at the start of each step to its end
+    ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 2 without churn)."""
     fixed_config = dict(use_beta_sigmas=False, interpolation_type="linear", timestep_type="discrete")
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
-                 prediction_type="epsilon", use_karras_sigmas=False, use_exponential_sigmas=False, sigma_min=None, sigma_max=None,
-                 timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False, final_sigmas_type="zero"):
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
+                 trained_betas=None, prediction_type="epsilon", use_karras_sigmas=False, use_exponential_sigmas=False,
+                 sigma_min=None, sigma_max=None, timestep_spacing="linspace", steps_offset=0,
+                 rescale_betas_zero_snr=False, final_sigmas_type="zero"):
         self._build()
 
     def step(
@@ -200,18 +210,20 @@ class EulerDiscreteScheduler(SigmaScheduler):
         "From one noise level to the next."
         i, x = self._index(timestep), at_least_float(sample)
         slope, x0 = self._slope(model_output, x, i)
-        return self._done(self._move(x, slope, i, lambda: randn_like(model_output, generator)), x0, sample)
+        fresh = lambda: randn_like(model_output, generator)
+        return self._done(self._move(x, slope, i, fresh), x0, sample)
 
     def _move(self, x, slope, i, fresh): return x + slope*(self.sigmas[i + 1] - self.sigmas[i])
 
-# %% ../nbs/05_samplers.ipynb #cell047
+# %% ../nbs/05_samplers.ipynb #cell051
 class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
-    "An Euler step that goes too far down, then fresh noise back up to the level aimed at: DDPM's way, told in noise levels."
+    "An Euler step that goes too far down, then fresh noise back up to the level aimed at: DDPM's way."
     fixed_config = dict(use_beta_sigmas=False)
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
-                 prediction_type="epsilon", timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False):
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
+                 trained_betas=None, prediction_type="epsilon", timestep_spacing="linspace", steps_offset=0,
+                 rescale_betas_zero_snr=False):
         self._build()
 
     def _move(self, x, slope, i, fresh):
@@ -219,20 +231,22 @@ class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
         up = (target**2*(sigma**2 - target**2)/sigma**2)**0.5
         return x + slope*((target**2 - up**2)**0.5 - sigma) + up*fresh()
 
-# %% ../nbs/05_samplers.ipynb #cell051
+# %% ../nbs/05_samplers.ipynb #cell055
 class HeunDiscreteScheduler(SigmaScheduler):
-    "An Euler step, then the same step taken again along the mean of the slopes at its two ends: two network calls, second order."
+    """An Euler step, then the same step taken again along the mean of the slopes at its two ends: two network calls,
+    second order ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1)."""
     order = 2
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="linear", trained_betas=None,
-                 prediction_type="epsilon", use_karras_sigmas=False, use_exponential_sigmas=False, clip_sample=False,
-                 clip_sample_range=1.0, timestep_spacing="linspace", steps_offset=0):
+    def __init__(self, num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="linear",
+                 trained_betas=None, prediction_type="epsilon", use_karras_sigmas=False, use_exponential_sigmas=False,
+                 clip_sample=False, clip_sample_range=1.0, timestep_spacing="linspace", steps_offset=0):
         self._build()
 
-    def _levels(self, n):
-        timesteps, sigmas = super()._levels(n)  # every level but the first and the last is visited twice
-        return np.append(timesteps[:1], timesteps[1:].repeat(2)), np.concatenate([sigmas[:1], sigmas[1:-1].repeat(2), sigmas[-1:]])
+    def _visits(self, timesteps, sigmas):
+        "Every level but the first and the last is visited twice."
+        sigmas = np.concatenate([sigmas[:1], sigmas[1:-1].repeat(2), sigmas[-1:]])
+        return np.append(timesteps[:1], timesteps[1:].repeat(2)), sigmas
 
     def step(self, model_output, timestep, sample, generator=None) -> SchedulerOutput:
         "Even calls (0, 2, ...) go ahead; odd calls go back to where the step began and take it better."
@@ -242,24 +256,26 @@ class HeunDiscreteScheduler(SigmaScheduler):
         else: start, before, length = self._past = x, slope, self.sigmas[i + 1] - self.sigmas[i]
         return self._done(start + (before + slope)/2*length, x0, sample)
 
-# %% ../nbs/05_samplers.ipynb #cell056
+# %% ../nbs/05_samplers.ipynb #cell060
 class DPMSolverMultistepScheduler(SigmaScheduler):
-    """DPM-Solver++: the linear part of the equation is solved exactly, the network's picture extrapolated from its last two or three
-    ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2; with fresh noise as `sde-dpmsolver++`). Its pictures have unit variance."""
-    fixed_config = dict(use_beta_sigmas=False, use_lu_lambdas=False, use_flow_sigmas=False, flow_shift=1.0, use_dynamic_shifting=False,
-                        time_shift_type="exponential")
-    whole_timesteps = True
-    init_noise_sigma = 1.0
+    """DPM-Solver++: the linear part of the equation is solved exactly, the network's picture extrapolated from its last
+    two or three ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2; with fresh noise as
+    `sde-dpmsolver++`). Its pictures have unit variance."""
+    fixed_config = dict(use_beta_sigmas=False, use_lu_lambdas=False, use_flow_sigmas=False, flow_shift=1.0,
+                        use_dynamic_shifting=False, time_shift_type="exponential")
+    whole_timesteps, init_noise_sigma = True, 1.0
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
-                 solver_order=2, prediction_type="epsilon", thresholding=False, dynamic_thresholding_ratio=0.995, sample_max_value=1.0,
-                 algorithm_type="dpmsolver++", solver_type="midpoint", lower_order_final=True, euler_at_final=False,
-                 use_karras_sigmas=False, use_exponential_sigmas=False, final_sigmas_type="zero", lambda_min_clipped=-math.inf,
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
+                 trained_betas=None, solver_order=2, prediction_type="epsilon", thresholding=False,
+                 dynamic_thresholding_ratio=0.995, sample_max_value=1.0, algorithm_type="dpmsolver++",
+                 solver_type="midpoint", lower_order_final=True, euler_at_final=False, use_karras_sigmas=False,
+                 use_exponential_sigmas=False, final_sigmas_type="zero", lambda_min_clipped=-math.inf,
                  variance_type=None, timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False):
         one_of("algorithm_type", algorithm_type, "dpmsolver++", "sde-dpmsolver++")
         one_of("solver_type", solver_type, "midpoint", "heun")
         one_of("solver_order", solver_order, 1, 2, *[3]*(algorithm_type == "dpmsolver++"))
+        one_of("variance_type", variance_type, None, *VARIANCE_TYPES)
         self._build()
 
     def scale_model_input(self, sample, timestep=None): return sample
@@ -268,12 +284,14 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         alpha = 1/(self.sigmas[i]**2 + 1)**0.5
         return alpha, self.sigmas[i]*alpha
 
-# %% ../nbs/05_samplers.ipynb #cell058
+# %% ../nbs/05_samplers.ipynb #cell062
 @patch_to(DPMSolverMultistepScheduler)
 def _spaced(self, n):
     c = self.config
     visible = int((-np.log(self._table()) >= c.lambda_min_clipped).sum())  # timesteps that are not too noisy
-    if c.timestep_spacing != "trailing": return spaced_timesteps(n + 1, visible, c.timestep_spacing, c.steps_offset).round()[:-1]
+    check_steps(n, visible - (c.timestep_spacing != "trailing"))
+    if c.timestep_spacing != "trailing":
+        return spaced_timesteps(n + 1, visible, c.timestep_spacing, c.steps_offset).round()[:-1]
     timesteps = spaced_timesteps(n, c.num_train_timesteps, "trailing") - (c.num_train_timesteps - visible)
     return timesteps[timesteps >= 0]
 
@@ -283,28 +301,32 @@ def _levels(self, n):
     rounded = self.config.use_karras_sigmas and self.config.beta_schedule != "squaredcos_cap_v2"
     return timesteps.round() if rounded else timesteps, sigmas
 
-# %% ../nbs/05_samplers.ipynb #cell060
+# %% ../nbs/05_samplers.ipynb #cell064
 @patch_to(DPMSolverMultistepScheduler)
 def step(self, model_output, timestep, sample, generator=None, variance_noise=None) -> SchedulerOutput:
-    "One network call; how the predicted picture changes over half the log-SNR, `lambda`, is known from the calls before."
-    i, x = self._index(timestep), at_least_float(sample)
+    "One network call; how the predicted picture changes over `lambda` is known from the calls before."
+    i, x, c = self._index(timestep), at_least_float(sample), self.config
     (alpha, sigma), (alpha_to, sigma_to) = self._level(i), self._level(i + 1)
-    x0, _ = self._split(model_output[:, :x.shape[1]], x, alpha, sigma)  # a learned variance is left aside
+    if "learned" in (c.variance_type or ""): model_output = model_output[:, :x.shape[1]]  # not asked for here
+    x0, _ = self._split(model_output, x, alpha, sigma)
     self._past = self._past[-2:] + [x0]
-    lambdas = [-self.sigmas[j].log() for j in range(i + 1, max(i - 3, -1), -1)]  # at the end of this step, at its start, before
-    h, dice = lambdas[0] - lambdas[1], self.config.algorithm_type == "sde-dpmsolver++"
+    lambdas = [-self.sigmas[j].log() for j in range(i + 1, max(i - 3, -1), -1)]  # at the end, at the start, before
+    h, dice = lambdas[0] - lambdas[1], c.algorithm_type == "sde-dpmsolver++"
     k = 2*h if dice else h
     decay = 1 - torch.exp(-k)
     prev = sigma_to/sigma*(torch.exp(-h) if dice else 1)*x + alpha_to*decay*x0
     for weight, change in self._curve(self._order(i), k, decay, h, lambdas): prev = prev + alpha_to*weight*change
-    if dice: prev = prev + sigma_to*decay.sqrt()*(randn_like(x, generator) if variance_noise is None else variance_noise)
-    return self._done(prev, x0, sample)
+    if not dice: return self._done(prev, x0, sample)
+    fresh = randn_like(x, generator) if variance_noise is None else variance_noise
+    return self._done(prev + sigma_to*decay.sqrt()*fresh, x0, sample)
 
+# %% ../nbs/05_samplers.ipynb #cell065
 @patch_to(DPMSolverMultistepScheduler)
 def _order(self, i):
     c, left, few = self.config, len(self._known) - i, len(self._known) < 15
-    if left == 1 and (c.euler_at_final or c.lower_order_final and few or c.final_sigmas_type == "zero"): return 1
-    return min(c.solver_order, len(self._past), 2 if left == 2 and c.lower_order_final and few else 3)
+    careful = c.lower_order_final and few
+    if left == 1 and (c.euler_at_final or careful or c.final_sigmas_type == "zero"): return 1
+    return min(c.solver_order, len(self._past), 2 if left == 2 and careful else 3)
 
 @patch_to(DPMSolverMultistepScheduler)
 def _curve(self, order, k, decay, h, lambdas):
@@ -316,50 +338,54 @@ def _curve(self, order, k, decay, h, lambdas):
     bend = (slope - (new[-2] - new[-3])*h/(lambdas[2] - lambdas[3]))/((lambdas[1] - lambdas[3])/h)
     return [(1 - decay/k, slope + r0*bend), (0.5 - (k - decay)/k**2, bend)]
 
-# %% ../nbs/05_samplers.ipynb #cell062
+# %% ../nbs/05_samplers.ipynb #cell067
 class PNDMScheduler(DDIMScheduler):
-    "DDIM's step along a mean of the last four predictions ([Liu et al. 2022](https://arxiv.org/abs/2202.09778)); what Stable Diffusion 1.x folders ask for."
+    """DDIM's step along a mean of the last four predictions ([Liu et al. 2022](https://arxiv.org/abs/2202.09778));
+    what Stable Diffusion 1.x folders ask for."""
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
-                 skip_prk_steps=False, set_alpha_to_one=False, prediction_type="epsilon", timestep_spacing="leading", steps_offset=0):
-        if not skip_prk_steps: raise ConfigError("PNDMScheduler supports skip_prk_steps=True only, as Stable Diffusion uses it; got False")
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
+                 trained_betas=None, skip_prk_steps=False, set_alpha_to_one=False, prediction_type="epsilon",
+                 timestep_spacing="leading", steps_offset=0):
+        if not skip_prk_steps:
+            raise ConfigError("PNDMScheduler supports skip_prk_steps=True only, as Stable Diffusion uses it; got False")
         one_of("prediction_type", prediction_type, "epsilon", "v_prediction")
         self._build()
-        self.set_timesteps(num_train_timesteps)
 
-    def set_timesteps(self, num_inference_steps, device=None):
-        "As for DDIM, with the second timestep visited twice: the first step is taken again with what was learned on the way."
-        super().set_timesteps(num_inference_steps, device)
+    def _set(self, timesteps, device=None):
+        "The second timestep is visited twice: the first step is taken again with what was learned on the way."
+        super()._set(timesteps, device)
         self.timesteps = torch.cat([self.timesteps[:2], self.timesteps[1:]])
         self._past, self._first = [], None
 
-    def step(self, model_output, timestep, sample, generator=None) -> SchedulerOutput:
-        "From the last four network outputs to the next picture."
-        t, past = int(timestep), self._past
-        s = t - self._stride()
-        if len(past) == 1 and self._first is not None:  # the repeated step
-            t, s, sample, self._first = t + self._stride(), t, self._first, None
-            mean = (model_output + past[-1])/2
-        else:
-            if not past: self._first = sample
-            past[:] = past[-3:] + [model_output]
-            weights = ([1], [-1/2, 3/2], [5/12, -16/12, 23/12], [-9/24, 37/24, -59/24, 55/24])[len(past) - 1]
-            mean = sum(weight*output for weight, output in zip(weights, past))
-        return self._move(mean, t, s, sample)
+# %% ../nbs/05_samplers.ipynb #cell068
+@patch_to(PNDMScheduler)
+def step(self, model_output, timestep, sample, generator=None) -> SchedulerOutput:
+    "From the last four network outputs to the next picture."
+    t, past = self._current(timestep), self._past
+    if len(past) == 1 and self._first is not None:  # the repeated step
+        first, self._first = self._first, None
+        return self._move((model_output + past[-1])/2, t + self._stride(), t, first)
+    if not past: self._first = sample
+    past[:] = past[-3:] + [model_output]
+    weights = ([1], [-1/2, 3/2], [5/12, -16/12, 23/12], [-9/24, 37/24, -59/24, 55/24])[len(past) - 1]
+    mean = sum(weight*output for weight, output in zip(weights, past))
+    return self._move(mean, t, t - self._stride(), sample)
 
-# %% ../nbs/05_samplers.ipynb #cell064
+# %% ../nbs/05_samplers.ipynb #cell070
 def shift_time(
     sigma,  # noise levels in [0, 1]
     shift: float,  # 1 changes nothing
 ):
-    "Move noise levels upwards, dividing `(1 - sigma)/sigma` by `shift` ([Esser et al. 2024](https://arxiv.org/abs/2403.03206), section 5.3.2)."
+    """Move noise levels upwards, dividing `(1 - sigma)/sigma` by `shift`
+    ([Esser et al. 2024](https://arxiv.org/abs/2403.03206), section 5.3.2)."""
     return shift*sigma/(1 + (shift - 1)*sigma)
 
-# %% ../nbs/05_samplers.ipynb #cell066
+# %% ../nbs/05_samplers.ipynb #cell072
 class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
-    """Euler's step on the straight path `(1 - sigma)*x0 + sigma*noise` of flow matching ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)),
-    as Stable Diffusion 3 and Flux take it. The network predicts `noise - x0`; there are no betas."""
+    """Euler's step on the straight path `(1 - sigma)*x0 + sigma*noise` of flow matching
+    ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)), as Stable Diffusion 3 and Flux take it. The network
+    predicts `noise - x0`; there are no betas."""
     other_keys, prediction_type, init_noise_sigma = frozenset(), "flow_prediction", 1.0
     fixed_config = dict(use_beta_sigmas=False, invert_sigmas=False, shift_terminal=None)
 
@@ -383,7 +409,7 @@ class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
         target = self.sigmas[i + 1]
         return (1 - target)*(x - self.sigmas[i]*slope) + target*fresh()
 
-# %% ../nbs/05_samplers.ipynb #cell067
+# %% ../nbs/05_samplers.ipynb #cell074
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def set_timesteps(
     self,
@@ -396,16 +422,28 @@ def set_timesteps(
     c = self.config
     if c.use_dynamic_shifting and mu is None: raise ValueError("with use_dynamic_shifting=True, set_timesteps needs mu")
     shift = c.shift if not c.use_dynamic_shifting else math.exp(mu) if c.time_shift_type == "exponential" else mu
-    sigmas = shift_time(np.linspace(*self._range, num_inference_steps) if sigmas is None else np.asarray(sigmas, dtype=np.float32), shift)
+    if sigmas is None:
+        check_steps(num_inference_steps, c.num_train_timesteps)
+        sigmas = np.linspace(*self._range, num_inference_steps)
+    else: sigmas = np.asarray(sigmas, dtype=np.float32)
+    sigmas = shift_time(sigmas, shift)
     if respace := self._respacing(): sigmas = respace(float(sigmas[0]), float(sigmas[-1]), len(sigmas))
     self.num_inference_steps = len(sigmas)
     self._start(sigmas.astype(np.float32)*np.float32(c.num_train_timesteps), np.append(sigmas, 0), device)
 
+# %% ../nbs/05_samplers.ipynb #cell075
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def alpha_sigma(self, timesteps, like):
-    sigma = torch.as_tensor(timesteps, device=like.device).flatten().to(torch.promote_types(like.dtype, torch.float32))
-    sigma = sigma.view(-1, *[1]*(like.dim() - 1))/self.config.num_train_timesteps
+    t, T = torch.as_tensor(timesteps), self.config.num_train_timesteps
+    if t.device.type == "cpu" and not ((t >= 0) & (t <= T)).all():
+        raise ValueError(f"timesteps lie between 0 and {T}, got {t.tolist()}")
+    sigma = for_each(t, like).to(torch.promote_types(like.dtype, torch.float32))/T
     return (1 - sigma).to(like.dtype), sigma.to(like.dtype)
+
+@patch_to(FlowMatchEulerDiscreteScheduler)
+def add_noise(self, original_samples, noise, timesteps):
+    "Mix pictures and noise along the straight path."
+    return Scheduler.add_noise(self, original_samples, noise, timesteps)
 
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def scale_noise(self, sample, timestep, noise):
