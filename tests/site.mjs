@@ -1,11 +1,11 @@
-// Open every page of the built site: wide and at 390 px, light and dark. node site.mjs FOLDER CHROMIUM [SCREENSHOTS]
+// Open every page of the built site: wide and at 390 px, light and dark. node site.mjs FOLDER CHROMIUM [SCREENSHOTS [PART OF A PAGE'S NAME]]
 // Nothing outside the folder is fetched but KaTeX, which comes from node_modules.
 import { createServer } from "node:http";
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { extname, join, relative, resolve } from "node:path";
 import { chromium } from "playwright-core";
 
-const [folder, executablePath, shots] = process.argv.slice(2);
+const [folder, executablePath, shots, only] = process.argv.slice(2);
 const root = resolve(folder);
 const katex = new URL("./node_modules/katex/dist/", import.meta.url).pathname;
 const types = { ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".json": "application/json", ".svg": "image/svg+xml", ".png": "image/png", ".woff2": "font/woff2", ".woff": "font/woff" };
@@ -20,7 +20,7 @@ const server = createServer((request, response) => {
 await new Promise(ready => server.listen(0, "127.0.0.1", ready));
 const base = `http://127.0.0.1:${server.address().port}/`;
 
-const pages = readdirSync(root, { recursive: true }).filter(name => name.endsWith(".html") && !name.includes("site_libs") && name !== "404.html").sort();
+const pages = readdirSync(root, { recursive: true }).filter(name => name.endsWith(".html") && !name.includes("site_libs") && name !== "404.html" && name.includes(only ?? "")).sort();
 const problems = [], ids = {}, targets = [];
 const say = (page, what) => problems.push(`${page}: ${what}`);
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking"] });
