@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['step_generator', 'seed_all', 'lr_factor', 'EMA', 'best_precision', 'shard', 'all_gather_with_grad',
-           'parameter_groups', 'count_parameters', 'Trainer']
+           'parameter_groups', 'count_parameters', 'orthogonalize', 'Muon', 'Trainer']
 
 # %% ../nbs/workshop/training.ipynb #cell004
-import copy, json, math, sys, time
+import copy, ctypes, json, math, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable
@@ -117,6 +117,41 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 # %% ../nbs/workshop/training.ipynb #cell030
+def orthogonalize(
+    matrices: torch.Tensor,  # (..., m, n)
+    steps: int = 5,
+) -> torch.Tensor:  # (..., m, n) in bfloat16
+    "Nearly `U @ V.T` of each matrix: the same singular vectors, and singular values between about 0.7 and 1.2."
+    x = matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall: x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (2.0315 * (gram @ gram) - 4.7750 * gram) @ x
+    return x.mT if tall else x
+
+# %% ../nbs/workshop/training.ipynb #cell033
+class Muon(torch.optim.AdamW):
+    "AdamW for vectors and thin matrices; momentum, orthogonalised, for matrices and kernels (Keller Jordan et al., 2024)."
+    momentum, smallest = 0.95, 16
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            same = {}
+            for p in group["params"]:
+                if p.grad is None or p.dim() < 2 or min(p.shape[0], p[0].numel()) < self.smallest: continue
+                average = self.state[p].setdefault("momentum", torch.zeros_like(p)).lerp_(p.grad, 1 - self.momentum)
+                step = p.grad.lerp(average, self.momentum)  # Nesterov: look ahead
+                same.setdefault((p.shape[0], p[0].numel()), []).append((p, step.flatten(1)))
+                p.grad = None  # AdamW passes over it
+            for shape, pairs in same.items():
+                steps = orthogonalize(torch.stack([step for _, step in pairs])).float() * (0.2 * max(shape) ** 0.5)
+                for (p, _), step in zip(pairs, steps): p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * step.view(p.shape))
+        return super().step(closure)
+
+# %% ../nbs/workshop/training.ipynb #cell037
 class Trainer:
     "Trains one module; see `fit`."
     def __init__(
@@ -128,7 +163,8 @@ class Trainer:
         lr: float = 1e-3,  # the top learning rate
         warmup: float = 0.05,  # share of the steps in which it climbs
         min_lr: float = 0.0,  # what it ends on, as a share of the top
-        weight_decay: float = 0.01,  # of AdamW, on matrices and kernels
+        optimizer: str = "adamw",  # or "muon"
+        weight_decay: float = 0.01,  # on matrices and kernels
         betas: tuple = (0.9, 0.99),  # of AdamW
         clip: float | None = 1.0,  # the largest norm of the gradient
         accumulate: int = 1,  # parts that a process's slice is cut into, one after the other
@@ -146,13 +182,14 @@ class Trainer:
         show_bar: bool = True,  # show a progress bar
     ):
         if precision not in ("auto", "no", "bf16", "fp16"): raise ValueError(f"precision is one of auto, no, bf16, fp16; got {precision!r}")
+        if optimizer not in ("adamw", "muon"): raise ValueError(f"optimizer is one of adamw, muon; got {optimizer!r}")
         if steps < 1: raise ValueError(f"steps must be at least 1, got {steps}")
         arguments = dict(locals()); del arguments["self"]
         self.__dict__.update(arguments)
         self.checkpoint = Path(out)/f"{name}.checkpoint.safetensors" if out is not None else None
         self.step, self.seconds, self._losses, self.ema_model = 0, 0.0, [], None
 
-# %% ../nbs/workshop/training.ipynb #cell032
+# %% ../nbs/workshop/training.ipynb #cell039
 class _Loss(nn.Module):
     def __init__(self, model, loss_fn):
         super().__init__()
@@ -168,18 +205,28 @@ def _accelerator(precision, device):
     if precision == "auto": precision = best_precision(PartialState(cpu=device == "cpu").device)
     return Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
+def _keep_memory():
+    "On Linux, let the C library keep freed memory for the next tensors: asking the system for it anew costs a tenth of a small step."
+    if sys.platform != "linux": return
+    try: set_option = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError): return  # a C library other than glibc
+    for option, value in ((-3, 2**30), (-1, 2**30), (-2, 2**28)): set_option(option, value)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+
 @patch_to(Trainer)
 def _set_up(self):
     accelerator = self.accelerator = _accelerator(self.precision, self.device)
+    if accelerator.device.type == "cpu": _keep_memory()
     self.model.to(accelerator.device).train()
     if self.channels_last: self.model.to(memory_format=torch.channels_last)
-    self._optimizer = torch.optim.AdamW(parameter_groups(self.model, self.weight_decay), lr=self.lr, betas=self.betas, fused=accelerator.device.type in ("cpu", "cuda"))
+    groups = parameter_groups(self.model, self.weight_decay)
+    if self.optimizer == "muon": self._optimizer = Muon(groups, lr=self.lr, betas=self.betas)
+    else: self._optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=accelerator.device.type in ("cpu", "cuda"))
     self._ema = EMA(self.model, self.ema) if self.ema is not None else None
     if self._ema: self.ema_model = self._ema.module
     self._wrapped, self._prepared = accelerator.prepare(_Loss(self.model, self.loss_fn), self._optimizer)
     if self.compile: self._wrapped = torch.compile(self._wrapped)
 
-# %% ../nbs/workshop/training.ipynb #cell034
+# %% ../nbs/workshop/training.ipynb #cell041
 @patch_to(Trainer)
 def _batch(self, step):
     "This process's slice of the batch of a step, on the device, in `accumulate` parts."
@@ -204,8 +251,8 @@ def _train_step(self, parts):
     if self._ema: self._ema.update(self.model)
     self._losses.append(total.float())
 
-# %% ../nbs/workshop/training.ipynb #cell036
-_SETTINGS = ("steps", "lr", "warmup", "min_lr", "weight_decay", "betas", "clip", "accumulate", "ema", "precision", "seed", "name")
+# %% ../nbs/workshop/training.ipynb #cell043
+_SETTINGS = ("steps", "lr", "warmup", "min_lr", "optimizer", "weight_decay", "betas", "clip", "accumulate", "ema", "precision", "seed", "name")
 
 @patch_to(Trainer)
 def _settings(self): return json.loads(json.dumps({k: getattr(self, k) for k in _SETTINGS}))
@@ -222,7 +269,7 @@ def save(self):
     header = dict(step=self.step, seconds=self.seconds, updates=self._ema.updates if self._ema else 0, scaler=scaler, settings=self._settings())
     save_safetensors({**tensors, "losses": losses}, self.checkpoint, {"minidiff": json.dumps(header)})
 
-# %% ../nbs/workshop/training.ipynb #cell037
+# %% ../nbs/workshop/training.ipynb #cell044
 @patch_to(Trainer)
 def load(self) -> bool:
     "Continue from the checkpoint, if there is one; returns whether there was."
@@ -244,7 +291,7 @@ def load(self) -> bool:
     self.step, self.seconds, self._losses = header["step"], header["seconds"], list(tensors["losses"])
     return True
 
-# %% ../nbs/workshop/training.ipynb #cell039
+# %% ../nbs/workshop/training.ipynb #cell046
 @patch_to(Trainer)
 def _mean_losses(self):
     losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
@@ -264,7 +311,7 @@ def _bar(self):
     if isinstance(bar, ConsoleProgressBar) and not sys.stdout.isatty(): bar.update_every = 20  # a log file wants few lines
     return bar
 
-# %% ../nbs/workshop/training.ipynb #cell040
+# %% ../nbs/workshop/training.ipynb #cell047
 @patch_to(Trainer)
 def _watch(self, bar):
     "Every 20 steps: is the loss still a number? Show it."
