@@ -203,7 +203,7 @@ def set_timesteps(
     timesteps = spaced_timesteps(num_inference_steps, T, c.timestep_spacing, c.steps_offset).round()
     if timesteps[0] >= T:
         raise ValueError(f"{num_inference_steps} steps with steps_offset={c.steps_offset} start at timestep "
-                         f"{timesteps[0]:.0f}, and the last there is is {T - 1}")
+                         f"{timesteps[0]:.0f}, beyond the last, {T - 1}")
     self._set(timesteps, device)
 
 # %% ../nbs/04_scheduler.ipynb #cell082
