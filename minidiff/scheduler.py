@@ -382,7 +382,7 @@ def rescale_zero_terminal_snr(
     alpha_bar = signal**2
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:]/alpha_bar[:-1]])
 
-# %% ../nbs/04_scheduler.ipynb #cell125
+# %% ../nbs/04_scheduler.ipynb #cell126
 def training_target(
     scheduler: Scheduler,
     x0: torch.Tensor,  # clean pictures (n, ...)
@@ -392,7 +392,7 @@ def training_target(
     "What the network should answer to `scheduler.add_noise(x0, noise, timesteps)`, by its prediction type."
     return noise_target(scheduler.prediction_type, x0, noise, *scheduler.alpha_sigma(timesteps, x0))
 
-# %% ../nbs/04_scheduler.ipynb #cell127
+# %% ../nbs/04_scheduler.ipynb #cell128
 def shape_pages(
     n: int,  # how many
     generator: torch.Generator | None = None,
@@ -405,7 +405,7 @@ def shape_pages(
     scenes.background[:], scenes.size[:, 0] = list(BACKGROUNDS).index("white"), list(SIZES).index("big")
     return book.paint(scenes)
 
-# %% ../nbs/04_scheduler.ipynb #cell130
+# %% ../nbs/04_scheduler.ipynb #cell131
 def shape_painter():
     "A small untrained denoiser for `shape_pages`; called as `painter(x, t)`."
     from minidiff.sd_unet import UNet2DConditionModel
@@ -420,7 +420,7 @@ def shape_painter():
                    norm_num_groups=8, cross_attention_dim=8, attention_head_dim=8,
                    down_block_types=("DownBlock2D",)*2, up_block_types=("UpBlock2D",)*2)
 
-# %% ../nbs/04_scheduler.ipynb #cell133
+# %% ../nbs/04_scheduler.ipynb #cell134
 def train_shape_painter(
     scheduler: Scheduler,  # whose mixtures and targets to learn
     steps: int = 700,  # how many
