@@ -22,7 +22,7 @@ from execute import execute, notebooks, root
 VERSIONS = """
 import importlib.metadata as m, importlib.util as u, platform, sys
 assert "google.colab" in sys.modules and u.find_spec("nbdev") is None and m.version("fastcore").startswith("2.2")
-print("Python", platform.python_version(), *(f"{n} {m.version(n)}" for n in "torch ipython ipykernel ipywidgets numpy matplotlib fastcore diffusers transformers fastprogress minidiff".split()), sep=" · ")
+print("Python " + platform.python_version(), *(f"{n} {m.version(n)}" for n in "torch ipython ipykernel ipywidgets numpy matplotlib fastcore diffusers transformers fastprogress minidiff".split()), sep=" · ")
 """
 
 
@@ -74,7 +74,7 @@ def main():
         spec = Path(folder) / "kernels" / "colab"
         spec.mkdir(parents=True)
         start = "import google.colab; from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
-        (spec / "kernel.json").write_text(json.dumps({"argv": [str(inside), "-c", start, "-f", "{connection_file}"], "display_name": "colab", "language": "python"}))
+        (spec / "kernel.json").write_text(json.dumps({"argv": [str(inside), "-Xfrozen_modules=off", "-c", start, "-f", "{connection_file}"], "display_name": "colab", "language": "python"}))
         os.environ["JUPYTER_PATH"] = folder
 
         def one(path):

@@ -403,6 +403,27 @@ def test_site_in_a_browser():
     assert ran.returncode == 0, "\n" + ran.stdout[-6000:] + ran.stderr[-3000:]
 
 
+def test_the_browser_can_fail(tmp_path):
+    """site.mjs on two small pages: it has nothing against the first, and finds every fault of the second."""
+    if not browser(): pytest.skip("no Chromium on the PATH")
+    npm_ready()
+    katex = "https://cdn.jsdelivr.net/npm/katex@0/dist/katex.min"
+    page = """<!doctype html><meta name=viewport content="width=device-width"><link rel=stylesheet href="%s.css"><script src="%s.js"></script>
+        <style>:root{color-scheme:light dark} body{background:#fff;color:#111} @media (prefers-color-scheme:dark){body{background:#111;color:#eee}}</style>
+        <div id=quarto-search></div><a class=quarto-color-scheme-toggle></a><div class=toc-actions><a href="https://github.com/x">source</a></div><div class=nav-page-next><a href=index.html#top>next</a></div>
+        <main><h1 id=top>Title</h1><a href="https://colab.research.google.com/x">Colab</a><img alt="A dot" src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="><span class="math inline">x^2</span></main>
+        <script>document.querySelectorAll(".math").forEach(e => katex.render(e.textContent, e, {throwOnError: false}))</script>""" % (katex, katex)
+    (tmp_path / "index.html").write_text(page)
+    bad = page.replace('alt="A dot"', "alt").replace("#top", "#bottom").replace("x^2", r"\frac{").replace("background:#111;color:#eee", "background:#fff;color:#eee").replace("</main>",
+        '<div style="width:700px">wide</div><a href=nowhere.html>x</a><img alt="A picture" src="no.png"></main>').replace("colab.research", "elsewhere").replace("id=quarto-search", "")
+    (tmp_path / "bad.html").write_text(bad)
+    ran = subprocess.run(["node", "site.mjs", str(tmp_path), browser()], cwd=here, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 1 and "index.html" not in re.sub(r"a link to index\.html", "", ran.stdout), ran.stdout + ran.stderr
+    for fault in ("px too wide", "404 for no.png", "1 pictures that do not load", "1 pictures without alt", "1 formulas, 0 typeset, 1 refused", "no Colab button", "no search", "paper 1.00, ink 0.9",
+                  "a link to nowhere.html", "a link to index.html#bottom: no such anchor"):
+        assert fault in ran.stdout, (fault, ran.stdout)
+
+
 # ------------------------------------------------------------------------------ the gates can fail
 
 def md(source): return {"cell_type": "markdown", "source": source}
