@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'COLORS', 'BACKGROUNDS', 'SKETCH', 'SIZES', 'PLACES', 'RELAT
            'Sketchbook', 'vary', 'page_color', 'length', 'spread', 'pour', 'find_objects', 'center_of_mass', 'Album',
            'cut_out', 'recognise', 'locate', 'compare', 'Critic', 'read_sketches']
 
-# %% ../nbs/00_dali.ipynb #cell003
+# %% ../nbs/00_dali.ipynb #cell004
 import math
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/00_dali.ipynb #cell007
+# %% ../nbs/00_dali.ipynb #cell067
 def circle(x: Tensor, y: Tensor) -> Tensor:
     "Signed distance to a disc of radius 1: negative inside."
     return torch.sqrt(x * x + y * y) - 1
 
-# %% ../nbs/00_dali.ipynb #cell013
+# %% ../nbs/00_dali.ipynb #cell073
 def square(x: Tensor, y: Tensor) -> Tensor:
     "Signed distance to an upright square."
     return torch.maximum(x.abs(), y.abs()) - 0.84
@@ -32,14 +32,14 @@ def ring(x: Tensor, y: Tensor) -> Tensor:
     "Signed distance to the points near a circle."
     return (torch.sqrt(x * x + y * y) - 0.76).abs() - 0.24
 
-# %% ../nbs/00_dali.ipynb #cell015
+# %% ../nbs/00_dali.ipynb #cell075
 def triangle(x: Tensor, y: Tensor) -> Tensor:
     "Signed distance to an equilateral triangle, point up."
     slope = math.sqrt(3) / 2
     side = slope * x.abs() - 0.5 * y - slope / 2
     return torch.maximum(side, y - slope)
 
-# %% ../nbs/00_dali.ipynb #cell017
+# %% ../nbs/00_dali.ipynb #cell077
 def star(x: Tensor, y: Tensor) -> Tensor:
     "Signed distance to a star with five points, one of them up."
     y, tenth, tip, dent = y - 0.1, math.pi / 5, 1.05, 0.47
@@ -48,7 +48,7 @@ def star(x: Tensor, y: Tensor) -> Tensor:
     run, rise = dent * math.sin(tenth), tip - dent * math.cos(tenth)  # from the tip to the dent
     return (rho * angle.sin() * rise + (rho * angle.cos() - tip) * run) / math.hypot(run, rise)
 
-# %% ../nbs/00_dali.ipynb #cell019
+# %% ../nbs/00_dali.ipynb #cell079
 def heart(x: Tensor, y: Tensor) -> Tensor:
     "Signed distance to a heart: discs of radius r at (+-right, -up), and a wedge to the tip."
     x, tip, right, up, r = x.abs(), 0.92, 0.46, 0.32, 0.54
@@ -59,10 +59,10 @@ def heart(x: Tensor, y: Tensor) -> Tensor:
     wedge = torch.maximum(torch.maximum(across, along), -up - y)
     return torch.minimum(torch.sqrt((x - right) ** 2 + (y + up) ** 2) - r, wedge)
 
-# %% ../nbs/00_dali.ipynb #cell020
+# %% ../nbs/00_dali.ipynb #cell080
 KINDS = dict(circle=circle, square=square, triangle=triangle, star=star, heart=heart, ring=ring)
 
-# %% ../nbs/00_dali.ipynb #cell025
+# %% ../nbs/00_dali.ipynb #cell085
 def _rgb(code): return tuple(int(code[i:i + 2], 16) / 127.5 - 1 for i in (0, 2, 4))
 
 COLORS = {name: _rgb(code) for name, code in dict(
@@ -72,7 +72,7 @@ BACKGROUNDS = {name: _rgb(code) for name, code in dict(
     white="ffffff", black="101014", gray="999999", yellow="fff3b8", blue="c2deff",
     pink="ffd0e0").items()}
 
-# %% ../nbs/00_dali.ipynb #cell028
+# %% ../nbs/00_dali.ipynb #cell088
 SKETCH = 32                                                    # the side of a sketch
 SIZES = dict(small=4.3, big=6.6)                               # radius
 PLACES = {"middle": (16., 16.), "top left": (8., 8.), "top right": (24., 8.),
@@ -83,7 +83,7 @@ RELATIONS = {"above": (0., -1.), "below": (0., 1.),
 _radii, _places, _relations, _colors, _backgrounds = (
     torch.tensor([*table.values()]) for table in (SIZES, PLACES, RELATIONS, COLORS, BACKGROUNDS))
 
-# %% ../nbs/00_dali.ipynb #cell030
+# %% ../nbs/00_dali.ipynb #cell090
 @dataclass
 class Scenes:
     "What is in each of n pictures, as indices into the tables of words; -1 where there is nothing."
@@ -116,7 +116,7 @@ class Scenes:
         joined = iter([torch.cat(same) for same in zip(*columns)])
         return parts[0].map(lambda _: next(joined))
 
-# %% ../nbs/00_dali.ipynb #cell032
+# %% ../nbs/00_dali.ipynb #cell092
 def everything_said(scenes: Scenes) -> dict[str, Tensor]:
     "The masks of captions that mention all there is."
     return dict(size=scenes.kind >= 0, place=scenes.n_objects == 1,
@@ -129,7 +129,7 @@ def blank_scenes(n: int) -> Scenes:
     scenes.said = everything_said(scenes)
     return scenes.clone()
 
-# %% ../nbs/00_dali.ipynb #cell035
+# %% ../nbs/00_dali.ipynb #cell095
 def all_combinations(
     n_objects: int,  # 1 or 2
 ) -> Scenes:
@@ -144,7 +144,7 @@ def all_combinations(
     scenes.said = everything_said(scenes)
     return scenes
 
-# %% ../nbs/00_dali.ipynb #cell038
+# %% ../nbs/00_dali.ipynb #cell098
 def swap_objects(scenes: Scenes) -> Scenes:
     "The same pictures, with the objects named in the other order: a above b is b below a."
     two = scenes.n_objects == 2
@@ -153,7 +153,7 @@ def swap_objects(scenes: Scenes) -> Scenes:
     return replace(scenes, **turned, relation=torch.where(two, scenes.relation ^ 1, scenes.relation),
                    said={**scenes.said, "size": flip(scenes.said["size"])})
 
-# %% ../nbs/00_dali.ipynb #cell041
+# %% ../nbs/00_dali.ipynb #cell101
 def is_heldout(scenes: Scenes) -> Tensor:  # (n,) bool
     "Is the combination of kinds, colours and place or relation one of the tenth kept for measuring?"
     turn = (scenes.n_objects == 2) & (scenes.relation % 2 == 1)   # only ask about "above", "left of"
@@ -163,7 +163,7 @@ def is_heldout(scenes: Scenes) -> Tensor:  # (n,) bool
     for factor in (0x05D79967, 0x8B67E0D3): code = (code * factor & 0xFFFFFFFF) ^ (code >> 15)
     return (code & 0xFFFFFF) % 10 == 0
 
-# %% ../nbs/00_dali.ipynb #cell046
+# %% ../nbs/00_dali.ipynb #cell106
 def arrange(
     scenes: Scenes,
     jitter: Tensor,  # (n, 2, 2) in [-1, 1]: how far each object moves, as a share of its room
@@ -176,7 +176,7 @@ def arrange(
     centers = torch.where((scenes.n_objects == 2)[:, None, None], pair, single) / SKETCH
     return torch.where((scenes.kind >= 0)[..., None], centers, 0.)
 
-# %% ../nbs/00_dali.ipynb #cell050
+# %% ../nbs/00_dali.ipynb #cell110
 def coverage(
     kind: Tensor,            # (m,) index into KINDS; -1: nothing
     position: Tensor,        # (m, 2) centre, as a share of the side
@@ -194,7 +194,7 @@ def coverage(
     to_edges = radius * (-size / SKETCH / softness)       # from radii to widths of the edge
     return distance.mul_(to_edges[:, None, None]).add_(0.5).clamp_(0, 1)
 
-# %% ../nbs/00_dali.ipynb #cell051
+# %% ../nbs/00_dali.ipynb #cell111
 def paint(
     scenes: Scenes,
     size: int,  # pixels a side
@@ -209,7 +209,7 @@ def paint(
         images = torch.lerp(images, color[:, :, None, None], cover[:, None])
     return images
 
-# %% ../nbs/00_dali.ipynb #cell055
+# %% ../nbs/00_dali.ipynb #cell115
 _size_words = ("small", "little"), ("big", "large")
 _place_words = (("in the middle", "in the center", "in the centre"),
                 *((f"in the {place} corner", f"at the {place}") for place in [*PLACES][1:]))
@@ -220,7 +220,7 @@ _background_words = tuple((name, "grey") if name == "gray" else (name,) for name
 def _pick(words, u): return words[int(u * len(words))]
 def _article(phrase): return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
-# %% ../nbs/00_dali.ipynb #cell056
+# %% ../nbs/00_dali.ipynb #cell116
 def choose_said(
     scenes: Scenes,
     generator: torch.Generator | None = None,
@@ -232,25 +232,26 @@ def choose_said(
         said[name] &= torch.rand(said[name].shape, generator=generator) < share
     return said
 
-# %% ../nbs/00_dali.ipynb #cell058
+# %% ../nbs/00_dali.ipynb #cell118
 def write_captions(
     scenes: Scenes,
     said: dict[str, Tensor],                   # what to mention
     generator: torch.Generator | None = None,  # draws the words
+    noun=lambda kind, color: f"{_color_words[color]} {_kind_words[kind]}",   # the name of an object
 ) -> list[str]:
     "One line for each scene."
     columns = (scenes.kind, scenes.color, scenes.size, scenes.place, scenes.relation,
                scenes.background, said["size"], said["place"], said["background"],
                torch.rand(len(scenes), 6, generator=generator))
-    return [_caption(*row) for row in zip(*(column.tolist() for column in columns))]
+    return [_caption(noun, *row) for row in zip(*(column.tolist() for column in columns))]
 
 _kind_words, _color_words = [*KINDS], [*COLORS]
 
-def _caption(kind, color, size, place, relation, page, say_size, say_place, say_page, u):
+def _caption(noun, kind, color, size, place, relation, page, say_size, say_place, say_page, u):
     words, front = [], []                                     # the setting sometimes comes first
     for i in range(2 if relation >= 0 else 1):
         size_word = _pick(_size_words[size[i]], u[i]) + " " if say_size[i] else ""
-        words.append(_article(f"{size_word}{_color_words[color[i]]} {_kind_words[kind[i]]}"))
+        words.append(_article(size_word + noun(kind[i], color[i])))
     if relation >= 0: words.insert(1, _pick(_relation_words[relation], u[2]))
     if say_place: (front if u[3] < 0.2 else words).append(_pick(_place_words[place], u[2]))
     if say_page:
@@ -258,7 +259,7 @@ def _caption(kind, color, size, place, relation, page, say_size, say_place, say_
         (front if u[5] < 0.2 and not front else words).append(page_words)
     return " ".join([*(part + "," for part in front), *words])
 
-# %% ../nbs/00_dali.ipynb #cell062
+# %% ../nbs/00_dali.ipynb #cell122
 def in_split(
     scenes: Scenes,
     split: str,  # "train", "heldout" or "all"
@@ -273,7 +274,7 @@ def _combinations(n_objects, split):
     table = all_combinations(n_objects)
     return table[in_split(table, split)]
 
-# %% ../nbs/00_dali.ipynb #cell063
+# %% ../nbs/00_dali.ipynb #cell123
 def sample_scenes(
     n: int,
     generator: torch.Generator | None = None,
@@ -293,14 +294,20 @@ def sample_scenes(
     scenes.position = arrange(scenes, rand(n, 2, 2) * 2 - 1)
     return scenes
 
-# %% ../nbs/00_dali.ipynb #cell064
+# %% ../nbs/00_dali.ipynb #cell124
 class Sketchbook:
-    "Endless captioned pictures of one or two shapes, fully determined by the generator."
+    "Endless captioned pictures of one or two objects, fully determined by the generator."
+    def __new__(cls, size: int = 32, objects: str = "shapes"):
+        if objects != "stickers": return object.__new__(cls)
+        from minidiff.stickerbook import StickerBook             # the second sketchbook: see below
+        return StickerBook(size)
+
     def __init__(self,
                  size: int = 32,            # pixels a side, at least 32
-                 objects: str = "shapes"):  # what is drawn
+                 objects: str = "shapes"):  # what is drawn: "shapes" or "stickers"
         if size < 32: raise ValueError(f"size must be at least 32 pixels, got {size}")
-        if objects != "shapes": raise ValueError(f"objects must be 'shapes', got {objects!r}")
+        if objects not in ("shapes", "stickers"):
+            raise ValueError(f"objects must be 'shapes' or 'stickers', got {objects!r}")
         self.size, self.objects = size, objects
 
     def sample_scenes(self, n: int, generator: torch.Generator | None = None,
@@ -326,7 +333,7 @@ class Sketchbook:
         captions, scenes.said = self.caption(scenes, generator)
         return self.paint(scenes), captions, scenes
 
-# %% ../nbs/00_dali.ipynb #cell073
+# %% ../nbs/00_dali.ipynb #cell135
 def _edits(scenes, rand):
     "All single changes: ({column: new values}, where the change would show in the caption)."
     def other(old, words):
@@ -343,7 +350,7 @@ def _edits(scenes, rand):
     for name, words in dict(place=PLACES, relation=RELATIONS, background=BACKGROUNDS).items():
         yield {name: other(getattr(scenes, name), words)}, scenes.said[name]
 
-# %% ../nbs/00_dali.ipynb #cell075
+# %% ../nbs/00_dali.ipynb #cell137
 def vary(
     scenes: Scenes,                            # with `said` as their captions mention it
     generator: torch.Generator | None = None,
@@ -365,7 +372,7 @@ def vary(
     result.position = arrange(result, rand(n, 2, 2) * 2 - 1)
     return result
 
-# %% ../nbs/00_dali.ipynb #cell079
+# %% ../nbs/00_dali.ipynb #cell141
 def page_color(
     images: Tensor,           # (n, 3, h, w) in [-1, 1]
     tolerance: float = 0.3,   # largest distance that still counts as the same colour
@@ -379,7 +386,7 @@ def page_color(
     plain = off.float().mean(1) < 0.1
     return color, torch.where(plain & (distance < tolerance), index, -1)
 
-# %% ../nbs/00_dali.ipynb #cell082
+# %% ../nbs/00_dali.ipynb #cell144
 def length(images: Tensor) -> Tensor:
     "Length of the colour vectors of (n, 3, h, w) pictures: (n, h, w)."
     return (images * images).sum(1).sqrt()
@@ -393,7 +400,7 @@ def spread(mask: Tensor, steps: int = 1) -> Tensor:
             mask = torch.maximum(torch.maximum(before, after), mask)
     return mask
 
-# %% ../nbs/00_dali.ipynb #cell084
+# %% ../nbs/00_dali.ipynb #cell146
 def pour(
     mask: Tensor,   # (n, h, w) of zeros and ones
     start: Tensor,  # (n,) number of the pixel that gets the ink
@@ -404,7 +411,7 @@ def pour(
         before, ink = ink, spread(ink) * mask
         if torch.equal(before, ink): return ink
 
-# %% ../nbs/00_dali.ipynb #cell087
+# %% ../nbs/00_dali.ipynb #cell149
 def find_objects(
     contrast: Tensor,        # (n, h, w) distance of each pixel from the page
     least: float = 0.4,      # what differs less is page
@@ -418,7 +425,7 @@ def find_objects(
         rest = rest - masks[-1]
     return torch.stack(masks, 1), rest.sum((1, 2))
 
-# %% ../nbs/00_dali.ipynb #cell092
+# %% ../nbs/00_dali.ipynb #cell154
 def center_of_mass(
     weights: Tensor,  # (..., h, w)
 ) -> Tensor:          # (..., 2) as (x, y), in pixels
@@ -427,7 +434,7 @@ def center_of_mass(
     total = weights.sum((-2, -1)).clamp(min=1e-9)
     return torch.stack([weights.sum(-2) @ x, weights.sum(-1) @ y], -1) / total[..., None]
 
-# %% ../nbs/00_dali.ipynb #cell093
+# %% ../nbs/00_dali.ipynb #cell155
 class Album:
     "Every kind and size at every quarter of a pixel, sharp and soft."
     side = 19       # pixels of a page: room for the largest object
@@ -455,7 +462,7 @@ class Album:
         left = patches - (amount * pages[best][:, None]).view_as(patches)
         return best, amount[:, :, 0] / self.pages[best].norm(dim=1, keepdim=True), left
 
-# %% ../nbs/00_dali.ipynb #cell097
+# %% ../nbs/00_dali.ipynb #cell159
 def cut_out(
     images: Tensor,  # (m, c, h, w)
     middle: Tensor,  # (m, 2) column and row of the middle pixel
@@ -467,7 +474,7 @@ def cut_out(
     x, y = (middle[:, :1] + reach)[:, None, :], (middle[:, 1:] + reach)[:, :, None]
     return padded[image, :, y, x].permute(0, 3, 1, 2)
 
-# %% ../nbs/00_dali.ipynb #cell098
+# %% ../nbs/00_dali.ipynb #cell160
 def recognise(
     raised: Tensor,  # (m, 3, h, w) pictures with the page subtracted
     mask: Tensor,    # (m, h, w) where the object is
@@ -484,7 +491,7 @@ def recognise(
     flaw = length(F.avg_pool2d(left, 5, 1, 2)).amax((1, 2)) / color.norm(dim=1).clamp(0.4, 1.7)
     return best, color, album.center[best] + pixel - album.side // 2, fit, flaw
 
-# %% ../nbs/00_dali.ipynb #cell101
+# %% ../nbs/00_dali.ipynb #cell163
 def locate(
     scenes: Scenes,  # with number and position of the objects
 ) -> None:
@@ -495,7 +502,7 @@ def locate(
     clear = (scenes.n_objects == 2) & (step.abs().amin(1) < 0.7 * step.abs().amax(1))
     scenes.relation = torch.where(clear, (step @ _relations.T).argmax(1), -1)
 
-# %% ../nbs/00_dali.ipynb #cell104
+# %% ../nbs/00_dali.ipynb #cell166
 def compare(
     reading: Scenes,
     scenes: Scenes,  # with `said`: nothing else is asked for
@@ -516,13 +523,19 @@ def compare(
     right["whole"] = column(torch.stack(whole, 1).all(1))
     return {name: (right[name], asked[name]) for name in right}
 
-# %% ../nbs/00_dali.ipynb #cell107
+# %% ../nbs/00_dali.ipynb #cell169
 class Critic:
     "Reads from pictures what is in them. Nothing is learned, and no caption is seen."
     least_fit, largest_flaw, color_tolerance = 0.82, 0.25, 0.5
-    def __init__(self, size: int = 32):    # pixels a side of the pictures to be read
-        if size < 32: raise ValueError(f"size must be at least 32 pixels, got {size}")
-        self.size, self.album = size, Album()
+    def __new__(cls, size: int = 32, objects: str = "shapes"):
+        if objects != "stickers": return object.__new__(cls)
+        from minidiff.stickerbook import StickerCritic
+        return StickerCritic(size)
+
+    def __init__(self, size: int = 32,      # pixels a side of the pictures to be read
+                 objects: str = "shapes"):  # what is in them: "shapes" or "stickers"
+        Sketchbook(size, objects)           # refuses what no sketchbook would draw
+        self.size, self.objects, self.album = size, objects, Album()
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Scenes:   # (n, 3, size, size) in [-1, 1], on any device
@@ -532,7 +545,11 @@ class Critic:
             raise ValueError(f"images must be {expected}, got {tuple(images.shape)}")
         images = images.float().cpu().nan_to_num(0).clamp(-1, 1)
         if self.size != SKETCH: images = F.interpolate(images, (SKETCH, SKETCH), mode="area")
-        return Scenes.cat([read_sketches(lot, self) for lot in images.split(256)])
+        return Scenes.cat([self.read_sketches(lot) for lot in images.split(256)])
+
+    def read_sketches(self, images: Tensor) -> Scenes:   # (n, 3, 32, 32)
+        "A lot of them at a time."
+        return read_sketches(images, self)
 
     def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:
         "Per picture (n,): is all that was said about kind, color, ... right? `whole`: is everything?"
@@ -544,7 +561,7 @@ class Critic:
         verdict = compare(self.read(images), scenes.to("cpu"))
         return {name: right[asked].float().mean().item() for name, (right, asked) in verdict.items()}
 
-# %% ../nbs/00_dali.ipynb #cell108
+# %% ../nbs/00_dali.ipynb #cell170
 def read_sketches(
     images: Tensor,  # (n, 3, 32, 32) in [-1, 1]
     critic: Critic,  # whose album and tolerances are used
