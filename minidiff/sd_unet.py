@@ -29,8 +29,8 @@ def timestep_embedding(
     freq_shift: float = 0, # 1: the slowest hand turns exactly 1/10000 radian a step
 ) -> Tensor: # (*timesteps.shape, dim), float32
     "Each number as the cosines and sines of `dim/2` clock hands (Vaswani et al. 2017, section 3.5)."
-    speeds = torch.exp(torch.arange(dim // 2, dtype=torch.float32, device=timesteps.device) * (-math.log(10000) / (dim // 2 - freq_shift)))
-    angles = timesteps[..., None].float() * speeds
+    hands = torch.arange(dim // 2, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps[..., None].float() * torch.exp(hands * (-math.log(10000) / (dim // 2 - freq_shift)))
     parts = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
     return F.pad(torch.cat(parts, -1), (0, dim % 2))
 
@@ -38,14 +38,19 @@ def timestep_embedding(
 ACTIVATIONS = dict(silu=nn.SiLU, swish=nn.SiLU, gelu=nn.GELU, mish=nn.Mish, relu=nn.ReLU)
 
 class TimestepEmbedding(nn.Module):
-    "Two linear layers that turn a clock face, or another vector, into one that the blocks can use. (`cond_proj_dim`: a second input, for distilled models.)"
-    def __init__(self, in_channels: int, time_embed_dim: int, act: str = "silu", cond_proj_dim: int | None = None):
+    "Two linear layers that turn a clock face, or another vector, into one that the blocks can use."
+    def __init__(self,
+        in_channels: int, # width of the clock face
+        time_embed_dim: int, # width of the time vector
+        act: str = "silu", # one of `ACTIVATIONS`
+        cond_proj_dim: int | None = None, # width of a second input, for distilled models
+    ):
         super().__init__()
         self.cond_proj = nn.Linear(cond_proj_dim, in_channels, bias=False) if cond_proj_dim else None
-        self.linear_1, self.linear_2 = nn.Linear(in_channels, time_embed_dim), nn.Linear(time_embed_dim, time_embed_dim)
+        self.linear_1, self.linear_2 = (nn.Linear(d, time_embed_dim) for d in (in_channels, time_embed_dim))
         self.act = ACTIVATIONS[act]()
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor: # (n, in_channels) -> (n, time_embed_dim)
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor: # (n, time_embed_dim)
         if condition is not None: x = x + self.cond_proj(condition)
         return self.linear_2(self.act(self.linear_1(x)))
 
@@ -69,7 +74,7 @@ class ResnetBlock2D(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
         self.dropout, self.act = nn.Dropout(dropout), ACTIVATIONS[act]()
 
-    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor: # (n, in_channels, h, w), (n, temb_channels) -> (n, out_channels, h, w)
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor: # (n, out_channels, h, w)
         h = self.conv1(self.act(self.norm1(x)))
         if self.time_emb_proj is not None: h = h + self.time_emb_proj(self.act(temb))[:, :, None, None]
         h = self.conv2(self.dropout(self.act(self.norm2(h))))
@@ -77,12 +82,13 @@ class ResnetBlock2D(nn.Module):
 
 # %% ../nbs/03_sd_unet.ipynb #cell027
 class Downsample2D(nn.Module):
-    "Half the height and width: a convolution that steps two pixels at a time."
-    def __init__(self, channels: int, out_channels: int | None = None, padding: int = 1): # padding 0: only right and below, as the VAE does
+    "Half the height and width: a convolution that steps two pixels at a time. (Padding 0: pad right and below only.)"
+    def __init__(self, channels: int, out_channels: int | None = None, padding: int = 1): # 0: as in the VAE
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels or channels, 3, stride=2, padding=padding)
 
-    def forward(self, x: Tensor) -> Tensor: return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 class Upsample2D(nn.Module):
     "Twice the height and width, or `output_size`: pixels are repeated, then a convolution smooths."
@@ -106,13 +112,13 @@ def to_image(tokens: Tensor, like: Tensor) -> Tensor: # (n, h*w, c) -> (n, c, h,
 # %% ../nbs/03_sd_unet.ipynb #cell043
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor: # all (n, heads, tokens, d)
     "softmax(q k^T / sqrt(d) + mask) v"
-    by_hand = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and k.shape[-2] <= 1024
-    if not by_hand: return F.scaled_dot_product_attention(q, k, v, mask)
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    if not slow or k.shape[-2] > 1024: return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None: scores = scores + mask
     return scores.softmax(-1, torch.float32 if k.shape[-2] % 32 else None).to(v.dtype) @ v
 
-def _heads(t, n): return t.unflatten(-1, (n, -1)).transpose(1, 2) # (n, tokens, heads*d) -> (n, heads, tokens, d)
+def _heads(t, n): return t.unflatten(-1, (n, -1)).transpose(1, 2) # (n, tokens, heads*d) to (n, heads, tokens, d)
 
 # %% ../nbs/03_sd_unet.ipynb #cell046
 class Attention(nn.Module):
@@ -131,16 +137,18 @@ class Attention(nn.Module):
         width, context_dim = heads * dim_head, cross_attention_dim or query_dim
         self.heads, self.residual_connection = heads, residual_connection
         self.group_norm = nn.GroupNorm(norm_num_groups, query_dim, eps) if norm_num_groups else None
-        self.to_q, self.to_k, self.to_v = (nn.Linear(d, width, bias) for d in (query_dim, context_dim, context_dim))
+        self.to_q = nn.Linear(query_dim, width, bias)
+        self.to_k, self.to_v = (nn.Linear(context_dim, width, bias) for _ in range(2))
         self.to_out = nn.Sequential(nn.Linear(width, query_dim))
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor: # (n, tokens, query_dim) or (n, query_dim, h, w)
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        "x: (n, tokens, query_dim) or a picture (n, query_dim, h, w), and so is the answer."
         asked = x
         if x.ndim == 4: x = to_tokens(self.group_norm(x) if self.group_norm else x)
         elif self.group_norm: x = self.group_norm(x.mT).mT
         context = x if context is None else context
-        x = attend(*(_heads(t, self.heads) for t in (self.to_q(x), self.to_k(context), self.to_v(context))), mask)
-        x = self.to_out(x.transpose(1, 2).flatten(2))
+        q, k, v = (_heads(t, self.heads) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        x = self.to_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
         if asked.ndim == 4: x = to_image(x, asked)
         return x + asked if self.residual_connection else x
 
@@ -166,14 +174,19 @@ class FeedForward(nn.Module):
 # %% ../nbs/03_sd_unet.ipynb #cell054
 class BasicTransformerBlock(nn.Module):
     "Look at each other, listen to the text, think: self-attention, cross-attention, feed-forward."
-    def __init__(self, dim: int, heads: int, cross_attention_dim: int, only_cross_attention: bool = False): # True: the first attention listens, too
+    def __init__(self,
+        dim: int, # width of the picture's tokens
+        heads: int, # attention heads
+        cross_attention_dim: int, # width of the text's tokens
+        only_cross_attention: bool = False, # let the first attention listen, too
+    ):
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
         self.attn1 = Attention(dim, cross_attention_dim if only_cross_attention else None, heads, dim // heads)
         self.attn2 = Attention(dim, cross_attention_dim, heads, dim // heads)
         self.ff, self.only_cross_attention = FeedForward(dim), only_cross_attention
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor: # (n, tokens, dim), (n, context tokens, d)
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor: # (n, tokens, dim)
         x = x + self.attn1(self.norm1(x), context if self.only_cross_attention else None)
         x = x + self.attn2(self.norm2(x), context, mask)
         return x + self.ff(self.norm3(x))
@@ -194,9 +207,10 @@ class Transformer2DModel(nn.Module):
         project = nn.Linear if linear else partial(nn.Conv2d, kernel_size=1)
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in, self.proj_out = project(channels, channels), project(channels, channels)
-        self.transformer_blocks = nn.ModuleList(BasicTransformerBlock(channels, heads, cross_attention_dim, only_cross_attention) for _ in range(depth))
+        block = partial(BasicTransformerBlock, channels, heads, cross_attention_dim, only_cross_attention)
+        self.transformer_blocks = nn.ModuleList(block() for _ in range(depth))
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor: # (n, channels, h, w), (n, context tokens, d)
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor: # (n, channels, h, w)
         project = lambda layer, tokens: F.linear(tokens, layer.weight.flatten(1), layer.bias)
         tokens = project(self.proj_in, to_tokens(self.norm(x)))
         for block in self.transformer_blocks: tokens = block(tokens, context, mask)
@@ -207,13 +221,15 @@ class _Stack(nn.Module):
     "Residual blocks, some followed by a transformer: what every level of the U is made of."
     checkpointing = False # forget what is computed inside a layer, and compute it again in the backward pass
 
-    def __init__(self, widths, resnet, transformer, depth, n_transformers=None): # widths: in and out of each block
+    def __init__(self, widths, resnet, transformer, depth, n_transformers=None): # widths: in, out of each block
         super().__init__()
         self.resnets = nn.ModuleList(resnet(a, b) for a, b in widths)
-        self.attentions = nn.ModuleList(transformer(b, depth=depth) for _, b in widths[:n_transformers] if transformer)
+        wanted = widths[:n_transformers] if transformer else []
+        self.attentions = nn.ModuleList(transformer(b, depth=depth) for _, b in wanted)
 
     def layer(self, i, *args):
-        return checkpoint(self._layer, i, *args, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else self._layer(i, *args)
+        if not (self.checkpointing and torch.is_grad_enabled()): return self._layer(i, *args)
+        return checkpoint(self._layer, i, *args, use_reentrant=False)
 
     def _layer(self, i, x, temb, context, mask):
         x = self.resnets[i](x, temb)
@@ -222,11 +238,12 @@ class _Stack(nn.Module):
 # %% ../nbs/03_sd_unet.ipynb #cell061
 class DownBlock2D(_Stack):
     "One level on the way down: residual blocks, then half the size."
-    def __init__(self, in_channels: int, out_channels: int, n_layers: int, downsample: bool, resnet, transformer=None, depth: int = 1):
-        super().__init__([(out_channels if i else in_channels, out_channels) for i in range(n_layers)], resnet, transformer, depth)
+    def __init__(self, in_channels, out_channels, n_layers: int, downsample: bool, resnet, transformer=None, depth=1):
+        widths = [(out_channels if i else in_channels, out_channels) for i in range(n_layers)]
+        super().__init__(widths, resnet, transformer, depth)
         self.downsamplers = nn.ModuleList([Downsample2D(out_channels)] if downsample else [])
 
-    def forward(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]: # the picture, and every step on the way to it
+    def forward(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]: # the picture; every step to it
         steps = []
         for i in range(len(self.resnets)): steps.append(x := self.layer(i, x, temb, context, mask))
         for down in self.downsamplers: steps.append(x := down(x))
@@ -246,12 +263,14 @@ class UNetMidBlock2DCrossAttn(_Stack):
 
 class UpBlock2D(_Stack):
     "One level on the way up: every residual block takes a picture off the stack; then twice the size."
-    def __init__(self, in_channels: int, skip_channels: list[int], out_channels: int, upsample: bool, resnet, transformer=None, depth: int = 1):
-        super().__init__([((out_channels if i else in_channels) + s, out_channels) for i, s in enumerate(skip_channels)], resnet, transformer, depth)
+    def __init__(self, in_channels, skip_channels: list, out_channels, upsample: bool, resnet, transformer=None, depth=1):
+        widths = [((out_channels if i else in_channels) + s, out_channels) for i, s in enumerate(skip_channels)]
+        super().__init__(widths, resnet, transformer, depth)
         self.upsamplers = nn.ModuleList([Upsample2D(out_channels)] if upsample else [])
 
-    def forward(self, x, stack, temb, context=None, mask=None) -> Tensor: # takes what it needs off the end of `stack`
-        for i in range(len(self.resnets)): x = self.layer(i, torch.cat([x, stack.pop()], 1), temb, context, mask)
+    def forward(self, x, stack, temb, context=None, mask=None) -> Tensor: # takes what it needs off `stack`
+        for i in range(len(self.resnets)):
+            x = self.layer(i, torch.cat([x, stack.pop()], 1), temb, context, mask)
         for up in self.upsamplers: x = up(x, stack[-1].shape[2:])
         return x
 
@@ -263,8 +282,8 @@ def _per_level(c, key):
     "A config value for each level, whether it was given once for all or level by level."
     value, n = c[key], len(c.block_out_channels)
     values = value if isinstance(value, tuple) else (value,) * n
-    if len(values) != n or not all(isinstance(v, int) for v in values): raise ConfigError(f"{key}: expected a number, or {n} of them as in block_out_channels, got {value!r}")
-    return values
+    if len(values) == n and all(isinstance(v, int) for v in values): return values
+    raise ConfigError(f"{key}: expected a number, or {n} of them as in block_out_channels, got {value!r}")
 
 def _choose(c, key, *choices):
     "A config value that must be one of `choices`, or a tuple of such."
@@ -274,31 +293,44 @@ def _choose(c, key, *choices):
 
 # %% ../nbs/03_sd_unet.ipynb #cell069
 class UNetEncoder(nn.Module):
-    "Everything from the noisy picture to the bottom of the U: the half that a ControlNet has too. A subclass has a `config`."
+    "From the noisy picture to the bottom of the U: the half that a ControlNet has too. A subclass has a `config`."
     def __init__(self, c): # the config of a `UNet2DConditionModel`
         super().__init__()
         widths, time_dim = c.block_out_channels, 4 * c.block_out_channels[0]
-        layers, heads, depths, only_cross = (_per_level(c, k) for k in ("layers_per_block", "attention_head_dim", "transformer_layers_per_block", "only_cross_attention"))
-        for w, h in zip(widths, heads):
-            if w % h or w % c.norm_num_groups: raise ConfigError(f"block_out_channels: {w} is not a multiple of attention_head_dim={h} and norm_num_groups={c.norm_num_groups}")
-        self.resnet = partial(ResnetBlock2D, temb_channels=time_dim, groups=c.norm_num_groups, eps=c.norm_eps, dropout=c.dropout, act=_choose(c, "act_fn", *ACTIVATIONS))
-        transformer = partial(Transformer2DModel, cross_attention_dim=c.cross_attention_dim, groups=c.norm_num_groups, linear=c.use_linear_projection)
-        self.levels = [(w, n, depth, partial(transformer, heads=h, only_cross_attention=bool(o))) for w, n, depth, h, o in zip(widths, layers, depths, heads, only_cross)]
-
+        self._recipes(c, widths, time_dim)
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
         self.embed = partial(timestep_embedding, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
         self.time_embedding = TimestepEmbedding(widths[0], time_dim, c.act_fn, c.time_cond_proj_dim)
         self._build_extras(c, widths[0], time_dim)
 
         blocks, below = dict(DownBlock2D=DownBlock2D, CrossAttnDownBlock2D=CrossAttnDownBlock2D), widths[0]
-        self.down_blocks = nn.ModuleList()
-        for i, (kind, (w, n, depth, transformer)) in enumerate(zip(_choose(c, "down_block_types", *blocks), self.levels)):
-            self.down_blocks.append(blocks[kind](below, w, n, i < len(widths) - 1, self.resnet, transformer if "Attn" in kind else None, depth))
+        kinds, self.down_blocks = _choose(c, "down_block_types", *blocks), nn.ModuleList()
+        for i, (kind, (w, n, depth, transformer)) in enumerate(zip(kinds, self.levels)):
+            listens = transformer if "Attn" in kind else None
+            self.down_blocks.append(blocks[kind](below, w, n, i < len(widths) - 1, self.resnet, listens, depth))
             below = w
-        middle = partial(transformer, only_cross_attention=False)
-        self.mid_block = UNetMidBlock2DCrossAttn(w, self.resnet, middle, depth) if _choose(c, "mid_block_type", "UNetMidBlock2DCrossAttn", None) else None
+        middle = _choose(c, "mid_block_type", "UNetMidBlock2DCrossAttn", None)
+        both = partial(transformer, only_cross_attention=False)
+        self.mid_block = UNetMidBlock2DCrossAttn(w, self.resnet, both, depth) if middle else None
 
-# %% ../nbs/03_sd_unet.ipynb #cell071
+# %% ../nbs/03_sd_unet.ipynb #cell070
+@patch_to(UNetEncoder)
+def _recipes(self, c, widths, time_dim):
+    "How to make a residual block, and what each level is made of: width, layers, transformer depth, transformer."
+    groups = c.norm_num_groups
+    each = [_per_level(c, "layers_per_block"), _per_level(c, "transformer_layers_per_block")]
+    each += [_per_level(c, "attention_head_dim"), _per_level(c, "only_cross_attention")]
+    self.resnet = partial(ResnetBlock2D, temb_channels=time_dim, groups=groups, eps=c.norm_eps, dropout=c.dropout)
+    self.resnet = partial(self.resnet, act=_choose(c, "act_fn", *ACTIVATIONS))
+    transformer = partial(Transformer2DModel, cross_attention_dim=c.cross_attention_dim, groups=groups)
+    transformer, self.levels = partial(transformer, linear=c.use_linear_projection), []
+    for w, n, depth, heads, only in zip(widths, *each):
+        if w % heads or w % groups:
+            both = f"attention_head_dim={heads} and norm_num_groups={groups}"
+            raise ConfigError(f"block_out_channels: {w} is not a multiple of {both}")
+        self.levels.append((w, n, depth, partial(transformer, heads=heads, only_cross_attention=bool(only))))
+
+# %% ../nbs/03_sd_unet.ipynb #cell072
 class AttentionPooling(nn.Module):
     "Many tokens to one: their mean asks; all of them, and the mean itself, answer."
     def __init__(self, heads: int, dim: int):
@@ -309,7 +341,8 @@ class AttentionPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # (n, tokens, dim) -> (n, dim)
         mean = x.mean(1, keepdim=True) + self.positional_embedding
         x = torch.cat([mean, x], 1)
-        return attend(*(_heads(t, self.heads) for t in (self.q_proj(mean), self.k_proj(x), self.v_proj(x)))).flatten(1)
+        q, k, v = (_heads(t, self.heads) for t in (self.q_proj(mean), self.k_proj(x), self.v_proj(x)))
+        return attend(q, k, v).flatten(1)
 
 class TextTimeEmbedding(nn.Module):
     "The text as a whole, in one vector as wide as the time vector."
@@ -318,58 +351,65 @@ class TextTimeEmbedding(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(time_embed_dim)
         self.pool, self.proj = AttentionPooling(heads, dim), nn.Linear(dim, time_embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor: return self.norm2(self.proj(self.pool(self.norm1(x)))) # (n, tokens, dim) -> (n, time_embed_dim)
+    def forward(self, x: Tensor) -> Tensor: # (n, tokens, dim) -> (n, time_embed_dim)
+        return self.norm2(self.proj(self.pool(self.norm1(x))))
 
-# %% ../nbs/03_sd_unet.ipynb #cell073
+# %% ../nbs/03_sd_unet.ipynb #cell074
 @patch_to(UNetEncoder)
 def _build_extras(self, c, width, time_dim):
     "What else goes into the time vector: classes, and the text as a whole."
     self.class_embedding = self.add_embedding = None
-    kind, extra = _choose(c, "class_embed_type", None, "timestep", "projection"), _choose(c, "addition_embed_type", None, "text", "text_time")
-    if kind: self.class_embedding = TimestepEmbedding(width if kind == "timestep" else c.projection_class_embeddings_input_dim, time_dim)
+    kind = _choose(c, "class_embed_type", None, "timestep", "projection")
+    extra, given = _choose(c, "addition_embed_type", None, "text", "text_time"), c.projection_class_embeddings_input_dim
+    if kind: self.class_embedding = TimestepEmbedding(width if kind == "timestep" else given, time_dim)
     elif c.num_class_embeds: self.class_embedding = nn.Embedding(c.num_class_embeds, time_dim)
-    if extra == "text_time": self.add_embedding = TimestepEmbedding(c.projection_class_embeddings_input_dim, time_dim)
+    if extra == "text_time": self.add_embedding = TimestepEmbedding(given, time_dim)
     elif extra: self.add_embedding = TextTimeEmbedding(c.cross_attention_dim, time_dim, c.addition_embed_type_num_heads)
 
+# %% ../nbs/03_sd_unet.ipynb #cell075
 @patch_to(UNetEncoder)
-def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, added_cond_kwargs=None, class_labels=None, timestep_cond=None) -> Tensor: # (n, time_embed_dim)
-    "Time, class, and the text as a whole, in the one vector that every residual block gets. The arguments are those of `forward`."
+def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, added_cond_kwargs=None,
+                class_labels=None, timestep_cond=None) -> Tensor: # (n, time_embed_dim)
+    "Time, class, and the text as a whole, in the one vector that every residual block gets. Arguments as in `forward`."
     c, width, added = self.config, self.conv_in.out_channels, added_cond_kwargs or {}
     timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
     temb = self.time_embedding(self.embed(timestep, width).to(sample.dtype), timestep_cond)
     if self.class_embedding is not None:
-        if class_labels is None: raise ValueError("class_labels: this model was built with classes, and needs them")
-        temb = temb + self.class_embedding(self.embed(class_labels, width).to(sample.dtype) if c.class_embed_type == "timestep" else class_labels)
+        if class_labels is None: raise ValueError("class_labels: this model has classes, and needs them")
+        if c.class_embed_type == "timestep": class_labels = self.embed(class_labels, width).to(sample.dtype)
+        temb = temb + self.class_embedding(class_labels)
     if c.addition_embed_type == "text": temb = temb + self.add_embedding(encoder_hidden_states)
     if c.addition_embed_type == "text_time":
-        if {"text_embeds", "time_ids"} - set(added): raise ValueError(f"added_cond_kwargs: expected text_embeds and time_ids, got {sorted(added)}")
+        if {"text_embeds", "time_ids"} - set(added):
+            raise ValueError(f"added_cond_kwargs: expected text_embeds and time_ids, got {sorted(added)}")
         ids = self.embed(added["time_ids"], c.addition_time_embed_dim).flatten(1)
         temb = temb + self.add_embedding(torch.cat([added["text_embeds"], ids.to(sample.dtype)], 1))
     return temb
 
-# %% ../nbs/03_sd_unet.ipynb #cell075
+# %% ../nbs/03_sd_unet.ipynb #cell077
 @patch_to(UNetEncoder)
 def check(self, sample: Tensor, encoder_hidden_states: Tensor):
     "Raise a `ValueError` that names the argument, if a shape does not fit the config."
-    c, halvings = self.config, len(self.down_blocks) - 1
-    if sample.ndim != 4 or sample.shape[1] != c.in_channels: raise ValueError(f"sample: expected (n, {c.in_channels}, height, width), got {tuple(sample.shape)}")
-    if min(sample.shape[2:]) < 2 ** halvings:
-        raise ValueError(f"sample: height and width must be {2 ** halvings} or more, to be halved {halvings} times, got {tuple(sample.shape[2:])}")
-    if encoder_hidden_states.ndim != 3 or encoder_hidden_states.shape[::2] != (len(sample), c.cross_attention_dim):
-        raise ValueError(f"encoder_hidden_states: expected ({len(sample)}, tokens, {c.cross_attention_dim}), got {tuple(encoder_hidden_states.shape)}")
+    c, n, shape, text = self.config, len(self.down_blocks) - 1, tuple(sample.shape), tuple(encoder_hidden_states.shape)
+    if len(shape) != 4 or shape[1] != c.in_channels:
+        raise ValueError(f"sample: expected (n, {c.in_channels}, height, width), got {shape}")
+    if min(shape[2:]) < 2 ** n:
+        raise ValueError(f"sample: height and width must be {2 ** n} or more, to be halved {n} times, got {shape[2:]}")
+    if len(text) != 3 or text[::2] != (shape[0], c.cross_attention_dim):
+        raise ValueError(f"encoder_hidden_states: expected ({shape[0]}, tokens, {c.cross_attention_dim}), got {text}")
 
 @patch_to(UNetEncoder)
-def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]: # the bottom of the U, and the stack of skips
-    "From the noisy picture to the bottom of the U."
+def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
+    "From the noisy picture to the bottom of the U: what arrives there, and the stack of skips."
     stack = [x := self.conv_in(x)]
     for block in self.down_blocks:
         x, steps = block(x, temb, context, mask)
         stack += steps
     return x if self.mid_block is None else self.mid_block(x, temb, context, mask), stack
 
-# %% ../nbs/03_sd_unet.ipynb #cell077
+# %% ../nbs/03_sd_unet.ipynb #cell079
 class UNet2DConditionModel(Pretrained, UNetEncoder):
-    "The U-Net of Stable Diffusion 1.x, 2.x and XL, with the config keys and weight names of diffusers' class of this name."
+    "The U-Net of Stable Diffusion 1.x, 2.x and XL, with config keys and weight names of diffusers' class of this name."
     @register_config
     def __init__(self,
         sample_size: int | None = None, # side of the latents it was trained on; a note, nothing depends on it
@@ -382,7 +422,7 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
         up_block_types: tuple = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, # from the bottom up
         only_cross_attention: bool | tuple = False, # per level: see `BasicTransformerBlock`
         block_out_channels: tuple = (320, 640, 1280, 1280), # channels of each level
-        layers_per_block: int | tuple = 2, # residual blocks of each level on the way down; one more on the way up
+        layers_per_block: int | tuple = 2, # residual blocks of each level down; one more on the way up
         dropout: float = 0.0, # in the residual blocks
         act_fn: str = "silu", # one of `ACTIVATIONS`
         norm_num_groups: int = 32, # of every GroupNorm
@@ -393,47 +433,51 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
         use_linear_projection: bool = False, # see `Transformer2DModel`
         class_embed_type: str | None = None, # None, "timestep" or "projection"
         addition_embed_type: str | None = None, # None, "text" or "text_time"
-        addition_time_embed_dim: int | None = None, # "text_time": width of the embedding of each of the six numbers
+        addition_time_embed_dim: int | None = None, # "text_time": width of the clock of each number
         num_class_embeds: int | None = None, # number of classes, for a table of class vectors
         upcast_attention: bool = False, # a note: the attention kernels add up in float32 anyway
         time_cond_proj_dim: int | None = None, # see `TimestepEmbedding`
-        projection_class_embeddings_input_dim: int | None = None, # width of the vector that "text_time" or "projection" takes
+        projection_class_embeddings_input_dim: int | None = None, # "text_time", "projection": what they take
         addition_embed_type_num_heads: int = 64, # "text": heads of the pooling
     ):
         for key in ("down_block_types", "up_block_types"):
-            if len(self.config[key]) != len(block_out_channels): raise ConfigError(f"{key}: expected {len(block_out_channels)} as in block_out_channels, got {len(self.config[key])}")
+            given, levels = len(self.config[key]), len(block_out_channels)
+            if given != levels: raise ConfigError(f"{key}: expected {levels} as in block_out_channels, got {given}")
         super().__init__(self.config)
         self._build_decoder(self.config)
 
-# %% ../nbs/03_sd_unet.ipynb #cell078
+# %% ../nbs/03_sd_unet.ipynb #cell080
 UNet2DConditionModel.ignored_config_keys = frozenset({"mid_block_only_cross_attention"})
 UNet2DConditionModel.fixed_config = dict(
-    center_input_sample=False, downsample_padding=1, mid_block_scale_factor=1, reverse_transformer_layers_per_block=None, encoder_hid_dim=None,
-    encoder_hid_dim_type=None, num_attention_heads=None, dual_cross_attention=False, resnet_time_scale_shift="default", resnet_skip_time_act=False,
-    resnet_out_scale_factor=1.0, time_embedding_type="positional", time_embedding_dim=None, time_embedding_act_fn=None, timestep_post_act=None,
+    center_input_sample=False, downsample_padding=1, mid_block_scale_factor=1, reverse_transformer_layers_per_block=None,
+    encoder_hid_dim=None, encoder_hid_dim_type=None, num_attention_heads=None, dual_cross_attention=False,
+    resnet_time_scale_shift="default", resnet_skip_time_act=False, resnet_out_scale_factor=1.0,
+    time_embedding_type="positional", time_embedding_dim=None, time_embedding_act_fn=None, timestep_post_act=None,
     conv_in_kernel=3, conv_out_kernel=3, attention_type="default", class_embeddings_concat=False, cross_attention_norm=None)
 
+# %% ../nbs/03_sd_unet.ipynb #cell081
 @patch_to(UNet2DConditionModel)
 def _build_decoder(self, c):
     "The way up: a mirror of the way down that knows how wide the pictures on the stack are."
-    blocks, stack, last = dict(UpBlock2D=UpBlock2D, CrossAttnUpBlock2D=CrossAttnUpBlock2D), [self.levels[0][0]], len(self.levels) - 1
+    blocks = dict(UpBlock2D=UpBlock2D, CrossAttnUpBlock2D=CrossAttnUpBlock2D)
+    stack, last = [self.levels[0][0]], len(self.levels) - 1
     for i, (below, n, *_) in enumerate(self.levels): stack += [below] * (n + (i < last))
-    self.up_blocks = nn.ModuleList()
-    for i, (kind, (w, n, depth, transformer)) in enumerate(zip(_choose(c, "up_block_types", *blocks), self.levels[::-1])):
-        skips = [stack.pop() for _ in range(n + 1)]
-        self.up_blocks.append(blocks[kind](below, skips, w, i < last, self.resnet, transformer if "Attn" in kind else None, depth))
+    kinds, self.up_blocks = _choose(c, "up_block_types", *blocks), nn.ModuleList()
+    for i, (kind, (w, n, depth, transformer)) in enumerate(zip(kinds, self.levels[::-1])):
+        skips, listens = [stack.pop() for _ in range(n + 1)], transformer if "Attn" in kind else None
+        self.up_blocks.append(blocks[kind](below, skips, w, i < last, self.resnet, listens, depth))
         below = w
     self.conv_norm_out, self.conv_act = nn.GroupNorm(c.norm_num_groups, w, c.norm_eps), ACTIVATIONS[c.act_fn]()
     self.conv_out = nn.Conv2d(w, c.out_channels, 3, padding=1)
 
-# %% ../nbs/03_sd_unet.ipynb #cell080
+# %% ../nbs/03_sd_unet.ipynb #cell083
 @patch_to(UNet2DConditionModel)
 def forward(self,
     sample: Tensor, # (n, in_channels, h, w): the noisy picture
     timestep: Tensor | int | float, # how noisy it is: one number for all, or (n,)
     encoder_hidden_states: Tensor, # (n, tokens, cross_attention_dim): the text
     added_cond_kwargs: dict | None = None, # XL: `text_embeds` (n, d) and `time_ids` (n, 6)
-    encoder_attention_mask: Tensor | None = None, # (n, tokens): 1 for tokens to listen to, 0 for those to leave out
+    encoder_attention_mask: Tensor | None = None, # (n, tokens): 1 to listen to, 0 to leave out
     class_labels: Tensor | None = None, # (n,), where the model has classes
     timestep_cond: Tensor | None = None, # (n, time_cond_proj_dim)
     down_block_additional_residuals: list[Tensor] | None = None, # a ControlNet's: added to the stack of skips
@@ -441,37 +485,40 @@ def forward(self,
 ) -> Tensor: # (n, out_channels, h, w): the predicted noise, or what else it was trained to predict
     "Raises a `ValueError` where a shape does not fit the config."
     self.check(sample, encoder_hidden_states)
-    temb = self.time_vector(sample, timestep, encoder_hidden_states, added_cond_kwargs, class_labels, timestep_cond)
-    mask = None if encoder_attention_mask is None else (1 - encoder_attention_mask[:, None, None].to(sample.dtype)) * -10000.0
-    x, stack = self.encode(sample, temb, encoder_hidden_states, mask)
-    if down_block_additional_residuals is not None: stack = [s + r for s, r in zip(stack, down_block_additional_residuals, strict=True)]
+    text, mask = encoder_hidden_states, encoder_attention_mask
+    temb = self.time_vector(sample, timestep, text, added_cond_kwargs, class_labels, timestep_cond)
+    if mask is not None: mask = (1 - mask[:, None, None].to(sample.dtype)) * -10000.0
+    x, stack = self.encode(sample, temb, text, mask)
+    if down_block_additional_residuals is not None:
+        stack = [s + r for s, r in zip(stack, down_block_additional_residuals, strict=True)]
     if mid_block_additional_residual is not None: x = x + mid_block_additional_residual
-    for block in self.up_blocks: x = block(x, stack, temb, encoder_hidden_states, mask)
+    for block in self.up_blocks: x = block(x, stack, temb, text, mask)
     return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
-# %% ../nbs/03_sd_unet.ipynb #cell081
+# %% ../nbs/03_sd_unet.ipynb #cell084
 @patch_to(UNet2DConditionModel)
 def enable_gradient_checkpointing(self, on: bool = True):
-    "Trade time for memory in training: what happens inside a layer is computed again when the backward pass needs it."
+    "Trade time for memory in training: what happens inside a layer is computed again in the backward pass."
     for module in self.modules():
         if isinstance(module, _Stack): module.checkpointing = on
 
 @patch_to(UNet2DConditionModel)
 def zero_init(self) -> "UNet2DConditionModel": # itself
-    "Start from zero: every branch ends in a layer of zeros, so that the net begins by changing nothing and predicting 0."
+    "Start from zero: every branch ends in a layer of zeros, so the net begins by changing nothing and predicting 0."
     for name, module in self.named_modules():
         if name.endswith(("conv2", "proj_out", "conv_out")):
             for p in module.parameters(): nn.init.zeros_(p)
     return self
 
-# %% ../nbs/03_sd_unet.ipynb #cell123
+# %% ../nbs/03_sd_unet.ipynb #cell132
 @contextmanager
-def record_attention(model: nn.Module, name: str = "attn2"): # "attn2" listens to the text, "attn1" looks at the picture
-    "Inside this `with`, the weights (n, heads, tokens, context tokens) of every attention layer of that name are added to the list it gives."
+def record_attention(model: nn.Module, name: str = "attn2"): # "attn2" listens to the text, "attn1" looks around
+    "Inside this `with`, the list it gives collects the weights (n, heads, tokens, context tokens) of every such attention."
     maps = []
     def look(layer, args, _):
         x, context, mask = (*args, None, None)[:3]
-        q, k = _heads(layer.to_q(x), layer.heads), _heads(layer.to_k(x if context is None else context), layer.heads)
+        k = layer.to_k(x if context is None else context)
+        q, k = _heads(layer.to_q(x), layer.heads), _heads(k, layer.heads)
         maps.append((q @ k.mT * q.shape[-1] ** -0.5 + (0 if mask is None else mask)).softmax(-1).detach())
     hooks = [m.register_forward_hook(look) for key, m in model.named_modules() if key.endswith(name)]
     try: yield maps
