@@ -134,7 +134,7 @@ def orthogonalize(
 # %% ../nbs/workshop/training.ipynb #cell033
 class Muon(torch.optim.AdamW):
     "AdamW for vectors and thin matrices; momentum, orthogonalised, for matrices and kernels (Keller Jordan et al., 2024)."
-    momentum, smallest = 0.95, 16
+    momentum, smallest, rest = 0.95, 16, 0.25  # `rest`: AdamW's share of the learning rate
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -149,7 +149,11 @@ class Muon(torch.optim.AdamW):
             for shape, pairs in same.items():
                 steps = orthogonalize(torch.stack([step for _, step in pairs])).float() * (0.2 * max(shape) ** 0.5)
                 for (p, _), step in zip(pairs, steps): p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * step.view(p.shape))
-        return super().step(closure)
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups: group["lr"] *= self.rest
+        loss = super().step(closure)
+        for group, rate in zip(self.param_groups, rates): group["lr"] = rate
+        return loss
 
 # %% ../nbs/workshop/training.ipynb #cell037
 class Trainer:
