@@ -7,7 +7,7 @@ __all__ = ['DDIMScheduler', 'karras_sigmas', 'SigmaScheduler', 'EulerDiscreteSch
            'HeunDiscreteScheduler', 'DPMSolverMultistepScheduler', 'PNDMScheduler', 'shift_time',
            'FlowMatchEulerDiscreteScheduler']
 
-# %% ../nbs/05_samplers.ipynb #cell003
+# %% ../nbs/05_samplers.ipynb #cell004
 import math
 
 import numpy as np
@@ -17,7 +17,7 @@ from .hub import ConfigError, patch_to, register_config
 from .scheduler import (VARIANCE_TYPES, Scheduler, SchedulerOutput, at_least_float, check_steps, for_each, one_of,
                                 one_timestep, randn_like, spaced_timesteps)
 
-# %% ../nbs/05_samplers.ipynb #cell016
+# %% ../nbs/05_samplers.ipynb #cell017
 class DDIMScheduler(Scheduler):
     """Long steps, with as much fresh noise as you like, from none to DDPM's
     ([Song et al. 2021](https://arxiv.org/abs/2010.02502), equation 12)."""
@@ -46,7 +46,7 @@ class DDIMScheduler(Scheduler):
         if eta > 0: prev = prev + deviation*(randn_like(output, generator) if fresh is None else fresh)
         return SchedulerOutput(prev.to(sample.dtype), x0.to(sample.dtype))
 
-# %% ../nbs/05_samplers.ipynb #cell017
+# %% ../nbs/05_samplers.ipynb #cell018
 @patch_to(DDIMScheduler)
 def step(
     self,
@@ -62,7 +62,7 @@ def step(
     t, reclip = self._current(timestep), use_clipped_model_output
     return self._move(model_output, t, t - self._stride(), sample, eta, reclip, generator, variance_noise)
 
-# %% ../nbs/05_samplers.ipynb #cell034
+# %% ../nbs/05_samplers.ipynb #cell035
 def karras_sigmas(
     high: float,  # the first noise level
     low: float,  # the last one
@@ -73,7 +73,7 @@ def karras_sigmas(
     ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), equation 5)."""
     return np.linspace(high**(1/rho), low**(1/rho), n)**rho
 
-# %% ../nbs/05_samplers.ipynb #cell037
+# %% ../nbs/05_samplers.ipynb #cell038
 class SigmaScheduler(Scheduler):
     """Schedulers that think in noise levels: their pictures are `x0 + sigma*noise`, with `sigma` falling to 0 along
     `sigmas`. They know which step they are at, since a timestep may be visited twice."""
@@ -96,7 +96,7 @@ class SigmaScheduler(Scheduler):
 
     def _visits(self, timesteps, sigmas): return timesteps, sigmas  # once each; Heun has other plans
 
-# %% ../nbs/05_samplers.ipynb #cell038
+# %% ../nbs/05_samplers.ipynb #cell039
 @patch_to(SigmaScheduler)
 def _start(self, timesteps, sigmas, device=None):
     kind = torch.int64 if self.whole_timesteps else torch.float32
@@ -109,7 +109,7 @@ def init_noise_sigma(self):
     top = self.sigmas.max().item()
     return (top**2 + 1)**0.5 if self.config.timestep_spacing == "leading" else top
 
-# %% ../nbs/05_samplers.ipynb #cell040
+# %% ../nbs/05_samplers.ipynb #cell041
 @patch_to(SigmaScheduler)
 def _spaced(self, n):
     c = self.config
@@ -131,7 +131,7 @@ def _levels(self, n):
         timesteps = np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
     return timesteps, np.append(sigmas, table[0] if c.get("final_sigmas_type") == "sigma_min" else 0)
 
-# %% ../nbs/05_samplers.ipynb #cell041
+# %% ../nbs/05_samplers.ipynb #cell042
 @patch_to(SigmaScheduler)
 def set_timesteps(
     self,
@@ -142,7 +142,7 @@ def set_timesteps(
     self.num_inference_steps = num_inference_steps
     self._start(*self._visits(*self._levels(num_inference_steps)), device)
 
-# %% ../nbs/05_samplers.ipynb #cell043
+# %% ../nbs/05_samplers.ipynb #cell044
 @patch_to(SigmaScheduler)
 def _find(self, timestep):
     "The index of a timestep; of one that is visited twice, the second."
@@ -163,7 +163,7 @@ def _done(self, prev, x0, sample):
     self._at += 1
     return SchedulerOutput(prev.to(sample.dtype), x0.to(sample.dtype))
 
-# %% ../nbs/05_samplers.ipynb #cell045
+# %% ../nbs/05_samplers.ipynb #cell046
 @patch_to(SigmaScheduler)
 def _level(self, i):
     "alpha and sigma at step i."
@@ -187,7 +187,7 @@ def add_noise(self, original_samples, noise, timesteps):
     alpha, sigma = (for_each([float(v) for v in vs], original_samples) for vs in zip(*levels))
     return (alpha*original_samples + sigma*noise).to(original_samples.dtype)
 
-# %% ../nbs/05_samplers.ipynb #cell047
+# %% ../nbs/05_samplers.ipynb #cell048
 class EulerDiscreteScheduler(SigmaScheduler):
     """Follow the slope at the start of each step to its end
     ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 2 without churn)."""
@@ -215,7 +215,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
 
     def _move(self, x, slope, i, fresh): return x + slope*(self.sigmas[i + 1] - self.sigmas[i])
 
-# %% ../nbs/05_samplers.ipynb #cell051
+# %% ../nbs/05_samplers.ipynb #cell052
 class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
     "An Euler step that goes too far down, then fresh noise back up to the level aimed at: DDPM's way."
     fixed_config = dict(use_beta_sigmas=False)
@@ -231,7 +231,7 @@ class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
         up = (target**2*(sigma**2 - target**2)/sigma**2)**0.5
         return x + slope*((target**2 - up**2)**0.5 - sigma) + up*fresh()
 
-# %% ../nbs/05_samplers.ipynb #cell055
+# %% ../nbs/05_samplers.ipynb #cell056
 class HeunDiscreteScheduler(SigmaScheduler):
     """An Euler step, then the same step taken again along the mean of the slopes at its two ends: two network calls,
     second order ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1)."""
@@ -256,7 +256,7 @@ class HeunDiscreteScheduler(SigmaScheduler):
         else: start, before, length = self._past = x, slope, self.sigmas[i + 1] - self.sigmas[i]
         return self._done(start + (before + slope)/2*length, x0, sample)
 
-# %% ../nbs/05_samplers.ipynb #cell060
+# %% ../nbs/05_samplers.ipynb #cell061
 class DPMSolverMultistepScheduler(SigmaScheduler):
     """DPM-Solver++: the linear part of the equation is solved exactly, the network's picture extrapolated from its last
     two or three ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2; with fresh noise as
@@ -284,7 +284,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         alpha = 1/(self.sigmas[i]**2 + 1)**0.5
         return alpha, self.sigmas[i]*alpha
 
-# %% ../nbs/05_samplers.ipynb #cell062
+# %% ../nbs/05_samplers.ipynb #cell063
 @patch_to(DPMSolverMultistepScheduler)
 def _spaced(self, n):
     c = self.config
@@ -301,7 +301,7 @@ def _levels(self, n):
     rounded = self.config.use_karras_sigmas and self.config.beta_schedule != "squaredcos_cap_v2"
     return timesteps.round() if rounded else timesteps, sigmas
 
-# %% ../nbs/05_samplers.ipynb #cell064
+# %% ../nbs/05_samplers.ipynb #cell065
 @patch_to(DPMSolverMultistepScheduler)
 def step(self, model_output, timestep, sample, generator=None, variance_noise=None) -> SchedulerOutput:
     "One network call; how the predicted picture changes over `lambda` is known from the calls before."
@@ -320,7 +320,7 @@ def step(self, model_output, timestep, sample, generator=None, variance_noise=No
     fresh = randn_like(x, generator) if variance_noise is None else variance_noise
     return self._done(prev + sigma_to*decay.sqrt()*fresh, x0, sample)
 
-# %% ../nbs/05_samplers.ipynb #cell065
+# %% ../nbs/05_samplers.ipynb #cell066
 @patch_to(DPMSolverMultistepScheduler)
 def _order(self, i):
     c, left, few = self.config, len(self._known) - i, len(self._known) < 15
@@ -338,7 +338,7 @@ def _curve(self, order, k, decay, h, lambdas):
     bend = (slope - (new[-2] - new[-3])*h/(lambdas[2] - lambdas[3]))/((lambdas[1] - lambdas[3])/h)
     return [(1 - decay/k, slope + r0*bend), (0.5 - (k - decay)/k**2, bend)]
 
-# %% ../nbs/05_samplers.ipynb #cell067
+# %% ../nbs/05_samplers.ipynb #cell068
 class PNDMScheduler(DDIMScheduler):
     """DDIM's step along a mean of the last four predictions ([Liu et al. 2022](https://arxiv.org/abs/2202.09778));
     what Stable Diffusion 1.x folders ask for."""
@@ -358,7 +358,7 @@ class PNDMScheduler(DDIMScheduler):
         self.timesteps = torch.cat([self.timesteps[:2], self.timesteps[1:]])
         self._past, self._first = [], None
 
-# %% ../nbs/05_samplers.ipynb #cell068
+# %% ../nbs/05_samplers.ipynb #cell069
 @patch_to(PNDMScheduler)
 def step(self, model_output, timestep, sample, generator=None) -> SchedulerOutput:
     "From the last four network outputs to the next picture."
@@ -372,7 +372,7 @@ def step(self, model_output, timestep, sample, generator=None) -> SchedulerOutpu
     mean = sum(weight*output for weight, output in zip(weights, past))
     return self._move(mean, t, t - self._stride(), sample)
 
-# %% ../nbs/05_samplers.ipynb #cell070
+# %% ../nbs/05_samplers.ipynb #cell071
 def shift_time(
     sigma,  # noise levels in [0, 1]
     shift: float,  # 1 changes nothing
@@ -381,7 +381,7 @@ def shift_time(
     ([Esser et al. 2024](https://arxiv.org/abs/2403.03206), section 5.3.2)."""
     return shift*sigma/(1 + (shift - 1)*sigma)
 
-# %% ../nbs/05_samplers.ipynb #cell072
+# %% ../nbs/05_samplers.ipynb #cell073
 class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
     """Euler's step on the straight path `(1 - sigma)*x0 + sigma*noise` of flow matching
     ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)), as Stable Diffusion 3 and Flux take it. The network
@@ -409,7 +409,7 @@ class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
         target = self.sigmas[i + 1]
         return (1 - target)*(x - self.sigmas[i]*slope) + target*fresh()
 
-# %% ../nbs/05_samplers.ipynb #cell074
+# %% ../nbs/05_samplers.ipynb #cell075
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def set_timesteps(
     self,
@@ -431,7 +431,7 @@ def set_timesteps(
     self.num_inference_steps = len(sigmas)
     self._start(sigmas.astype(np.float32)*np.float32(c.num_train_timesteps), np.append(sigmas, 0), device)
 
-# %% ../nbs/05_samplers.ipynb #cell075
+# %% ../nbs/05_samplers.ipynb #cell076
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def alpha_sigma(self, timesteps, like):
     t, T = torch.as_tensor(timesteps), self.config.num_train_timesteps

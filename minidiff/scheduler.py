@@ -8,7 +8,7 @@ __all__ = ['SCHEDULER_KEYS', 'VARIANCE_TYPES', 'one_of', 'make_betas', 'noise_ta
            'randn_like', 'at_least_float', 'DDPMScheduler', 'sample', 'rescale_zero_terminal_snr', 'training_target',
            'shape_pages', 'shape_painter', 'train_shape_painter']
 
-# %% ../nbs/04_scheduler.ipynb #cell003
+# %% ../nbs/04_scheduler.ipynb #cell004
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import torch
 
 from .hub import ConfigError, Pretrained, patch_to, read_json, register_config
 
-# %% ../nbs/04_scheduler.ipynb #cell029
+# %% ../nbs/04_scheduler.ipynb #cell030
 def one_of(
     name: str,  # of the config key
     value,  # what was given
@@ -28,7 +28,7 @@ def one_of(
     if value not in allowed:
         raise ConfigError(f"{name} is one of {', '.join(map(str, allowed))}; got {value!r}")
 
-# %% ../nbs/04_scheduler.ipynb #cell030
+# %% ../nbs/04_scheduler.ipynb #cell031
 def make_betas(
     schedule: str = "linear",  # "linear", "scaled_linear", "squaredcos_cap_v2" (cosine) or "sigmoid"
     T: int = 1000,  # number of steps
@@ -44,7 +44,7 @@ def make_betas(
     alpha_bar = ((torch.arange(T + 1, dtype=torch.float64)/T + 0.008)/1.008*math.pi/2).cos()**2
     return (1 - alpha_bar[1:]/alpha_bar[:-1]).clamp(max=0.999).float()
 
-# %% ../nbs/04_scheduler.ipynb #cell040
+# %% ../nbs/04_scheduler.ipynb #cell041
 def noise_target(
     kind: str,  # "epsilon", "sample", "v_prediction" or "flow_prediction"
     x0: torch.Tensor,  # clean pictures
@@ -58,7 +58,7 @@ def noise_target(
     if kind == "v_prediction": return (alpha*noise - sigma*x0)/(alpha**2 + sigma**2)**0.5
     return noise - x0
 
-# %% ../nbs/04_scheduler.ipynb #cell042
+# %% ../nbs/04_scheduler.ipynb #cell043
 def split_mixture(
     kind: str,  # what the network predicts, as in `noise_target`
     output: torch.Tensor,  # what it said
@@ -74,7 +74,7 @@ def split_mixture(
         return alpha*x/norm - sigma/norm**0.5*output, sigma*x/norm + alpha/norm**0.5*output
     return x - sigma*output, x + alpha*output  # flow_prediction, where alpha = 1 - sigma
 
-# %% ../nbs/04_scheduler.ipynb #cell069
+# %% ../nbs/04_scheduler.ipynb #cell070
 def check_steps(
     n,  # how many steps were asked for
     most: int,  # how many there can be
@@ -96,7 +96,7 @@ def spaced_timesteps(
     if spacing == "leading": return np.arange(n)[::-1]*float(T//n) + offset
     return np.arange(T, 0, -T/n)[:n].round() - 1
 
-# %% ../nbs/04_scheduler.ipynb #cell072
+# %% ../nbs/04_scheduler.ipynb #cell073
 def dynamic_threshold(
     x0: torch.Tensor,  # predicted pictures (n, ...)
     ratio: float = 0.995,  # the share of the values that stays in range
@@ -107,7 +107,7 @@ def dynamic_threshold(
     limit = limit.view(-1, *[1]*(x0.dim() - 1))
     return x0.clamp(-limit, limit)/limit
 
-# %% ../nbs/04_scheduler.ipynb #cell075
+# %% ../nbs/04_scheduler.ipynb #cell076
 class SchedulerOutput(NamedTuple):
     "What a step gives back."
     prev_sample: torch.Tensor  # the picture with a little less noise
@@ -123,7 +123,7 @@ SCHEDULER_KEYS = frozenset("""
     lambda_min_clipped flow_shift use_dynamic_shifting time_shift_type predict_x0 disable_corrector solver_p
     """.split())
 
-# %% ../nbs/04_scheduler.ipynb #cell076
+# %% ../nbs/04_scheduler.ipynb #cell077
 class Scheduler(Pretrained):
     """What all schedulers share: the betas, mixing a picture with noise, and taking a mixture apart.
 
@@ -140,7 +140,7 @@ class Scheduler(Pretrained):
         self._given = {*cls.config_keys()[:len(args)], *kwargs}  # what the caller chose; the rest is default
         return self
 
-# %% ../nbs/04_scheduler.ipynb #cell077
+# %% ../nbs/04_scheduler.ipynb #cell078
 @patch_to(Scheduler)
 @classmethod
 def from_config(
@@ -160,7 +160,7 @@ def from_config(
     self.config.update(aside)
     return self
 
-# %% ../nbs/04_scheduler.ipynb #cell079
+# %% ../nbs/04_scheduler.ipynb #cell080
 @patch_to(Scheduler)
 def _note_config(self):
     c = self.config
@@ -185,7 +185,7 @@ def _build(self):
     self.alphas_cumprod = self.alphas.cumprod(0)
     self._set(np.arange(c.num_train_timesteps)[::-1])
 
-# %% ../nbs/04_scheduler.ipynb #cell081
+# %% ../nbs/04_scheduler.ipynb #cell082
 @patch_to(Scheduler)
 def _set(self, timesteps, device=None):
     timesteps = [int(t) for t in timesteps]
@@ -206,7 +206,7 @@ def set_timesteps(
                          f"{timesteps[0]:.0f}, beyond the last, {T - 1}")
     self._set(timesteps, device)
 
-# %% ../nbs/04_scheduler.ipynb #cell082
+# %% ../nbs/04_scheduler.ipynb #cell083
 def one_timestep(timestep) -> float:
     "A timestep as a number, whether it came as one or as a tensor with one entry."
     if torch.is_tensor(timestep) and timestep.numel() != 1:
@@ -219,7 +219,7 @@ def _current(self, timestep):
     if t in self._previous: return int(t)
     raise ValueError(f"timestep {t:g} is not among the {len(self._previous)} of `timesteps`")
 
-# %% ../nbs/04_scheduler.ipynb #cell084
+# %% ../nbs/04_scheduler.ipynb #cell085
 def for_each(
     values: torch.Tensor,  # one for each picture, or one for all
     like: torch.Tensor,  # the pictures (n, ...)
@@ -230,7 +230,7 @@ def for_each(
         raise ValueError(f"expected a timestep for each picture or one for all, got {len(values)} for {len(like)} pictures")
     return values.view(-1, *[1]*(like.dim() - 1))
 
-# %% ../nbs/04_scheduler.ipynb #cell085
+# %% ../nbs/04_scheduler.ipynb #cell086
 @patch_to(Scheduler)
 def alpha_sigma(
     self,
@@ -245,7 +245,7 @@ def alpha_sigma(
     bar = bar.to(torch.promote_types(like.dtype, torch.float32))
     return bar.sqrt().to(like.dtype), (1 - bar).sqrt().to(like.dtype)
 
-# %% ../nbs/04_scheduler.ipynb #cell086
+# %% ../nbs/04_scheduler.ipynb #cell087
 @patch_to(Scheduler)
 def add_noise(
     self,
@@ -262,7 +262,7 @@ def get_velocity(self, sample, noise, timesteps):
     "The v-prediction target for clean pictures `sample`, whatever this scheduler's own prediction type is."
     return noise_target("v_prediction", sample, noise, *self.alpha_sigma(timesteps, sample))
 
-# %% ../nbs/04_scheduler.ipynb #cell088
+# %% ../nbs/04_scheduler.ipynb #cell089
 @patch_to(Scheduler)
 def _split(self, output, x, alpha, sigma):
     "The clean picture and the noise as the network sees them, the picture clipped if the config says so."
@@ -287,7 +287,7 @@ def __len__(self): return self.config.num_train_timesteps
 def __repr__(self):
     return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config.items())})"
 
-# %% ../nbs/04_scheduler.ipynb #cell090
+# %% ../nbs/04_scheduler.ipynb #cell091
 def randn_like(
     x: torch.Tensor,
     generator: torch.Generator | list | None = None,  # one for all pictures, or a list with one for each
@@ -303,7 +303,7 @@ def at_least_float(x: torch.Tensor) -> torch.Tensor:
     "Steps are computed in float32 even where the network works in half precision."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
-# %% ../nbs/04_scheduler.ipynb #cell092
+# %% ../nbs/04_scheduler.ipynb #cell093
 VARIANCE_TYPES = "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"
 
 class DDPMScheduler(Scheduler):
@@ -329,7 +329,7 @@ class DDPMScheduler(Scheduler):
         share = (extra + 1)/2  # "learned_range": between the two, on a logarithmic scale
         return (0.5*(share*large.log() + (1 - share)*small.log())).exp()
 
-# %% ../nbs/04_scheduler.ipynb #cell093
+# %% ../nbs/04_scheduler.ipynb #cell094
 @patch_to(DDPMScheduler)
 def step(
     self,
@@ -350,7 +350,7 @@ def step(
     if t > 0: mean = mean + self._deviation(bar_t, bar_s, extra)*randn_like(model_output, generator)
     return SchedulerOutput(mean.to(sample.dtype), x0.to(sample.dtype))
 
-# %% ../nbs/04_scheduler.ipynb #cell101
+# %% ../nbs/04_scheduler.ipynb #cell102
 @torch.no_grad()
 def sample(
     model,  # called as `model(x, t)`, with x (n, ...) and t one of the scheduler's timesteps
@@ -371,7 +371,7 @@ def sample(
         if on_step is not None: on_step(i, t, output)
     return x
 
-# %% ../nbs/04_scheduler.ipynb #cell109
+# %% ../nbs/04_scheduler.ipynb #cell110
 def rescale_zero_terminal_snr(
     betas: torch.Tensor,  # (T,)
 ) -> torch.Tensor:  # (T,), the last one is 1: nothing of the picture survives the last step
@@ -382,7 +382,7 @@ def rescale_zero_terminal_snr(
     alpha_bar = signal**2
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:]/alpha_bar[:-1]])
 
-# %% ../nbs/04_scheduler.ipynb #cell126
+# %% ../nbs/04_scheduler.ipynb #cell127
 def training_target(
     scheduler: Scheduler,
     x0: torch.Tensor,  # clean pictures (n, ...)
@@ -392,7 +392,7 @@ def training_target(
     "What the network should answer to `scheduler.add_noise(x0, noise, timesteps)`, by its prediction type."
     return noise_target(scheduler.prediction_type, x0, noise, *scheduler.alpha_sigma(timesteps, x0))
 
-# %% ../nbs/04_scheduler.ipynb #cell128
+# %% ../nbs/04_scheduler.ipynb #cell129
 def shape_pages(
     n: int,  # how many
     generator: torch.Generator | None = None,
@@ -405,7 +405,7 @@ def shape_pages(
     scenes.background[:], scenes.size[:, 0] = list(BACKGROUNDS).index("white"), list(SIZES).index("big")
     return book.paint(scenes)
 
-# %% ../nbs/04_scheduler.ipynb #cell131
+# %% ../nbs/04_scheduler.ipynb #cell132
 def shape_painter():
     "A small untrained denoiser for `shape_pages`; called as `painter(x, t)`."
     from minidiff.sd_unet import UNet2DConditionModel
@@ -420,7 +420,7 @@ def shape_painter():
                    norm_num_groups=8, cross_attention_dim=8, attention_head_dim=8,
                    down_block_types=("DownBlock2D",)*2, up_block_types=("UpBlock2D",)*2)
 
-# %% ../nbs/04_scheduler.ipynb #cell134
+# %% ../nbs/04_scheduler.ipynb #cell135
 def train_shape_painter(
     scheduler: Scheduler,  # whose mixtures and targets to learn
     steps: int = 700,  # how many

@@ -8,7 +8,7 @@ __all__ = ['ACTIVATIONS', 'timestep_embedding', 'TimestepEmbedding', 'ResnetBloc
            'DownBlock2D', 'CrossAttnDownBlock2D', 'UNetMidBlock2DCrossAttn', 'UpBlock2D', 'CrossAttnUpBlock2D',
            'UNetEncoder', 'AttentionPooling', 'TextTimeEmbedding', 'UNet2DConditionModel', 'record_attention']
 
-# %% ../nbs/03_sd_unet.ipynb #cell006
+# %% ../nbs/03_sd_unet.ipynb #cell007
 import math
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .hub import ConfigError, Pretrained, patch_to, register_config
 
-# %% ../nbs/03_sd_unet.ipynb #cell012
+# %% ../nbs/03_sd_unet.ipynb #cell013
 def timestep_embedding(
     timesteps: Tensor, # of any shape, whole numbers or fractions
     dim: int, # width of the embedding
@@ -34,7 +34,7 @@ def timestep_embedding(
     parts = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
     return F.pad(torch.cat(parts, -1), (0, dim % 2))
 
-# %% ../nbs/03_sd_unet.ipynb #cell019
+# %% ../nbs/03_sd_unet.ipynb #cell020
 ACTIVATIONS = dict(silu=nn.SiLU, swish=nn.SiLU, gelu=nn.GELU, mish=nn.Mish, relu=nn.ReLU)
 
 class TimestepEmbedding(nn.Module):
@@ -54,7 +54,7 @@ class TimestepEmbedding(nn.Module):
         if condition is not None: x = x + self.cond_proj(condition)
         return self.linear_2(self.act(self.linear_1(x)))
 
-# %% ../nbs/03_sd_unet.ipynb #cell022
+# %% ../nbs/03_sd_unet.ipynb #cell023
 class ResnetBlock2D(nn.Module):
     "Two 3x3 convolutions with a shortcut around them; the time vector shifts every channel in between."
     def __init__(self,
@@ -80,7 +80,7 @@ class ResnetBlock2D(nn.Module):
         h = self.conv2(self.dropout(self.act(self.norm2(h))))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
-# %% ../nbs/03_sd_unet.ipynb #cell027
+# %% ../nbs/03_sd_unet.ipynb #cell028
 class Downsample2D(nn.Module):
     "Half the height and width: a convolution that steps two pixels at a time. (Padding 0: pad right and below only.)"
     def __init__(self, channels: int, out_channels: int | None = None, padding: int = 1): # 0: as in the VAE
@@ -99,7 +99,7 @@ class Upsample2D(nn.Module):
     def forward(self, x: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
         return self.conv(F.interpolate(x, output_size, None if output_size else 2.0, mode="nearest"))
 
-# %% ../nbs/03_sd_unet.ipynb #cell040
+# %% ../nbs/03_sd_unet.ipynb #cell041
 def to_tokens(x: Tensor) -> Tensor: # (n, c, h, w) -> (n, h*w, c)
     "Every pixel a token. Where `x` is channels-last in memory, this costs nothing."
     return x.permute(0, 2, 3, 1).flatten(1, 2)
@@ -109,7 +109,7 @@ def to_image(tokens: Tensor, like: Tensor) -> Tensor: # (n, h*w, c) -> (n, c, h,
     image = tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
     return image if like.is_contiguous(memory_format=torch.channels_last) else image.contiguous()
 
-# %% ../nbs/03_sd_unet.ipynb #cell043
+# %% ../nbs/03_sd_unet.ipynb #cell044
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor: # all (n, heads, tokens, d)
     "softmax(q k^T / sqrt(d) + mask) v"
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
@@ -120,7 +120,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 def _heads(t, n): return t.unflatten(-1, (n, -1)).transpose(1, 2) # (n, tokens, heads*d) to (n, heads, tokens, d)
 
-# %% ../nbs/03_sd_unet.ipynb #cell046
+# %% ../nbs/03_sd_unet.ipynb #cell047
 class Attention(nn.Module):
     "Every token of `x` gathers what it needs from the tokens of `context`, or from those of `x` itself."
     def __init__(self,
@@ -152,7 +152,7 @@ class Attention(nn.Module):
         if asked.ndim == 4: x = to_image(x, asked)
         return x + asked if self.residual_connection else x
 
-# %% ../nbs/03_sd_unet.ipynb #cell051
+# %% ../nbs/03_sd_unet.ipynb #cell052
 class GEGLU(nn.Module):
     "A linear layer to twice `dim_out`; the second half, through GELU, gates the first."
     def __init__(self, dim_in: int, dim_out: int):
@@ -171,7 +171,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return self.net(x)
 
-# %% ../nbs/03_sd_unet.ipynb #cell054
+# %% ../nbs/03_sd_unet.ipynb #cell055
 class BasicTransformerBlock(nn.Module):
     "Look at each other, listen to the text, think: self-attention, cross-attention, feed-forward."
     def __init__(self,
@@ -191,7 +191,7 @@ class BasicTransformerBlock(nn.Module):
         x = x + self.attn2(self.norm2(x), context, mask)
         return x + self.ff(self.norm3(x))
 
-# %% ../nbs/03_sd_unet.ipynb #cell057
+# %% ../nbs/03_sd_unet.ipynb #cell058
 class Transformer2DModel(nn.Module):
     "Picture to tokens, transformer blocks, tokens to picture, and a shortcut around it all."
     def __init__(self,
@@ -216,7 +216,7 @@ class Transformer2DModel(nn.Module):
         for block in self.transformer_blocks: tokens = block(tokens, context, mask)
         return x + to_image(project(self.proj_out, tokens), x)
 
-# %% ../nbs/03_sd_unet.ipynb #cell060
+# %% ../nbs/03_sd_unet.ipynb #cell061
 class _Stack(nn.Module):
     "Residual blocks, some followed by a transformer: what every level of the U is made of."
     checkpointing = False # forget what is computed inside a layer, and compute it again in the backward pass
@@ -235,7 +235,7 @@ class _Stack(nn.Module):
         x = self.resnets[i](x, temb)
         return self.attentions[i](x, context, mask) if i < len(self.attentions) else x
 
-# %% ../nbs/03_sd_unet.ipynb #cell061
+# %% ../nbs/03_sd_unet.ipynb #cell062
 class DownBlock2D(_Stack):
     "One level on the way down: residual blocks, then half the size."
     def __init__(self, in_channels, out_channels, n_layers: int, downsample: bool, resnet, transformer=None, depth=1):
@@ -252,7 +252,7 @@ class DownBlock2D(_Stack):
 class CrossAttnDownBlock2D(DownBlock2D):
     "A `DownBlock2D` with a transformer after every residual block."
 
-# %% ../nbs/03_sd_unet.ipynb #cell062
+# %% ../nbs/03_sd_unet.ipynb #cell063
 class UNetMidBlock2DCrossAttn(_Stack):
     "The bottom of the U: residual block, transformer, residual block."
     def __init__(self, channels: int, resnet, transformer, depth: int = 1):
@@ -277,7 +277,7 @@ class UpBlock2D(_Stack):
 class CrossAttnUpBlock2D(UpBlock2D):
     "An `UpBlock2D` with a transformer after every residual block."
 
-# %% ../nbs/03_sd_unet.ipynb #cell067
+# %% ../nbs/03_sd_unet.ipynb #cell068
 def _per_level(c, key):
     "A config value for each level, whether it was given once for all or level by level."
     value, n = c[key], len(c.block_out_channels)
@@ -291,7 +291,7 @@ def _choose(c, key, *choices):
         if v not in choices: raise ConfigError(f"{key}: expected {' or '.join(map(repr, choices))}, got {v!r}")
     return c[key]
 
-# %% ../nbs/03_sd_unet.ipynb #cell069
+# %% ../nbs/03_sd_unet.ipynb #cell070
 class UNetEncoder(nn.Module):
     "From the noisy picture to the bottom of the U: the half that a ControlNet has too. A subclass has a `config`."
     def __init__(self, c): # the config of a `UNet2DConditionModel`
@@ -313,7 +313,7 @@ class UNetEncoder(nn.Module):
         both = partial(transformer, only_cross_attention=False)
         self.mid_block = UNetMidBlock2DCrossAttn(w, self.resnet, both, depth) if middle else None
 
-# %% ../nbs/03_sd_unet.ipynb #cell070
+# %% ../nbs/03_sd_unet.ipynb #cell071
 @patch_to(UNetEncoder)
 def _recipes(self, c, widths, time_dim):
     "How to make a residual block, and what each level is made of: width, layers, transformer depth, transformer."
@@ -330,7 +330,7 @@ def _recipes(self, c, widths, time_dim):
             raise ConfigError(f"block_out_channels: {w} is not a multiple of {both}")
         self.levels.append((w, n, depth, partial(transformer, heads=heads, only_cross_attention=bool(only))))
 
-# %% ../nbs/03_sd_unet.ipynb #cell072
+# %% ../nbs/03_sd_unet.ipynb #cell073
 class AttentionPooling(nn.Module):
     "Many tokens to one: their mean asks; all of them, and the mean itself, answer."
     def __init__(self, heads: int, dim: int):
@@ -354,7 +354,7 @@ class TextTimeEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # (n, tokens, dim) -> (n, time_embed_dim)
         return self.norm2(self.proj(self.pool(self.norm1(x))))
 
-# %% ../nbs/03_sd_unet.ipynb #cell074
+# %% ../nbs/03_sd_unet.ipynb #cell075
 @patch_to(UNetEncoder)
 def _build_extras(self, c, width, time_dim):
     "What else goes into the time vector: classes, and the text as a whole."
@@ -366,7 +366,7 @@ def _build_extras(self, c, width, time_dim):
     if extra == "text_time": self.add_embedding = TimestepEmbedding(given, time_dim)
     elif extra: self.add_embedding = TextTimeEmbedding(c.cross_attention_dim, time_dim, c.addition_embed_type_num_heads)
 
-# %% ../nbs/03_sd_unet.ipynb #cell075
+# %% ../nbs/03_sd_unet.ipynb #cell076
 @patch_to(UNetEncoder)
 def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, added_cond_kwargs=None,
                 class_labels=None, timestep_cond=None) -> Tensor: # (n, time_embed_dim)
@@ -386,7 +386,7 @@ def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, adde
         temb = temb + self.add_embedding(torch.cat([added["text_embeds"], ids.to(sample.dtype)], 1))
     return temb
 
-# %% ../nbs/03_sd_unet.ipynb #cell077
+# %% ../nbs/03_sd_unet.ipynb #cell078
 @patch_to(UNetEncoder)
 def check(self, sample: Tensor, encoder_hidden_states: Tensor):
     "Raise a `ValueError` that names the argument, if a shape does not fit the config."
@@ -407,7 +407,7 @@ def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]
         stack += steps
     return x if self.mid_block is None else self.mid_block(x, temb, context, mask), stack
 
-# %% ../nbs/03_sd_unet.ipynb #cell079
+# %% ../nbs/03_sd_unet.ipynb #cell080
 class UNet2DConditionModel(Pretrained, UNetEncoder):
     "The U-Net of Stable Diffusion 1.x, 2.x and XL, with config keys and weight names of diffusers' class of this name."
     @register_config
@@ -446,7 +446,7 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
         super().__init__(self.config)
         self._build_decoder(self.config)
 
-# %% ../nbs/03_sd_unet.ipynb #cell080
+# %% ../nbs/03_sd_unet.ipynb #cell081
 UNet2DConditionModel.ignored_config_keys = frozenset({"mid_block_only_cross_attention"})
 UNet2DConditionModel.fixed_config = dict(
     center_input_sample=False, downsample_padding=1, mid_block_scale_factor=1, reverse_transformer_layers_per_block=None,
@@ -455,7 +455,7 @@ UNet2DConditionModel.fixed_config = dict(
     time_embedding_type="positional", time_embedding_dim=None, time_embedding_act_fn=None, timestep_post_act=None,
     conv_in_kernel=3, conv_out_kernel=3, attention_type="default", class_embeddings_concat=False, cross_attention_norm=None)
 
-# %% ../nbs/03_sd_unet.ipynb #cell081
+# %% ../nbs/03_sd_unet.ipynb #cell082
 @patch_to(UNet2DConditionModel)
 def _build_decoder(self, c):
     "The way up: a mirror of the way down that knows how wide the pictures on the stack are."
@@ -470,7 +470,7 @@ def _build_decoder(self, c):
     self.conv_norm_out, self.conv_act = nn.GroupNorm(c.norm_num_groups, w, c.norm_eps), ACTIVATIONS[c.act_fn]()
     self.conv_out = nn.Conv2d(w, c.out_channels, 3, padding=1)
 
-# %% ../nbs/03_sd_unet.ipynb #cell083
+# %% ../nbs/03_sd_unet.ipynb #cell084
 @patch_to(UNet2DConditionModel)
 def forward(self,
     sample: Tensor, # (n, in_channels, h, w): the noisy picture
@@ -495,7 +495,7 @@ def forward(self,
     for block in self.up_blocks: x = block(x, stack, temb, text, mask)
     return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
-# %% ../nbs/03_sd_unet.ipynb #cell084
+# %% ../nbs/03_sd_unet.ipynb #cell085
 @patch_to(UNet2DConditionModel)
 def enable_gradient_checkpointing(self, on: bool = True):
     "Trade time for memory in training: what happens inside a layer is computed again in the backward pass."
@@ -510,7 +510,7 @@ def zero_init(self) -> "UNet2DConditionModel": # itself
             for p in module.parameters(): nn.init.zeros_(p)
     return self
 
-# %% ../nbs/03_sd_unet.ipynb #cell132
+# %% ../nbs/03_sd_unet.ipynb #cell134
 @contextmanager
 def record_attention(model: nn.Module, name: str = "attn2"): # "attn2" listens to the text, "attn1" looks around
     "Inside this `with`, the list it gives collects the weights (n, heads, tokens, context tokens) of every such attention."

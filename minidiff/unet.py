@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NORMS', 'DoubleConv', 'Down', 'enlarger', 'Up', 'UNet']
 
-# %% ../nbs/02_unet.ipynb #cell006
+# %% ../nbs/02_unet.ipynb #cell007
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .hub import patch_to
 
-# %% ../nbs/02_unet.ipynb #cell020
+# %% ../nbs/02_unet.ipynb #cell021
 NORMS = dict(batch=nn.BatchNorm2d, none=lambda channels: nn.Identity(),
              group=lambda channels: nn.GroupNorm(max(1, channels // 16), channels))
 
@@ -30,7 +30,7 @@ class DoubleConv(nn.Sequential):
             layers += [conv, NORMS[norm](out_channels), nn.ReLU()]
         super().__init__(*layers)
 
-# %% ../nbs/02_unet.ipynb #cell024
+# %% ../nbs/02_unet.ipynb #cell025
 class Down(nn.Sequential):
     "Half the size, then a `DoubleConv`."
     def __init__(self,
@@ -39,7 +39,7 @@ class Down(nn.Sequential):
         norm: str = "batch", # one of `NORMS`
     ): super().__init__(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels, norm))
 
-# %% ../nbs/02_unet.ipynb #cell031
+# %% ../nbs/02_unet.ipynb #cell032
 def enlarger(
     how: str, # "transpose", "bilinear" or "nearest"
     in_channels: int, # channels of the input
@@ -53,7 +53,7 @@ def enlarger(
         return nn.Sequential(nn.Upsample(scale_factor=2), smooth), out_channels
     raise ValueError(f"how: expected transpose, bilinear or nearest, got {how!r}")
 
-# %% ../nbs/02_unet.ipynb #cell040
+# %% ../nbs/02_unet.ipynb #cell041
 class Up(nn.Module):
     "Twice the size, join the skip, then a `DoubleConv`."
     def __init__(self,
@@ -73,7 +73,7 @@ class Up(nn.Module):
         if rows or columns: x = F.pad(x, (0, columns, 0, rows), mode="replicate")
         return self.conv(torch.cat([skip, x], 1) if self.skip_channels else x)
 
-# %% ../nbs/02_unet.ipynb #cell045
+# %% ../nbs/02_unet.ipynb #cell046
 class UNet(nn.Module):
     "The U-Net of Ronneberger et al. (2015), with padding and norms: a picture in, a picture of the same size out."
     def __init__(self,
@@ -91,7 +91,7 @@ class UNet(nn.Module):
         self.ups = nn.ModuleList(Up(b, a * skips, a, how, norm) for a, b in pairs[::-1])
         self.last = nn.Conv2d(widths[0], out_channels, 1)
 
-# %% ../nbs/02_unet.ipynb #cell047
+# %% ../nbs/02_unet.ipynb #cell048
 @patch_to(UNet)
 def forward(self, x: Tensor) -> Tensor: # (n, in_channels, h, w) -> (n, out_channels, h, w)
     "Raises a `ValueError` where the picture has the wrong channels or is too small to be halved at every level."

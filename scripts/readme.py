@@ -13,7 +13,7 @@ def text(source):
 def render(cell):
     source = text(cell["source"]).strip()
     if cell["cell_type"] == "markdown":
-        return re.sub(r"\]\((?!https?:|#|mailto:)([\w./-]+\.ipynb)", r"](nbs/\1", re.sub(r"\]\(\.\./", "](", source))
+        return re.sub(r"\]\((?!https?:|#|mailto:)([\w./-]+\.(?:ipynb|png))", r"](nbs/\1", re.sub(r"\]\(\.\./", "](", source))
     if cell["cell_type"] != "code" or not source or re.search(r"^#\|\s*hide", source, re.M):
         return None
     code = "\n".join(line for line in source.splitlines() if not line.startswith("#|")).strip()
