@@ -34,7 +34,7 @@ A latent diffusion model in the form of Stable Diffusion (VAE, CLIP text encoder
   one object {one:.1%}, two objects {two:.1%}, with {steps} steps and a guidance scale of {scale}.
 * **What it cannot do**: anything else. It knows the {words} words of its captions, six shapes, eight colours, six backgrounds.
 
-It opens in `minidiff.LatentDiffusionPipeline.from_pretrained` and in `diffusers.StableDiffusionPipeline.from_pretrained`.
+It opens in `minidiff.latent_diffusion.open_run`, and in `diffusers.StableDiffusionPipeline.from_pretrained` with `torch_dtype=torch.float32`, or `torch.float16` on a GPU.
 """
 
 

@@ -40,7 +40,7 @@ def test_first_picture_from_a_cold_start(tmp_path):
 
 
 def test_diffusers_opens_it_and_paints_the_same():
-    mine, theirs = open_run(), diffusers.StableDiffusionPipeline.from_pretrained(WEIGHTS, safety_checker=None)
+    mine, theirs = open_run(), diffusers.StableDiffusionPipeline.from_pretrained(WEIGHTS, safety_checker=None, torch_dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
     noise, words = mine.start_latents(1, generator=torch.Generator().manual_seed(0)), "a small yellow star left of a big purple heart"
     a = mine(words, latents=noise, num_inference_steps=10, guidance_scale=2.0, output_type="pt")
