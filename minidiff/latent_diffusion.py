@@ -378,8 +378,11 @@ def show_preview(self, pipe, step):
     grid.save(self.out/"preview.png")
     if "ipykernel" in sys.modules and self.show_bar:
         from IPython.display import display
-        if not hasattr(self, "_display"): self._display = display(grid, display_id=True)
-        else: self._display.update(grid)
+        from minidiff.plots import _encode, _img
+        said = f"Eight pictures after {step} steps: " + "; ".join(PREVIEW)
+        page = {"text/html": _img(_encode(grid, format="PNG"), said, width=grid.width), "text/plain": said}
+        if not hasattr(self, "_display"): self._display = display(page, raw=True, display_id=True)
+        else: self._display.update(page, raw=True)
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell039
 @patch_to(Job)
