@@ -81,8 +81,8 @@ def _open_safetensors(path):
     from safetensors import safe_open
     path = Path(path)
     if not path.is_file(): raise LoadError(f"there is no file {path}")
-    with open(path, "rb") as file: start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    with open(path, "rb") as file: start = file.read(9)
+    if (start[:2] == b"PK" or start[:1] == b"\x80") and start[8:] != b"{":
         raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can run code, so only safetensors files are read")
     try: return safe_open(str(path), "pt")
     except Exception as error: raise LoadError(f"{path} is broken or truncated: {_one_line(error)}") from None
@@ -101,7 +101,7 @@ def load_metadata(path) -> dict:
     "The text metadata in the header of a safetensors file."
     with _open_safetensors(path) as file: return file.metadata() or {}
 
-# %% ../nbs/workshop/hub.ipynb #cell023
+# %% ../nbs/workshop/hub.ipynb #cell024
 class Pretrained:
     "Mixin for a model or scheduler that is built from a config and lives in a folder laid out like those of diffusers and transformers."
     config_name = "config.json"
@@ -129,7 +129,7 @@ class Pretrained:
             raise ConfigError(f"{cls.__name__} has no config key {', '.join(map(repr, unknown))}; it knows {', '.join(known)}")
         return kept
 
-# %% ../nbs/workshop/hub.ipynb #cell025
+# %% ../nbs/workshop/hub.ipynb #cell026
 def patch_to(
     cls,  # the class to extend
     as_prop: bool = False,  # add it as a property
@@ -142,7 +142,7 @@ def patch_to(
         return function
     return add
 
-# %% ../nbs/workshop/hub.ipynb #cell026
+# %% ../nbs/workshop/hub.ipynb #cell027
 def read_json(path) -> dict:
     "Read a JSON file that holds an object; a missing or broken one raises a `LoadError` that says so in one line."
     path = Path(path)
@@ -165,7 +165,7 @@ def from_config(
         config = read_json(path/cls.config_name if path.is_dir() else path)
     return cls(**cls._check_config({**config, **overrides}))
 
-# %% ../nbs/workshop/hub.ipynb #cell028
+# %% ../nbs/workshop/hub.ipynb #cell029
 def write_json(content: dict, path):
     "Write a dictionary as a JSON file, atomically."
     atomic_write(path, lambda p: Path(p).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
@@ -192,7 +192,7 @@ def save_pretrained(
     write_json({"_class_name": type(self).__name__, **self.config_extras, **self.config}, folder/self.config_name)
     if self.weights_name: save_safetensors(self.weights_to_file(self.state_dict()), folder/self.weights_name)
 
-# %% ../nbs/workshop/hub.ipynb #cell030
+# %% ../nbs/workshop/hub.ipynb #cell031
 def find_folder(
     name,  # a folder, or the id "owner/name" of a repository on the Hugging Face Hub
     patterns=("*.json", "*.safetensors", "*.txt"),  # the files to fetch, where it is one of those
@@ -209,7 +209,7 @@ def find_folder(
     except Exception as error:
         raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give one ({type(error).__name__}: {_one_line(error)[:160]})") from None
 
-# %% ../nbs/workshop/hub.ipynb #cell032
+# %% ../nbs/workshop/hub.ipynb #cell033
 def load_weights(
     folder,  # the folder of one model
     name: str,  # such as "model.safetensors"
@@ -237,7 +237,7 @@ def load_checked(self, weights: dict, source="the weights"):
         raise LoadError(f"{source} do not fit {type(self).__name__}: {', '.join(parts)}")
     self.load_state_dict(weights, strict=True)
 
-# %% ../nbs/workshop/hub.ipynb #cell033
+# %% ../nbs/workshop/hub.ipynb #cell034
 @patch_to(Pretrained)
 @classmethod
 def from_pretrained(

@@ -142,7 +142,8 @@ class Muon(torch.optim.AdamW):
             same = {}
             for p in group["params"]:
                 if p.grad is None or p.dim() < 2 or min(p.shape[0], p[0].numel()) < self.smallest: continue
-                average = self.state[p].setdefault("momentum", torch.zeros_like(p)).lerp_(p.grad, 1 - self.momentum)
+                if not self.state[p]: self.state[p] = dict(step=torch.zeros(()), momentum=torch.zeros_like(p))  # AdamW asks everybody for a step
+                average = self.state[p]["momentum"].lerp_(p.grad, 1 - self.momentum)
                 step = p.grad.lerp(average, self.momentum)  # Nesterov: look ahead
                 same.setdefault((p.shape[0], p[0].numel()), []).append((p, step.flatten(1)))
                 p.grad = None  # AdamW passes over it
