@@ -10,7 +10,7 @@ __all__ = ['MUON', 'PRESETS', 'PAGES', 'SCHEDULER', 'PREVIEW', 'Preset', 'unet_c
            'sample_command']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
-import argparse, copy, json, sys, time, warnings
+import argparse, sys, time, warnings
 from dataclasses import asdict, dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -20,14 +20,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from .hub import ConfigError, LoadError, patch_to, read_json, write_json
-from .pipeline import LatentDiffusionPipeline, to_pil
+from .pipeline import LatentDiffusionPipeline
 from .plots import image_grid
 from .samplers import DPMSolverMultistepScheduler
 from .scheduler import DDPMScheduler, training_target
 from .sd_unet import Downsample2D, ResnetBlock2D, UNet2DConditionModel
 from .sketchbook import BACKGROUNDS, Critic, Scenes, Sketchbook, arrange, choose_said, in_split, swap_objects, vary
 from .text import CLIPTextModel, CLIPTokenizer, clip_loss, train_bpe
-from .training import EMA, Trainer, count_parameters, seed_all, step_generator
+from .training import Trainer, count_parameters, seed_all, step_generator
 from .vae import VAE_TRAINING, measure_scaling_factor, small_vae, vae_batches, vae_training_loss
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell007
@@ -55,7 +55,7 @@ def unet_config(
     **more,  # other keys of the config
 ) -> dict:
     "A U-Net in the way of Stable Diffusion, at any width; it also pools the caption into the time vector."
-    without = len(widths) - 1  # attention only at the smallest level and in the middle: a third cheaper, no worse
+    without = len(widths) - 1  # attention only at the smallest level and in the middle: it costs most where there are most places
     return dict(sample_size=latent, block_out_channels=widths, layers_per_block=1, norm_num_groups=16,
                 down_block_types=("DownBlock2D",) * without + ("CrossAttnDownBlock2D",),
                 up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * without,
@@ -256,7 +256,7 @@ def pick_caption(
         scores.append((pictures * model.embed_text(ids.to(device))).sum(-1))
     return (torch.stack(scores).argmax(0) == 0).float().mean().item()
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell028
+# %% ../nbs/16_latent_diffusion.ipynb #cell030
 PAGES = dict(black=3.0, gray=2.0)  # how often a page is drawn, where not once
 
 def practice(
@@ -271,7 +271,7 @@ def practice(
     scenes.background = torch.multinomial(often, n, replacement=True, generator=generator)
     return scenes
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell030
+# %% ../nbs/16_latent_diffusion.ipynb #cell032
 @dataclass
 class Latents:
     "What the U-Net learns from; the last caption is the empty one."
@@ -301,7 +301,7 @@ def make_latents(self, vae, tokenizer, text_encoder) -> Latents:
     self.seconds["latents"] = time.perf_counter() - start
     return Latents(torch.cat(means), torch.cat(stds), torch.cat(states))
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell032
+# %% ../nbs/16_latent_diffusion.ipynb #cell034
 SCHEDULER = dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing", steps_offset=1)
 
 def draw_timesteps(
@@ -331,7 +331,7 @@ def latent_batches(
 
 
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell034
+# %% ../nbs/16_latent_diffusion.ipynb #cell036
 def diffusion_loss(scheduler):
     "A `loss_fn` for `Trainer`: the squared error of what the U-Net answers."
     def loss(unet, batch):
@@ -340,7 +340,7 @@ def diffusion_loss(scheduler):
         return F.mse_loss(unet(noisy, batch["timesteps"], batch["states"]).float(), target)
     return loss
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell035
+# %% ../nbs/16_latent_diffusion.ipynb #cell037
 @patch_to(Job)
 def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipeline:
     "Stage three: the U-Net, and all five parts together."
@@ -356,7 +356,7 @@ def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipel
                             preview=preview, preview_every=max(1, steps // 8))
     return LatentDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler)
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell037
+# %% ../nbs/16_latent_diffusion.ipynb #cell039
 PREVIEW = ("a big red circle", "a small green star on a yellow background", "a blue square above a pink heart", "a turquoise ring to the left of an orange triangle",
            "a purple heart in the top left corner", "an orange circle on a black background", "a yellow star below a big blue ring", "a small pink triangle right of a big green square")
 
@@ -384,7 +384,7 @@ def show_preview(self, pipe, step):
         if not hasattr(self, "_display"): self._display = display(page, raw=True, display_id=True)
         else: self._display.update(page, raw=True)
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell039
+# %% ../nbs/16_latent_diffusion.ipynb #cell041
 @patch_to(Job)
 def judge(self, pipe) -> dict:
     "Accuracy on held-out captions, by attribute and whole, for one object and for two."
@@ -398,7 +398,7 @@ def judge(self, pipe) -> dict:
     self.seconds["judge"] = time.perf_counter() - start
     return result
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell041
+# %% ../nbs/16_latent_diffusion.ipynb #cell043
 def caption_grid(
     captions,  # n strings
     images: torch.Tensor,  # (n, 3, h, w) in [-1, 1]
@@ -428,7 +428,7 @@ def results_table(
     for key, seconds in results["seconds"].items(): lines.append(f"{key:18}{seconds:>12.0f}" + (f"{results['parameters'][key]:>14,}" if key in results["parameters"] else ""))
     return "\n".join(lines)
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell042
+# %% ../nbs/16_latent_diffusion.ipynb #cell044
 @patch_to(Job)
 def run(self) -> LatentDiffusionPipeline:
     "Train everything, judge it, and save it; several processes share the work."
@@ -455,7 +455,7 @@ def finish(self, pipe, start):
     caption_grid(*self.examples).savefig(self.out/"captions.png")
     if self.show_bar: print(results_table(self.results))
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell050
+# %% ../nbs/16_latent_diffusion.ipynb #cell052
 def _say_errors(command):
     "Run a command; an expected error becomes one line and exit code 1."
     @wraps(command)
@@ -485,7 +485,7 @@ def train_command(argv=None):
     print(f"\nin {out}: captions.png, results.json, pipeline\nnow try: minidiff_sample \"a red circle above a blue square\" --from {out}")
     return 0
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell051
+# %% ../nbs/16_latent_diffusion.ipynb #cell053
 def unknown_words(tokenizer, prompt: str) -> list:
     "Words of a prompt that a tokenizer learnt on captions had to spell out in pieces."
     from minidiff.text import clean, split_words
@@ -526,6 +526,6 @@ def sample_command(argv=None):
     print(options.out)
     return 0
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell058
+# %% ../nbs/16_latent_diffusion.ipynb #cell062
 #| eval: false
 if __name__ == "__main__": sys.exit(train_command())

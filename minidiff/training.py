@@ -211,7 +211,7 @@ def _accelerator(precision, device):
     return Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
 def _keep_memory():
-    "On Linux, let the C library keep freed memory for the next tensors: asking the system for it anew costs a tenth of a small step."
+    "On Linux, let the C library keep freed memory for the next tensors, instead of asking the system for it at every step."
     if sys.platform != "linux": return
     try: set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError): return  # a C library other than glibc
