@@ -47,7 +47,8 @@ def enlarger(
 ) -> tuple[nn.Module, int]: # the layer, and the channels it really gives
     "A layer that doubles the height and width."
     if how == "transpose": return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2), out_channels
-    if how == "bilinear": return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), in_channels
+    if how == "bilinear":
+        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), in_channels
     if how == "nearest":
         smooth = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         return nn.Sequential(nn.Upsample(scale_factor=2), smooth), out_channels
@@ -65,7 +66,8 @@ class Up(nn.Module):
     ):
         super().__init__()
         self.enlarge, width = enlarger(how, in_channels, out_channels)
-        self.conv, self.skip_channels = DoubleConv(width + skip_channels, out_channels, norm), skip_channels
+        self.conv = DoubleConv(width + skip_channels, out_channels, norm)
+        self.skip_channels = skip_channels
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor: # (n, out_channels, height and width of skip)
         x = self.enlarge(below)
@@ -75,7 +77,7 @@ class Up(nn.Module):
 
 # %% ../nbs/02_unet.ipynb #cell046
 class UNet(nn.Module):
-    "The U-Net of Ronneberger et al. (2015), with padding and norms: a picture in, a picture of the same size out."
+    "The U-Net of Ronneberger et al. (2015), with padding and norms: out comes the size that went in."
     def __init__(self,
         in_channels: int = 3, # channels of the picture
         out_channels: int = 3, # numbers to predict for each pixel
@@ -94,12 +96,13 @@ class UNet(nn.Module):
 # %% ../nbs/02_unet.ipynb #cell048
 @patch_to(UNet)
 def forward(self, x: Tensor) -> Tensor: # (n, in_channels, h, w) -> (n, out_channels, h, w)
-    "Raises a `ValueError` where the picture has the wrong channels or is too small to be halved at every level."
+    "Raises a `ValueError` where the picture has the wrong channels or is too small to be halved."
     n, size = len(self.downs), tuple(x.shape[2:])
     if x.ndim != 4 or x.shape[1] != self.in_channels:
         raise ValueError(f"x: expected (n, {self.in_channels}, height, width), got {tuple(x.shape)}")
     if min(size) < 2 ** n:
-        raise ValueError(f"x: height and width must be {2 ** n} or more, to be halved {n} times, got {size}")
+        raise ValueError(f"x: height and width must be {2 ** n} or more, "
+                         f"to be halved {n} times, got {size}")
     views = [self.first(x)]
     for down in self.downs: views.append(down(views[-1]))
     x = views.pop()
