@@ -12,6 +12,7 @@ __all__ = ['START', 'END', 'clean', 'split_words', 'byte_alphabet', 'spell', 'me
 # %% ../nbs/06_text.ipynb #cell004
 import functools, json, math, unicodedata, warnings
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import Config, ConfigError, LoadError, Pretrained, atomic_write, find_folder, patch_to, read_json, register_config, write_json
+from .hub import (Config, ConfigError, LoadError, Pretrained, atomic_write, find_folder, patch_to,
+                          read_json, register_config, write_json)
 
 # %% ../nbs/06_text.ipynb #cell006
 def clean(
     text: str,  # anything somebody typed
 ) -> str:  # the same words in lower case, one space between them
-    "What CLIP's tokenizer does to a text before it looks at it: Unicode NFC, lower case, no repeated white space."
+    "What CLIP's tokenizer does to a text first: Unicode NFC, lower case, no repeated white space."
     text = unicodedata.normalize("NFC", text)
     text = "".join(" " if _kind(c) == "space" else c.lower() for c in text)
     return " ".join(text.split(" ")) if "  " not in text else " ".join(w for w in text.split(" ") if w)
@@ -95,15 +97,19 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 def train_bpe(
     texts,  # an iterable of str
-    vocab_size: int,  # how many tokens at most: 514 (bytes, bytes at a word's end, two specials) and one for each merge
+    vocab_size: int,  # how many tokens at most: 514, and one for each merge
 ) -> tuple:  # (vocab: dict of token -> id, merges: list of pairs in the order they were learnt)
-    """Learn a byte-level byte-pair encoding of CLIP's flavour from scratch (Sennrich et al. 2016, section 3.2).
+    """Learn a byte-level byte-pair encoding of CLIP's flavour (Sennrich et al. 2016, section 3.2).
 
     Ties go to the pair that comes first in the alphabet, so the same texts give the same tokens.
     Merging stops early when every word has become one token.
     """
-    if vocab_size < 514: raise ValueError(f"vocab_size must be at least 514 (256 bytes twice, and two specials), got {vocab_size}")
-    words = Counter(spell(w) for w, n in Counter(w for t in texts for w in split_words(clean(t))).items() for _ in range(n))
+    if vocab_size < 514:
+        raise ValueError("vocab_size must be at least 514 (256 bytes twice, and two specials), "
+                         f"got {vocab_size}")
+    words = Counter(spell(w)
+                    for w, n in Counter(w for t in texts for w in split_words(clean(t))).items()
+                    for _ in range(n))
     merges = []
     while len(merges) < vocab_size - 514 and (pairs := count_pairs(words)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
@@ -126,7 +132,8 @@ class Tokens(dict):
 class CLIPTokenizer:
     """Text to ids and back, byte for byte like CLIP's own tokenizer (Radford et al. 2021, section 2.4).
 
-    Every text can be encoded, since every byte is a token. The folder it saves is read by transformers, and it reads theirs.
+    Every text can be encoded, since every byte is a token. transformers reads the folders it saves,
+    and it reads theirs.
     """
     def __init__(
         self,
@@ -137,18 +144,23 @@ class CLIPTokenizer:
         eos_token: str = END,
         unk_token: str = END,  # stands for a byte that the vocabulary lacks; ours never lacks one
         pad_token: str = END,  # Stable Diffusion 1.x fills up with the end token, 2.x with "!"
-        added_tokens: dict | None = None,  # further tokens that are found in the text before it is cut into words -> id
+        added_tokens: dict | None = None,  # further tokens -> id; found before the text is cut into words
     ):
-        self.vocab, self.merges, self.model_max_length = dict(vocab), [tuple(m) for m in merges], model_max_length
+        self.vocab, self.merges, self.model_max_length = (
+            dict(vocab), [tuple(m) for m in merges], model_max_length)
         self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
-        self.bos_token, self.eos_token, self.unk_token, self.pad_token = bos_token, eos_token, unk_token, pad_token
-        self.added_tokens = {t: self.vocab[t] for t in (bos_token, eos_token, unk_token, pad_token)} | (added_tokens or {})
+        self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
+            bos_token, eos_token, unk_token, pad_token)
+        self.added_tokens = (
+            {t: self.vocab[t] for t in (bos_token, eos_token, unk_token, pad_token)} | (added_tokens or {}))
         self.vocab.update(self.added_tokens)
         self.tokens = {i: token for token, i in self.vocab.items()}
         self._cache = {}
 
     def __len__(self): return len(self.vocab)
-    def __repr__(self): return f"CLIPTokenizer({len(self)} tokens, {len(self.merges)} merges, up to {self.model_max_length} ids a text)"
+    def __repr__(self):
+        return (f"CLIPTokenizer({len(self)} tokens, {len(self.merges)} merges, "
+                f"up to {self.model_max_length} ids a text)")
 
     bos_token_id = property(lambda self: self.vocab[self.bos_token])
     eos_token_id = property(lambda self: self.vocab[self.eos_token])
@@ -179,7 +191,7 @@ def tokenize(
         before, found, after = text.partition(token)
         if found: return self.tokenize(before) + [token] + self.tokenize(after)
     tokens = []
-    for chunk in clean(text).split(" "):  # no word goes across a space, so what is between two can be kept for the next text
+    for chunk in clean(text).split(" "):  # no word crosses a space, so a chunk's tokens can be kept
         if chunk not in self._cache:
             if len(self._cache) > 50_000: self._cache.clear()
             self._cache[chunk] = [token for word in split_words(chunk) for token in self.merge(word)]
@@ -197,33 +209,46 @@ def __call__(
     return_tensors: str | None = None,  # "pt" for tensors, None for lists
 ) -> Tokens:  # input_ids and attention_mask: one row of ids a text, (n, length) as tensors
     "Encode: start token, the text's tokens, end token, and padding."
-    texts, length = [text] if isinstance(text, str) else list(text), max_length or self.model_max_length
-    for t in texts:
-        if not isinstance(t, str): raise TypeError(f"text must be a str or a list of str, got {type(t).__name__}: {t!r}")
+    texts, length = _as_texts(text), max_length or self.model_max_length
     rows = [[self.vocab.get(token, self.unk_token_id) for token in self.tokenize(t)] for t in texts]
     if truncation:
         _warn_about_cuts(texts, rows, length)
         rows = [row[:length - 2] for row in rows]
     rows = [[self.bos_token_id, *row, self.eos_token_id] for row in rows]
-    width = length if padding == "max_length" else max(map(len, rows), default=0) if padding in (True, "longest") else 0
+    width = (length if padding == "max_length"
+             else max(map(len, rows), default=0) if padding in (True, "longest") else 0)
     masks = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
     rows = [row + [self.pad_token_id] * (width - len(row)) for row in rows]
-    if return_tensors == "pt": return Tokens(input_ids=_rows_to_tensor(rows), attention_mask=_rows_to_tensor(masks))
+    if return_tensors == "pt":
+        return Tokens(input_ids=_rows_to_tensor(rows), attention_mask=_rows_to_tensor(masks))
     if isinstance(text, str): rows, masks = rows[0], masks[0]
     return Tokens(input_ids=rows, attention_mask=masks)
+
+# %% ../nbs/06_text.ipynb #cell016b
+def _as_texts(text):
+    "One text or several, as a list."
+    alone = isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
+    texts = [text] if alone else list(text)
+    for t in texts:
+        if not isinstance(t, str):
+            raise TypeError(f"text must be a str or a list of str, got {type(t).__name__}: {t!r}")
+    return texts
 
 def _warn_about_cuts(texts, rows, length):
     cut = [(len(row) - (length - 2), t) for row, t in zip(rows, texts) if len(row) > length - 2]
     if not cut: return
     n, longest = max(cut)
-    what = f"the text {_shorten(longest)!r}" if len(cut) == 1 else f"{len(cut)} of {len(texts)} texts, the longest {_shorten(longest)!r}"
-    warnings.warn(f"cut the last {n} tokens of {what}: only {length - 2} fit between the start and the end token", stacklevel=3)
+    what = (f"the text {_shorten(longest)!r}" if len(cut) == 1
+            else f"{len(cut)} of {len(texts)} texts, the longest {_shorten(longest)!r}")
+    warnings.warn(f"cut the last {n} tokens of {what}: "
+                  f"only {length - 2} fit between the start and the end token", stacklevel=3)
 
 def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
 
 def _rows_to_tensor(rows):
     if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"texts of {min(map(len, rows))} to {max(map(len, rows))} tokens make no tensor; give padding=\"longest\" or padding=\"max_length\"")
+        raise ValueError(f"texts of {min(map(len, rows))} to {max(map(len, rows))} tokens make no tensor; "
+                         "give padding=\"longest\" or padding=\"max_length\"")
     return torch.tensor(rows, dtype=torch.long)
 
 # %% ../nbs/06_text.ipynb #cell017
@@ -237,7 +262,8 @@ def decode(
     ids = ids.tolist() if torch.is_tensor(ids) else list(ids)
     tokens = [self.tokens[i] for i in ids if not (skip_special_tokens and i in self.added_tokens.values())]
     byte_of = {c: b for b, c in byte_alphabet().items()}
-    text = bytes(byte for token in tokens for c in token for byte in ([byte_of[c]] if c in byte_of else c.encode()))
+    text = bytes(byte for token in tokens for c in token
+                 for byte in ([byte_of[c]] if c in byte_of else c.encode()))
     return text.decode("utf-8", errors="replace").replace("</w>", " ").strip()
 
 @patch_to(CLIPTokenizer)
@@ -251,13 +277,14 @@ def save_pretrained(
     self,
     folder,  # created where it does not exist
 ):
-    "Save vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json, as Stable Diffusion's folders hold them."
+    "Save the tokenizer's four files, as Stable Diffusion's folders hold them."
     specials = {name: getattr(self, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     write_json(self.vocab, Path(folder)/"vocab.json")
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges)
     atomic_write(Path(folder)/"merges.txt", lambda p: Path(p).write_text(merges, encoding="utf-8"))
     write_json(specials, Path(folder)/"special_tokens_map.json")
-    write_json({"tokenizer_class": "CLIPTokenizer", "model_max_length": self.model_max_length, **specials}, Path(folder)/"tokenizer_config.json")
+    write_json({"tokenizer_class": "CLIPTokenizer", "model_max_length": self.model_max_length, **specials},
+               Path(folder)/"tokenizer_config.json")
 
 # %% ../nbs/06_text.ipynb #cell019
 @patch_to(CLIPTokenizer)
@@ -268,19 +295,22 @@ def from_pretrained(
     subfolder: str | None = None,  # such as "tokenizer", within a pipeline's folder
     revision: str | None = None,  # branch, tag or commit on the Hub
 ) -> CLIPTokenizer:
-    "Load a tokenizer's folder: vocab.json with merges.txt as of old, or the one file tokenizer.json that transformers 5 writes."
+    "Load a folder: vocab.json with merges.txt, or the one file tokenizer.json that transformers 5 writes."
     patterns = [f"{subfolder}/{p}" if subfolder else p for p in ("*.json", "merges.txt")]
     folder = find_folder(name, patterns, revision)
     if subfolder: folder = folder/subfolder
-    config = {**_read_if_there(folder/"special_tokens_map.json"), **_read_if_there(folder/"tokenizer_config.json")}
+    config = {**_read_if_there(folder/"special_tokens_map.json"),
+              **_read_if_there(folder/"tokenizer_config.json")}
     vocab, merges, added = _read_vocab(folder)
     for i, token in config.get("added_tokens_decoder", {}).items(): added[_content(token)] = int(i)
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     specials = {n: _content(config[n]) for n in names if config.get(n) is not None}
     length = min(int(config.get("model_max_length", 77)), 100_000)
     try: return cls({**vocab, **added}, merges, model_max_length=length, added_tokens=added, **specials)
-    except KeyError as error: raise LoadError(f"the vocabulary in {folder} lacks the special token {error}") from None
+    except KeyError as error:
+        raise LoadError(f"the vocabulary in {folder} lacks the special token {error}") from None
 
+# %% ../nbs/06_text.ipynb #cell019a
 def _content(token): return token["content"] if isinstance(token, dict) else token
 def _read_if_there(path): return read_json(path) if path.is_file() else {}
 
@@ -290,11 +320,15 @@ def _read_vocab(folder):
     if (folder/"vocab.json").is_file():
         if not (folder/"merges.txt").is_file(): raise LoadError(f"there is no file {folder/'merges.txt'}")
         lines = (folder/"merges.txt").read_text(encoding="utf-8").split("\n")
-        return read_json(folder/"vocab.json"), [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")], added
-    if not (folder/"tokenizer.json").is_file(): raise LoadError(f"{folder} holds no tokenizer: neither vocab.json with merges.txt, nor tokenizer.json")
+        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        return read_json(folder/"vocab.json"), pairs, added
+    if not (folder/"tokenizer.json").is_file():
+        raise LoadError(f"{folder} holds no tokenizer: neither vocab.json with merges.txt, "
+                        "nor tokenizer.json")
     whole = read_json(folder/"tokenizer.json")
     model = whole.get("model", {})
-    if model.get("end_of_word_suffix") != "</w>": raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
+    if model.get("end_of_word_suffix") != "</w>":
+        raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     return model["vocab"], merges, added | {t["content"]: t["id"] for t in whole.get("added_tokens", [])}
 
@@ -306,7 +340,8 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
 _ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 def _activation(name):
-    if name not in _ACTIVATIONS: raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
+    if name not in _ACTIVATIONS:
+        raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
     return _ACTIVATIONS[name]
 
 # %% ../nbs/06_text.ipynb #cell022
@@ -314,7 +349,7 @@ def attend(
     q: torch.Tensor,  # (..., L, d) what each token asks for
     k: torch.Tensor,  # (..., M, d) what each token answers to
     v: torch.Tensor,  # (..., M, d) what each token hands over
-    mask: torch.Tensor | None = None,  # (L, M) or one that stretches to (..., L, M): true where a token may look
+    mask: torch.Tensor | None = None,  # (L, M), or stretched to (..., L, M): true where a token may look
     dropout: float = 0.0,  # share of the weights to drop
 ) -> torch.Tensor:  # (..., L, d)
     "Scaled dot-product attention (Vaswani et al. 2017, equation 1)."
@@ -332,12 +367,15 @@ class CLIPAttention(nn.Module):
         dropout: float = 0.0,  # share of the attention weights dropped in training
     ):
         super().__init__()
-        if width % heads: raise ConfigError(f"hidden_size must be a multiple of num_attention_heads, got {width} and {heads}")
+        if width % heads:
+            raise ConfigError("hidden_size must be a multiple of num_attention_heads, "
+                              f"got {width} and {heads}")
         self.heads, self.dropout = heads, dropout
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x, mask=None):
-        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                   for layer in (self.q_proj, self.k_proj, self.v_proj))
         x = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
@@ -354,7 +392,8 @@ class CLIPMLP(nn.Module):
     "Each token on its own: wider, bent, narrow again."
     def __init__(self, width: int, inner: int, activation: str):
         super().__init__()
-        self.fc1, self.fc2, self.act = nn.Linear(width, inner), nn.Linear(inner, width), _activation(activation)
+        self.fc1, self.fc2, self.act = (
+            nn.Linear(width, inner), nn.Linear(inner, width), _activation(activation))
 
     def forward(self, x): return self.fc2(self.act(self.fc1(x)))
 
@@ -408,7 +447,8 @@ class CLIPVisionEmbeddings(nn.Module):
 
     def forward(self, images):
         if images.shape[-2:] != (self.image_size,) * 2:
-            raise ValueError(f"pixel_values must be {self.image_size} pixels square, got {tuple(images.shape)}")
+            raise ValueError(f"pixel_values must be {self.image_size} pixels square, "
+                             f"got {tuple(images.shape)}")
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(len(images), 1, -1).to(patches.dtype)
         return torch.cat([first, patches], 1) + self.position_embedding.weight
@@ -426,32 +466,44 @@ def init_clip_weights(
         if isinstance(m, nn.Linear):
             normal(m.weight, m.in_features ** -0.5)
             if m.bias is not None: nn.init.zeros_(m.bias)
-        elif isinstance(m, CLIPTextEmbeddings): normal(m.token_embedding.weight, 0.02); normal(m.position_embedding.weight, 0.02)
+        elif isinstance(m, CLIPTextEmbeddings):
+            normal(m.token_embedding.weight, 0.02)
+            normal(m.position_embedding.weight, 0.02)
         elif isinstance(m, CLIPVisionEmbeddings):
             width = len(m.class_embedding)
-            normal(m.class_embedding, width ** -0.5); normal(m.patch_embedding.weight, 0.02); normal(m.position_embedding.weight, 0.02)
+            normal(m.class_embedding, width ** -0.5)
+            normal(m.patch_embedding.weight, 0.02)
+            normal(m.position_embedding.weight, 0.02)
     for m in model.modules():
         if isinstance(m, CLIPEncoderLayer):
             width = m.layer_norm1.normalized_shape[0]
-            for layer in (m.self_attn.q_proj, m.self_attn.k_proj, m.self_attn.v_proj, m.mlp.fc2): normal(layer.weight, (2 * layers * width) ** -0.5)
+            for layer in (m.self_attn.q_proj, m.self_attn.k_proj, m.self_attn.v_proj, m.mlp.fc2):
+                normal(layer.weight, (2 * layers * width) ** -0.5)
             normal(m.mlp.fc1.weight, (2 * width) ** -0.5)
 
 # %% ../nbs/06_text.ipynb #cell030
 class TextOutput(NamedTuple):
     "What a text model says about n texts of L tokens."
-    last_hidden_state: torch.Tensor  # (n, L, width), after the last norm: what Stable Diffusion's U-Net listens to
+    last_hidden_state: torch.Tensor  # (n, L, width), after the last norm: what the U-Net listens to
     pooler_output: torch.Tensor  # (n, width): the state at the end token
-    hidden_states: tuple  # layers + 1 tensors (n, L, width): embeddings, then each block's; none of them normed
-    text_embeds: torch.Tensor | None = None  # (n, projection): the pooled state projected, where the model has a projection
+    hidden_states: tuple  # layers + 1 tensors (n, L, width), none normed: embeddings, each block's output
+    text_embeds: torch.Tensor | None = None  # (n, projection): the pooled state, where it is projected
 
+# %% ../nbs/06_text.ipynb #cell030a
 # keys of transformers' config files that do not change what we compute
-_IGNORED = frozenset("""architectures model_type torch_dtype dtype transformers_version initializer_range initializer_factor pad_token_id bos_token_id dropout
-    return_dict output_hidden_states output_attentions torchscript use_bfloat16 tf_legacy_loss pruned_heads tie_word_embeddings is_encoder_decoder is_decoder
-    cross_attention_hidden_size add_cross_attention tie_encoder_decoder max_length min_length do_sample early_stopping num_beams num_beam_groups
-    diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences chunk_size_feed_forward output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
-    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens finetuning_task id2label label2id tokenizer_class prefix sep_token_id
-    decoder_start_token_id task_specific_params problem_type text_config_dict vision_config_dict""".split())
+_IGNORED = frozenset("""
+    architectures model_type torch_dtype dtype transformers_version initializer_range initializer_factor
+    pad_token_id bos_token_id dropout return_dict output_hidden_states output_attentions torchscript
+    use_bfloat16 tf_legacy_loss pruned_heads tie_word_embeddings is_encoder_decoder is_decoder
+    cross_attention_hidden_size add_cross_attention tie_encoder_decoder max_length min_length do_sample
+    early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences chunk_size_feed_forward output_scores return_dict_in_generate
+    forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty
+    suppress_tokens begin_suppress_tokens finetuning_task id2label label2id tokenizer_class prefix
+    sep_token_id decoder_start_token_id task_specific_params problem_type text_config_dict
+    vision_config_dict
+""".split())
 
 # %% ../nbs/06_text.ipynb #cell031
 class CLIPTextModel(Pretrained, nn.Module):
@@ -478,35 +530,45 @@ class CLIPTextModel(Pretrained, nn.Module):
         attention_dropout: float = 0.0,
         pad_token_id: int = 1,
         bos_token_id: int = 49406,
-        eos_token_id: int = 49407,  # where the text is pooled; 2 (as old files say) stands for "the highest id of the row"
+        eos_token_id: int = 49407,  # where the text is pooled; in old files 2: "the row's highest id"
     ):
         super().__init__()
         self.embeddings, self.encoder = CLIPTextEmbeddings(self.config), CLIPEncoder(self.config)
         self.final_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         init_clip_weights(self, num_hidden_layers)
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,  # (n, L) ids
-        attention_mask: torch.Tensor | None = None,  # (n, L), 0 where nobody may look; Stable Diffusion gives none
-    ) -> TextOutput:
-        mask = causal_mask(input_ids.shape[1], input_ids.device)
-        if attention_mask is not None: mask = mask & attention_mask.bool()[:, None, None]
-        states = self.encoder(self.embeddings(input_ids), mask)
-        last = self.final_layer_norm(states[-1])
-        return TextOutput(last, last[torch.arange(len(last), device=last.device), self.end_positions(input_ids)], states)
+# %% ../nbs/06_text.ipynb #cell031b
+@patch_to(CLIPTextModel)
+def forward(
+    self,
+    input_ids: torch.Tensor,  # (n, L) ids
+    attention_mask: torch.Tensor | None = None,  # (n, L), 0 where nobody may look; none in Stable Diffusion
+) -> TextOutput:
+    mask = causal_mask(input_ids.shape[1], input_ids.device)
+    if attention_mask is not None: mask = mask & attention_mask.bool()[:, None, None]
+    states = self.encoder(self.embeddings(input_ids), mask)
+    last = self.final_layer_norm(states[-1])
+    pooled = last[torch.arange(len(last), device=last.device), self.end_positions(input_ids)]
+    return TextOutput(last, pooled, states)
 
-    def end_positions(self, ids: torch.Tensor) -> torch.Tensor:
-        "(n,): the place of the first end token of each row."
-        end = self.config.eos_token_id
-        return ids.argmax(1) if end == 2 else (ids == end).int().argmax(1)
+@patch_to(CLIPTextModel)
+def end_positions(
+    self,
+    ids: torch.Tensor,  # (n, L)
+) -> torch.Tensor:  # (n,)
+    "The place of the first end token of each row."
+    end = self.config.eos_token_id
+    return ids.argmax(1) if end == 2 else (ids == end).int().argmax(1)
 
-    @classmethod
-    def weights_to_file(cls, weights): return {f"text_model.{k}": v for k, v in weights.items()}
+# %% ../nbs/06_text.ipynb #cell031c
+@patch_to(CLIPTextModel)
+@classmethod
+def weights_to_file(cls, weights): return {f"text_model.{k}": v for k, v in weights.items()}
 
-    @classmethod
-    def weights_from_file(cls, weights):
-        return {k.removeprefix("text_model."): v for k, v in weights.items() if not k.endswith("position_ids")}
+@patch_to(CLIPTextModel)
+@classmethod
+def weights_from_file(cls, weights):
+    return {k.removeprefix("text_model."): v for k, v in weights.items() if not k.endswith("position_ids")}
 
 # %% ../nbs/06_text.ipynb #cell032
 class CLIPTextModelWithProjection(Pretrained, nn.Module):
@@ -530,7 +592,8 @@ class CLIPTextModelWithProjection(Pretrained, nn.Module):
         return out._replace(text_embeds=self.text_projection(out.pooler_output))
 
     @classmethod
-    def weights_from_file(cls, weights): return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
+    def weights_from_file(cls, weights):
+        return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
 
 # %% ../nbs/06_text.ipynb #cell034
 class VisionOutput(NamedTuple):
@@ -540,7 +603,7 @@ class VisionOutput(NamedTuple):
     hidden_states: tuple  # layers + 1 tensors (n, 1 + P, width)
 
 class CLIPVisionModel(Pretrained, nn.Module):
-    "CLIP's vision tower, a vision transformer: pictures in, one vector a patch and one for the whole picture out."
+    "CLIP's vision tower, a vision transformer: one vector a patch and one for the whole picture."
     weights_name = "model.safetensors"
     ignored_config_keys = _IGNORED
     config_extras = {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"}
@@ -575,9 +638,10 @@ class CLIPVisionModel(Pretrained, nn.Module):
 
     @classmethod
     def weights_from_file(cls, weights):
-        return {k.removeprefix("vision_model."): v for k, v in weights.items() if not k.endswith("position_ids")}
+        return {k.removeprefix("vision_model."): v for k, v in weights.items()
+                if not k.endswith("position_ids")}
 
-# %% ../nbs/06_text.ipynb #cell036
+# %% ../nbs/06_text.ipynb #cell036a
 class CLIPOutput(NamedTuple):
     "What CLIP says about n pictures and m texts."
     logits_per_image: torch.Tensor  # (n, m): cosines times exp(logit_scale)
@@ -587,6 +651,7 @@ class CLIPOutput(NamedTuple):
     text_model_output: TextOutput
     vision_model_output: VisionOutput
 
+# %% ../nbs/06_text.ipynb #cell036
 class CLIPModel(Pretrained, nn.Module):
     "Both towers, and a projection from each into one space, where a text and its picture point the same way."
     weights_name = "model.safetensors"
@@ -602,15 +667,23 @@ class CLIPModel(Pretrained, nn.Module):
         logit_scale_init_value: float = 2.6592,  # log(1 / 0.07)
     ):
         super().__init__()
-        self.text_model, self.vision_model = CLIPTextModel.from_config(text_config or {}), CLIPVisionModel.from_config(vision_config or {})
-        self.config.update(text_config=dict(self.text_model.config), vision_config=dict(self.vision_model.config))
+        self.text_model, self.vision_model = (
+            CLIPTextModel.from_config(text_config or {}), CLIPVisionModel.from_config(vision_config or {}))
+        self.config.update(text_config=dict(self.text_model.config),
+                           vision_config=dict(self.vision_model.config))
         wide_text, wide_vision = self.text_model.config.hidden_size, self.vision_model.config.hidden_size
         self.visual_projection = nn.Linear(wide_vision, projection_dim, bias=False)
         self.text_projection = nn.Linear(wide_text, projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init_value)))
-        for layer in (self.visual_projection, self.text_projection): nn.init.normal_(layer.weight, std=layer.in_features ** -0.5)
+        for layer in (self.visual_projection, self.text_projection):
+            nn.init.normal_(layer.weight, std=layer.in_features ** -0.5)
 
-    def forward(self, input_ids: torch.Tensor, pixel_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> CLIPOutput:
+    def forward(
+        self,
+        input_ids: torch.Tensor,  # (m, L)
+        pixel_values: torch.Tensor,  # (n, channels, size, size)
+        attention_mask: torch.Tensor | None = None,  # (m, L), 0 where nobody may look
+    ) -> CLIPOutput:
         text, vision = self.text_model(input_ids, attention_mask), self.vision_model(pixel_values)
         t = F.normalize(self.text_projection(text.pooler_output), dim=-1)
         v = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
@@ -618,15 +691,16 @@ class CLIPModel(Pretrained, nn.Module):
         return CLIPOutput(logits.T, logits, t, v, text, vision)
 
     @classmethod
-    def weights_from_file(cls, weights): return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
+    def weights_from_file(cls, weights):
+        return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
 
 # %% ../nbs/06_text.ipynb #cell037
 def clip_loss(
     image_embeds: torch.Tensor,  # (n, width), of length 1
     text_embeds: torch.Tensor,  # (n, width), of length 1; row i belongs to picture i
-    logit_scale: torch.Tensor,  # a number: the log of what multiplies the cosines; clamped so that it multiplies by 100 at most
+    logit_scale: torch.Tensor,  # the log of what multiplies the cosines, which is 100 at most
 ) -> torch.Tensor:  # a number; log(n) by chance
-    """CLIP's contrastive loss (Radford et al. 2021, figure 3): which text belongs to this picture, and which picture to this text?
+    """CLIP's contrastive loss (Radford et al. 2021, figure 3): which text, which picture belongs to this one?
 
     With several processes, every process compares its rows with everybody's.
     """
