@@ -357,6 +357,10 @@ def vary(
     split: str = "train",                      # where the results may come from
 ) -> Scenes:
     "Hard negatives: one thing said is changed in each scene, or exchanged between its objects."
+    bare = ((scenes.kind >= 0) & (scenes.color < 0)).any(1).sum().item()
+    if bare:
+        raise ValueError(f"scenes must hold coloured shapes, got {bare} of {len(scenes)} "
+                         "with objects that have no colour, such as stickers")
     rand, n = lambda *shape: torch.rand(*shape, generator=generator), len(scenes)
     result, todo = sample_scenes(n, generator, split=split), torch.ones(n, dtype=torch.bool)
     for _ in range(10):                        # after ten failures, which is rare: a random scene
