@@ -30,7 +30,8 @@ def timestep_embedding(
 ) -> Tensor: # (*timesteps.shape, dim), float32
     "Each number as the cosines and sines of `dim/2` clock hands (Vaswani et al. 2017, section 3.5)."
     hands = torch.arange(dim // 2, dtype=torch.float32, device=timesteps.device)
-    angles = timesteps[..., None].float() * torch.exp(hands * (-math.log(10000) / (dim // 2 - freq_shift)))
+    speed = torch.exp(hands * (-math.log(10000) / (dim // 2 - freq_shift)))
+    angles = timesteps[..., None].float() * speed
     parts = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
     return F.pad(torch.cat(parts, -1), (0, dim % 2))
 
@@ -47,7 +48,8 @@ class TimestepEmbedding(nn.Module):
     ):
         super().__init__()
         self.cond_proj = nn.Linear(cond_proj_dim, in_channels, bias=False) if cond_proj_dim else None
-        self.linear_1, self.linear_2 = (nn.Linear(d, time_embed_dim) for d in (in_channels, time_embed_dim))
+        self.linear_1 = nn.Linear(in_channels, time_embed_dim)
+        self.linear_2 = nn.Linear(time_embed_dim, time_embed_dim)
         self.act = ACTIVATIONS[act]()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor: # (n, time_embed_dim)
@@ -60,7 +62,7 @@ class ResnetBlock2D(nn.Module):
     def __init__(self,
         in_channels: int, # channels of the input
         out_channels: int | None = None, # channels of the output (None: as many as come in)
-        temb_channels: int | None = 512, # width of the time vector (None: a block without time, as in the VAE)
+        temb_channels: int | None = 512, # width of the time vector (None: no time, as in the VAE)
         groups: int = 32, # groups of both GroupNorms
         eps: float = 1e-6, # added to their variances
         dropout: float = 0.0, # chance of dropping a number before the second convolution
@@ -68,8 +70,9 @@ class ResnetBlock2D(nn.Module):
     ):
         super().__init__()
         out_channels = out_channels or in_channels
-        self.norm1, self.norm2 = nn.GroupNorm(groups, in_channels, eps), nn.GroupNorm(groups, out_channels, eps)
-        self.conv1, self.conv2 = (nn.Conv2d(c, out_channels, 3, padding=1) for c in (in_channels, out_channels))
+        both = (in_channels, out_channels)
+        self.norm1, self.norm2 = (nn.GroupNorm(groups, c, eps) for c in both)
+        self.conv1, self.conv2 = (nn.Conv2d(c, out_channels, 3, padding=1) for c in both)
         self.time_emb_proj = nn.Linear(temb_channels, out_channels) if temb_channels else None
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
         self.dropout, self.act = nn.Dropout(dropout), ACTIVATIONS[act]()
@@ -82,7 +85,7 @@ class ResnetBlock2D(nn.Module):
 
 # %% ../nbs/03_sd_unet.ipynb #cell028
 class Downsample2D(nn.Module):
-    "Half the height and width: a convolution that steps two pixels at a time. (Padding 0: pad right and below only.)"
+    "Half the height and width, by a convolution of stride 2. (Padding 0: right and below only.)"
     def __init__(self, channels: int, out_channels: int | None = None, padding: int = 1): # 0: as in the VAE
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels or channels, 3, stride=2, padding=padding)
@@ -110,15 +113,15 @@ def to_image(tokens: Tensor, like: Tensor) -> Tensor: # (n, h*w, c) -> (n, c, h,
     return image if like.is_contiguous(memory_format=torch.channels_last) else image.contiguous()
 
 # %% ../nbs/03_sd_unet.ipynb #cell044
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor: # all (n, heads, tokens, d)
-    "softmax(q k^T / sqrt(d) + mask) v"
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    "softmax(q k^T / sqrt(d) + mask) v, of q, k and v (n, heads, tokens, d)"
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if not slow or k.shape[-2] > 1024: return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None: scores = scores + mask
     return scores.softmax(-1, torch.float32 if k.shape[-2] % 32 else None).to(v.dtype) @ v
 
-def _heads(t, n): return t.unflatten(-1, (n, -1)).transpose(1, 2) # (n, tokens, heads*d) to (n, heads, tokens, d)
+def _heads(t, n): return t.unflatten(-1, (n, -1)).transpose(1, 2) # to (n, heads, tokens, d)
 
 # %% ../nbs/03_sd_unet.ipynb #cell047
 class Attention(nn.Module):
@@ -182,7 +185,8 @@ class BasicTransformerBlock(nn.Module):
     ):
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
-        self.attn1 = Attention(dim, cross_attention_dim if only_cross_attention else None, heads, dim // heads)
+        answers = cross_attention_dim if only_cross_attention else None
+        self.attn1 = Attention(dim, answers, heads, dim // heads)
         self.attn2 = Attention(dim, cross_attention_dim, heads, dim // heads)
         self.ff, self.only_cross_attention = FeedForward(dim), only_cross_attention
 
@@ -219,9 +223,9 @@ class Transformer2DModel(nn.Module):
 # %% ../nbs/03_sd_unet.ipynb #cell061
 class _Stack(nn.Module):
     "Residual blocks, some followed by a transformer: what every level of the U is made of."
-    checkpointing = False # forget what is computed inside a layer, and compute it again in the backward pass
+    checkpointing = False # see `enable_gradient_checkpointing`
 
-    def __init__(self, widths, resnet, transformer, depth, n_transformers=None): # widths: in, out of each block
+    def __init__(self, widths, resnet, transformer, depth, n_transformers=None): # widths: (in, out) pairs
         super().__init__()
         self.resnets = nn.ModuleList(resnet(a, b) for a, b in widths)
         wanted = widths[:n_transformers] if transformer else []
@@ -238,12 +242,14 @@ class _Stack(nn.Module):
 # %% ../nbs/03_sd_unet.ipynb #cell062
 class DownBlock2D(_Stack):
     "One level on the way down: residual blocks, then half the size."
-    def __init__(self, in_channels, out_channels, n_layers: int, downsample: bool, resnet, transformer=None, depth=1):
+    def __init__(self, in_channels, out_channels, n_layers: int, downsample: bool, resnet,
+                 transformer=None, depth=1):
         widths = [(out_channels if i else in_channels, out_channels) for i in range(n_layers)]
         super().__init__(widths, resnet, transformer, depth)
         self.downsamplers = nn.ModuleList([Downsample2D(out_channels)] if downsample else [])
 
-    def forward(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]: # the picture; every step to it
+    def forward(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
+        "The picture, and every step to it."
         steps = []
         for i in range(len(self.resnets)): steps.append(x := self.layer(i, x, temb, context, mask))
         for down in self.downsamplers: steps.append(x := down(x))
@@ -263,8 +269,10 @@ class UNetMidBlock2DCrossAttn(_Stack):
 
 class UpBlock2D(_Stack):
     "One level on the way up: every residual block takes a picture off the stack; then twice the size."
-    def __init__(self, in_channels, skip_channels: list, out_channels, upsample: bool, resnet, transformer=None, depth=1):
-        widths = [((out_channels if i else in_channels) + s, out_channels) for i, s in enumerate(skip_channels)]
+    def __init__(self, in_channels, skip_channels: list, out_channels, upsample: bool, resnet,
+                 transformer=None, depth=1):
+        widths = [((out_channels if i else in_channels) + s, out_channels)
+                  for i, s in enumerate(skip_channels)]
         super().__init__(widths, resnet, transformer, depth)
         self.upsamplers = nn.ModuleList([Upsample2D(out_channels)] if upsample else [])
 
@@ -288,12 +296,13 @@ def _per_level(c, key):
 def _choose(c, key, *choices):
     "A config value that must be one of `choices`, or a tuple of such."
     for v in c[key] if isinstance(c[key], tuple) else (c[key],):
-        if v not in choices: raise ConfigError(f"{key}: expected {' or '.join(map(repr, choices))}, got {v!r}")
+        if v not in choices:
+            raise ConfigError(f"{key}: expected {' or '.join(map(repr, choices))}, got {v!r}")
     return c[key]
 
 # %% ../nbs/03_sd_unet.ipynb #cell070
 class UNetEncoder(nn.Module):
-    "From the noisy picture to the bottom of the U: the half that a ControlNet has too. A subclass has a `config`."
+    "From the noisy picture to the bottom of the U. A subclass, as `UNet2DConditionModel`, has a `config`."
     def __init__(self, c): # the config of a `UNet2DConditionModel`
         super().__init__()
         widths, time_dim = c.block_out_channels, 4 * c.block_out_channels[0]
@@ -307,7 +316,8 @@ class UNetEncoder(nn.Module):
         kinds, self.down_blocks = _choose(c, "down_block_types", *blocks), nn.ModuleList()
         for i, (kind, (w, n, depth, transformer)) in enumerate(zip(kinds, self.levels)):
             listens = transformer if "Attn" in kind else None
-            self.down_blocks.append(blocks[kind](below, w, n, i < len(widths) - 1, self.resnet, listens, depth))
+            downsample = i < len(widths) - 1
+            self.down_blocks.append(blocks[kind](below, w, n, downsample, self.resnet, listens, depth))
             below = w
         middle = _choose(c, "mid_block_type", "UNetMidBlock2DCrossAttn", None)
         both = partial(transformer, only_cross_attention=False)
@@ -316,12 +326,12 @@ class UNetEncoder(nn.Module):
 # %% ../nbs/03_sd_unet.ipynb #cell071
 @patch_to(UNetEncoder)
 def _recipes(self, c, widths, time_dim):
-    "How to make a residual block, and what each level is made of: width, layers, transformer depth, transformer."
+    "How to make a residual block; and for each level its width, layers, transformer depth, transformer."
     groups = c.norm_num_groups
     each = [_per_level(c, "layers_per_block"), _per_level(c, "transformer_layers_per_block")]
     each += [_per_level(c, "attention_head_dim"), _per_level(c, "only_cross_attention")]
-    self.resnet = partial(ResnetBlock2D, temb_channels=time_dim, groups=groups, eps=c.norm_eps, dropout=c.dropout)
-    self.resnet = partial(self.resnet, act=_choose(c, "act_fn", *ACTIVATIONS))
+    self.resnet = partial(ResnetBlock2D, temb_channels=time_dim, groups=groups, eps=c.norm_eps,
+                          dropout=c.dropout, act=_choose(c, "act_fn", *ACTIVATIONS))
     transformer = partial(Transformer2DModel, cross_attention_dim=c.cross_attention_dim, groups=groups)
     transformer, self.levels = partial(transformer, linear=c.use_linear_projection), []
     for w, n, depth, heads, only in zip(widths, *each):
@@ -360,17 +370,18 @@ def _build_extras(self, c, width, time_dim):
     "What else goes into the time vector: classes, and the text as a whole."
     self.class_embedding = self.add_embedding = None
     kind = _choose(c, "class_embed_type", None, "timestep", "projection")
-    extra, given = _choose(c, "addition_embed_type", None, "text", "text_time"), c.projection_class_embeddings_input_dim
+    extra = _choose(c, "addition_embed_type", None, "text", "text_time")
+    given, heads = c.projection_class_embeddings_input_dim, c.addition_embed_type_num_heads
     if kind: self.class_embedding = TimestepEmbedding(width if kind == "timestep" else given, time_dim)
     elif c.num_class_embeds: self.class_embedding = nn.Embedding(c.num_class_embeds, time_dim)
     if extra == "text_time": self.add_embedding = TimestepEmbedding(given, time_dim)
-    elif extra: self.add_embedding = TextTimeEmbedding(c.cross_attention_dim, time_dim, c.addition_embed_type_num_heads)
+    elif extra: self.add_embedding = TextTimeEmbedding(c.cross_attention_dim, time_dim, heads)
 
 # %% ../nbs/03_sd_unet.ipynb #cell076
 @patch_to(UNetEncoder)
 def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, added_cond_kwargs=None,
                 class_labels=None, timestep_cond=None) -> Tensor: # (n, time_embed_dim)
-    "Time, class, and the text as a whole, in the one vector that every residual block gets. Arguments as in `forward`."
+    "Time, class, and the text as a whole, in the one vector that every residual block gets."
     c, width, added = self.config, self.conv_in.out_channels, added_cond_kwargs or {}
     timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
     temb = self.time_embedding(self.embed(timestep, width).to(sample.dtype), timestep_cond)
@@ -390,13 +401,16 @@ def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, adde
 @patch_to(UNetEncoder)
 def check(self, sample: Tensor, encoder_hidden_states: Tensor):
     "Raise a `ValueError` that names the argument, if a shape does not fit the config."
-    c, n, shape, text = self.config, len(self.down_blocks) - 1, tuple(sample.shape), tuple(encoder_hidden_states.shape)
+    c, n = self.config, len(self.down_blocks) - 1
+    shape, text = tuple(sample.shape), tuple(encoder_hidden_states.shape)
     if len(shape) != 4 or shape[1] != c.in_channels:
         raise ValueError(f"sample: expected (n, {c.in_channels}, height, width), got {shape}")
     if min(shape[2:]) < 2 ** n:
-        raise ValueError(f"sample: height and width must be {2 ** n} or more, to be halved {n} times, got {shape[2:]}")
+        raise ValueError(f"sample: height and width must be {2 ** n} or more, "
+                         f"to be halved {n} times, got {shape[2:]}")
     if len(text) != 3 or text[::2] != (shape[0], c.cross_attention_dim):
-        raise ValueError(f"encoder_hidden_states: expected ({shape[0]}, tokens, {c.cross_attention_dim}), got {text}")
+        raise ValueError(f"encoder_hidden_states: expected ({shape[0]}, tokens, "
+                         f"{c.cross_attention_dim}), got {text}")
 
 @patch_to(UNetEncoder)
 def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
@@ -409,10 +423,10 @@ def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]
 
 # %% ../nbs/03_sd_unet.ipynb #cell080
 class UNet2DConditionModel(Pretrained, UNetEncoder):
-    "The U-Net of Stable Diffusion 1.x, 2.x and XL, with config keys and weight names of diffusers' class of this name."
+    "The U-Net of Stable Diffusion 1.x, 2.x and XL, with the config keys and weight names of diffusers."
     @register_config
     def __init__(self,
-        sample_size: int | None = None, # side of the latents it was trained on; a note, nothing depends on it
+        sample_size: int | None = None, # side of the latents it was trained on: a note only
         in_channels: int = 4, # channels of the noisy picture
         out_channels: int = 4, # channels of the answer
         flip_sin_to_cos: bool = True, # see `timestep_embedding`
@@ -422,38 +436,40 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
         up_block_types: tuple = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, # from the bottom up
         only_cross_attention: bool | tuple = False, # per level: see `BasicTransformerBlock`
         block_out_channels: tuple = (320, 640, 1280, 1280), # channels of each level
-        layers_per_block: int | tuple = 2, # residual blocks of each level down; one more on the way up
+        layers_per_block: int | tuple = 2, # residual blocks a level; one more on the way up
         dropout: float = 0.0, # in the residual blocks
         act_fn: str = "silu", # one of `ACTIVATIONS`
         norm_num_groups: int = 32, # of every GroupNorm
         norm_eps: float = 1e-5, # of the residual blocks' GroupNorms
         cross_attention_dim: int = 1280, # width of the text's tokens
-        transformer_layers_per_block: int | tuple = 1, # transformer blocks after each residual block, per level
+        transformer_layers_per_block: int | tuple = 1, # depth of each transformer, per level
         attention_head_dim: int | tuple = 8, # the number (!) of attention heads, per level
         use_linear_projection: bool = False, # see `Transformer2DModel`
         class_embed_type: str | None = None, # None, "timestep" or "projection"
         addition_embed_type: str | None = None, # None, "text" or "text_time"
-        addition_time_embed_dim: int | None = None, # "text_time": width of the clock of each number
+        addition_time_embed_dim: int | None = None, # "text_time": clock width of each number
         num_class_embeds: int | None = None, # number of classes, for a table of class vectors
-        upcast_attention: bool = False, # a note: the attention kernels add up in float32 anyway
+        upcast_attention: bool = False, # a note: attention adds up in float32 anyway
         time_cond_proj_dim: int | None = None, # see `TimestepEmbedding`
         projection_class_embeddings_input_dim: int | None = None, # "text_time", "projection": what they take
         addition_embed_type_num_heads: int = 64, # "text": heads of the pooling
     ):
         for key in ("down_block_types", "up_block_types"):
             given, levels = len(self.config[key]), len(block_out_channels)
-            if given != levels: raise ConfigError(f"{key}: expected {levels} as in block_out_channels, got {given}")
+            if given != levels:
+                raise ConfigError(f"{key}: expected {levels} as in block_out_channels, got {given}")
         super().__init__(self.config)
         self._build_decoder(self.config)
 
 # %% ../nbs/03_sd_unet.ipynb #cell081
 UNet2DConditionModel.ignored_config_keys = frozenset({"mid_block_only_cross_attention"})
 UNet2DConditionModel.fixed_config = dict(
-    center_input_sample=False, downsample_padding=1, mid_block_scale_factor=1, reverse_transformer_layers_per_block=None,
-    encoder_hid_dim=None, encoder_hid_dim_type=None, num_attention_heads=None, dual_cross_attention=False,
-    resnet_time_scale_shift="default", resnet_skip_time_act=False, resnet_out_scale_factor=1.0,
-    time_embedding_type="positional", time_embedding_dim=None, time_embedding_act_fn=None, timestep_post_act=None,
-    conv_in_kernel=3, conv_out_kernel=3, attention_type="default", class_embeddings_concat=False, cross_attention_norm=None)
+    center_input_sample=False, downsample_padding=1, mid_block_scale_factor=1,
+    reverse_transformer_layers_per_block=None, encoder_hid_dim=None, encoder_hid_dim_type=None,
+    num_attention_heads=None, dual_cross_attention=False, resnet_time_scale_shift="default",
+    resnet_skip_time_act=False, resnet_out_scale_factor=1.0, time_embedding_type="positional",
+    time_embedding_dim=None, time_embedding_act_fn=None, timestep_post_act=None, conv_in_kernel=3,
+    conv_out_kernel=3, attention_type="default", class_embeddings_concat=False, cross_attention_norm=None)
 
 # %% ../nbs/03_sd_unet.ipynb #cell082
 @patch_to(UNet2DConditionModel)
@@ -467,7 +483,8 @@ def _build_decoder(self, c):
         skips, listens = [stack.pop() for _ in range(n + 1)], transformer if "Attn" in kind else None
         self.up_blocks.append(blocks[kind](below, skips, w, i < last, self.resnet, listens, depth))
         below = w
-    self.conv_norm_out, self.conv_act = nn.GroupNorm(c.norm_num_groups, w, c.norm_eps), ACTIVATIONS[c.act_fn]()
+    self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, w, c.norm_eps)
+    self.conv_act = ACTIVATIONS[c.act_fn]()
     self.conv_out = nn.Conv2d(w, c.out_channels, 3, padding=1)
 
 # %% ../nbs/03_sd_unet.ipynb #cell084
@@ -480,7 +497,7 @@ def forward(self,
     encoder_attention_mask: Tensor | None = None, # (n, tokens): 1 to listen to, 0 to leave out
     class_labels: Tensor | None = None, # (n,), where the model has classes
     timestep_cond: Tensor | None = None, # (n, time_cond_proj_dim)
-    down_block_additional_residuals: list[Tensor] | None = None, # a ControlNet's: added to the stack of skips
+    down_block_additional_residuals: list[Tensor] | None = None, # a ControlNet's: added to the skips
     mid_block_additional_residual: Tensor | None = None, # a ControlNet's: added at the bottom
 ) -> Tensor: # (n, out_channels, h, w): the predicted noise, or what else it was trained to predict
     "Raises a `ValueError` where a shape does not fit the config."
@@ -498,13 +515,13 @@ def forward(self,
 # %% ../nbs/03_sd_unet.ipynb #cell085
 @patch_to(UNet2DConditionModel)
 def enable_gradient_checkpointing(self, on: bool = True):
-    "Trade time for memory in training: what happens inside a layer is computed again in the backward pass."
+    "Trade time for memory: the inside of a layer is computed again in the backward pass."
     for module in self.modules():
         if isinstance(module, _Stack): module.checkpointing = on
 
 @patch_to(UNet2DConditionModel)
 def zero_init(self) -> "UNet2DConditionModel": # itself
-    "Start from zero: every branch ends in a layer of zeros, so the net begins by changing nothing and predicting 0."
+    "Start from zero: every branch ends in a layer of zeros, so the net begins by predicting 0."
     for name, module in self.named_modules():
         if name.endswith(("conv2", "proj_out", "conv_out")):
             for p in module.parameters(): nn.init.zeros_(p)
@@ -512,8 +529,11 @@ def zero_init(self) -> "UNet2DConditionModel": # itself
 
 # %% ../nbs/03_sd_unet.ipynb #cell134
 @contextmanager
-def record_attention(model: nn.Module, name: str = "attn2"): # "attn2" listens to the text, "attn1" looks around
-    "Inside this `with`, the list it gives collects the weights (n, heads, tokens, context tokens) of every such attention."
+def record_attention(
+    model: nn.Module, # whose attention to record
+    name: str = "attn2", # "attn2" listens to the text, "attn1" looks around
+):
+    "Gives a list that, inside the `with`, collects weights (n, heads, tokens, context tokens)."
     maps = []
     def look(layer, args, _):
         x, context, mask = (*args, None, None)[:3]
