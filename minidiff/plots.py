@@ -23,7 +23,7 @@ PALETTE = dict(
 def to_uint8(
     images,  # (n, c, h, w) tensor in [-1, 1], c = 1 or 3; or a list of (c, h, w); or one (c, h, w)
 ) -> np.ndarray:  # (n, h, w, c) uint8
-    "Pictures in [-1, 1] as bytes 0..255, rounded and clamped, channels last. Other shapes raise a ValueError."
+    "Pictures in [-1, 1] as bytes 0..255, rounded and clamped, channels last."
     if isinstance(images, (list, tuple)): images = torch.stack([torch.as_tensor(i) for i in images])
     images = torch.as_tensor(images).detach().float().cpu()
     if images.ndim == 3: images = images[None]
@@ -74,7 +74,7 @@ def _encode(image, **options):
     return out.getvalue()
 
 def _png(fig):
-    "A figure as PNG bytes, in 256 colours where that cannot be seen (a mean square error below 2 of 255 squared); the figure is closed."
+    "A figure as PNG bytes, in 256 colours if the mean square error stays below 2; closes the figure."
     import matplotlib.pyplot as plt
     from PIL import Image, ImageChops
     out = io.BytesIO()
@@ -112,10 +112,12 @@ def show_images(
     titles = [fill(str(t), max(10, int(12 * scale))) for t in ([] if titles is None else titles)]
     lines = max([t.count("\n") + 1 for t in titles], default=0)
     height = nrows * (scale * a.shape[1] / a.shape[2] + .16 * lines) + .3 * bool(suptitle)
-    fig, axes = plt.subplots(nrows, ncols, squeeze=False, dpi=90, layout="constrained", figsize=(ncols * scale, height))
+    fig, axes = plt.subplots(nrows, ncols, squeeze=False, dpi=90, layout="constrained",
+                             figsize=(ncols * scale, height))
     for ax in axes.flat: ax.axis("off")
     for i, (ax, picture) in enumerate(zip(axes.flat, a)):
-        ax.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        ax.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture,
+                  cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         if i < len(titles): ax.set_title(titles[i], fontsize=8)
     if suptitle: fig.suptitle(suptitle, fontsize=10)
     said = "; ".join(t.replace("\n", " ") for t in titles)
@@ -132,7 +134,7 @@ def _frame(frame):
     return frame.convert("RGB")
 
 def _strip(frames, max_bytes):
-    "Frames side by side in one picture: (bytes, mime type, width and height of a frame). Exact if it fits into max_bytes."
+    "Frames side by side in one picture, exact if it fits: (bytes, mime type, width, height of a frame)."
     from PIL import Image
     w, h = max(f.width for f in frames), max(f.height for f in frames)
     strip = Image.new("RGB", (w * len(frames), h), "white")
@@ -141,24 +143,35 @@ def _strip(frames, max_bytes):
     for quality in (90, 75, 55, 35) if strip.width < 16384 else ():  # as wide as WebP can be
         if len(data) <= max_bytes: break
         data, mime = _encode(strip, format="WEBP", quality=quality), "image/webp"
-    if len(data) > max_bytes and mime == "image/png": data = _encode(strip.quantize(64), format="PNG", optimize=True)
+    if len(data) > max_bytes and mime == "image/png":
+        data = _encode(strip.quantize(64), format="PNG", optimize=True)
     return data, mime, w, h
 
 # %% ../nbs/workshop/plots.ipynb #cell031
 _PLAYER = """<style>@keyframes minifilm{{to{{transform:translateX(-100%)}}}}
 @media(prefers-reduced-motion:reduce){{.minifilm img{{animation:none!important}}}}</style>
 <div class="minifilm" id="{id}" style="{card};display:inline-block;width:{box}px">
-<div style="overflow:hidden"><img alt="{alt}" src="{src}" style="display:block;margin:0;padding:0;border:0;border-radius:0;max-width:none;width:{n}00%;height:auto;image-rendering:{render};animation:{animation}"></div>
-<div style="display:flex;gap:8px;align-items:center;margin-top:6px;font:13px/1.3 sans-serif"><button type="button" aria-label="play or pause" style="width:34px;height:26px;flex:none;color:#2b2d42;background:#eee;border:1px solid #8a8f98;border-radius:6px;padding:0;cursor:pointer">&#9654;</button>
-<input type="range" min="0" max="{last}" value="{start}" aria-label="{label}" style="flex:1;min-width:60px;margin:0"><span style="min-width:{room}em">{caption}</span></div></div>
-<script>document.querySelectorAll('[id="{id}"]:not([data-on])').forEach(function(d){{d.setAttribute("data-on",1);
-var m=d.querySelector("img"),b=d.querySelector("button"),r=d.querySelector("input"),s=d.querySelector("span"),t={titles},n={n},i={start},k=null;
-function go(j){{i=(j+n)%n;m.style.animation="none";m.style.transform="translateX("+(-100*i/n)+"%)";r.value=i;s.textContent=t[i]}}
+<div style="overflow:hidden"><img alt="{alt}" src="{src}" style="display:block;margin:0;\
+padding:0;border:0;border-radius:0;max-width:none;width:{n}00%;height:auto;\
+image-rendering:{render};animation:{animation}"></div>
+<div style="display:flex;gap:8px;align-items:center;margin-top:6px;font:13px/1.3 sans-serif">\
+<button type="button" aria-label="play or pause" style="width:34px;height:26px;flex:none;\
+color:#2b2d42;background:#eee;border:1px solid #8a8f98;border-radius:6px;padding:0;\
+cursor:pointer">&#9654;</button>
+<input type="range" min="0" max="{last}" value="{start}" aria-label="{label}" \
+style="flex:1;min-width:60px;margin:0"><span style="min-width:{room}em">{caption}</span></div></div>
+<script>document.querySelectorAll('[id="{id}"]:not([data-on])').forEach(function(d){{\
+d.setAttribute("data-on",1);
+var m=d.querySelector("img"),b=d.querySelector("button"),r=d.querySelector("input"),\
+s=d.querySelector("span"),t={titles},n={n},i={start},k=null;
+function go(j){{i=(j+n)%n;m.style.animation="none";\
+m.style.transform="translateX("+(-100*i/n)+"%)";r.value=i;s.textContent=t[i]}}
 function stop(){{clearInterval(k);k=null;b.innerHTML="&#9654;"}}
 function play(){{k=setInterval(function(){{go(i+1)}},{ms});b.innerHTML="&#10074;&#10074;"}}
 b.onclick=function(){{k?stop():play()}};r.oninput=function(){{stop();go(+r.value)}};go(i);
 if({auto}&&!matchMedia("(prefers-reduced-motion:reduce)").matches)play()}})</script>"""
 
+# %% ../nbs/workshop/plots.ipynb #filmcode
 def _film(frames, titles, fps, alt, label="frame", start=None, max_bytes=140_000):
     "The markup of a film; it plays by itself, or rests at frame `start`."
     frames = [_frame(f) for f in frames]
@@ -169,16 +182,22 @@ def _film(frames, titles, fps, alt, label="frame", start=None, max_bytes=140_000
     start = 0 if auto else start
     data, mime, w, h = _strip(frames, max_bytes)
     return _PLAYER.format(
-        id="film-" + hashlib.sha1(data + repr((titles, alt, start)).encode()).hexdigest()[:10], card=_CARD, alt=html.escape(alt), label=html.escape(label),
-        src=_uri(data, mime), n=n, last=n - 1, start=start, auto=int(auto), ms=round(1000 / fps), caption=html.escape(titles[start]),
-        box=_shown_width(w) + 12, render="pixelated" if w <= 300 else "auto", room=round(max(map(len, titles)) * .58, 1), titles=json.dumps(titles).replace("</", "<\\/"),
-        animation=f"minifilm {n / fps:.2f}s steps({n}) infinite" if auto else f"none;transform:translateX({-100 * start / n:.3f}%)")
+        id="film-" + hashlib.sha1(data + repr((titles, alt, start)).encode()).hexdigest()[:10],
+        card=_CARD, alt=html.escape(alt), label=html.escape(label),
+        src=_uri(data, mime), n=n, last=n - 1, start=start, auto=int(auto), ms=round(1000 / fps),
+        caption=html.escape(titles[start]),
+        box=_shown_width(w) + 12, render="pixelated" if w <= 300 else "auto",
+        room=round(max(map(len, titles)) * .58, 1), titles=json.dumps(titles).replace("</", "<\\/"),
+        animation=(f"minifilm {n / fps:.2f}s steps({n}) infinite" if auto
+                   else f"none;transform:translateX({-100 * start / n:.3f}%)"))
 
-def _shown_width(w): return w * max(1, 420 // w) if w <= 300 else w  # small pictures are enlarged by a whole factor
+def _shown_width(w):
+    "Small pictures are enlarged by a whole factor."
+    return w * max(1, 420 // w) if w <= 300 else w
 
 # %% ../nbs/workshop/plots.ipynb #cell032
 def animate(
-    frames,  # tensors of pictures (drawn as grids), PIL images, (h, w, 3) uint8 arrays or matplotlib Figures
+    frames,  # each a tensor (drawn as a grid), PIL image, (h, w, 3) uint8 array or matplotlib Figure
     titles=None,  # one text per frame
     fps: float = 6,  # frames per second
     alt: str = "an animation",  # description of the whole film
@@ -188,7 +207,7 @@ def animate(
 
 # %% ../nbs/workshop/plots.ipynb #cell039
 def _someone_there():
-    "Is a person at this kernel? A runner that only executes notebooks cannot answer `input()`; front ends can."
+    "Is a person at this kernel? Front ends can answer `input()`; a mere runner of notebooks cannot."
     from IPython import get_ipython
     return bool(getattr(getattr(get_ipython(), "kernel", None), "_allow_stdin", False))
 
@@ -197,30 +216,34 @@ def _look(draw, value):
     _sink.append([])
     try: out = draw(value)
     finally: shown = _sink.pop()
-    if out is None and not shown: raise TypeError(f"draw({value!r}): expected it to return or show a picture, got nothing")
+    if out is None and not shown:
+        raise TypeError(f"draw({value!r}): expected it to return or show a picture, got nothing")
     return _frame(shown[-1] if out is None else out)
 
 def _live_slider(draw, values, names, label, alt, start):
     "Slider and picture as ipywidgets; uses only what versions 7.7 and 8 have in common."
     import ipywidgets as widgets
-    handle = widgets.SelectionSlider(options=list(zip(names, values)), value=values[start], description=label, continuous_update=False,
-                                     style=dict(description_width="initial"), layout=widgets.Layout(width="420px", max_width="95%"))
+    handle = widgets.SelectionSlider(
+        options=list(zip(names, values)), value=values[start], description=label, continuous_update=False,
+        style=dict(description_width="initial"), layout=widgets.Layout(width="420px", max_width="95%"))
     picture = widgets.HTML()
     def redraw(_=None):
         frame = _look(draw, handle.value)
-        picture.value = _img(_encode(frame, format="PNG"), alt, width=_shown_width(frame.width), style=";image-rendering:pixelated" * (frame.width <= 300))
+        picture.value = _img(_encode(frame, format="PNG"), alt, width=_shown_width(frame.width),
+                             style=";image-rendering:pixelated" * (frame.width <= 300))
     handle.observe(redraw, names="value")
     redraw()
     return widgets.VBox([handle, picture])
 
+# %% ../nbs/workshop/plots.ipynb #slidercode
 def slider(
-    draw,  # value -> something to look at (whatever `animate` takes as a frame); or a function that calls `show` or `show_images`
+    draw,  # value -> a frame as `animate` takes it; or it calls `show` or `show_images`
     values,  # the positions of the slider
     label: str = "value",  # its name
     alt: str = None,  # description of what the slider changes
     value=None,  # where it starts; the middle if not given
 ) -> None:
-    "A slider that redraws a picture. With nobody at the kernel, all positions are drawn at once into a film that can be dragged."
+    "A slider that redraws a picture; with nobody at the kernel, a film of all positions to be dragged."
     values = list(values)
     if not values: raise ValueError("values: expected at least one, got none")
     alt = alt or f"a picture that follows the slider {label}"
@@ -229,7 +252,8 @@ def slider(
     if _someone_there():
         from IPython.display import display
         return display(_live_slider(draw, values, names, label, alt, start))
-    _display(_film([_look(draw, v) for v in values], [f"{label} = {n}" for n in names], 4, alt, label, start), alt)
+    frames, titles = [_look(draw, v) for v in values], [f"{label} = {n}" for n in names]
+    _display(_film(frames, titles, 4, alt, label, start), alt)
 
 # %% ../nbs/workshop/plots.ipynb #cell044
 def smooth_curve(
@@ -251,16 +275,18 @@ def plot_losses(
     title: str = None,  # text above
     log: bool = True,  # logarithmic axis, where all losses are positive
 ) -> None:
-    "Display loss curves: the smoothed ones as lines, on pale bands from the smallest to the largest value nearby."
+    "Display loss curves: smoothed as lines, on pale bands from the smallest to the largest value nearby."
     import matplotlib.pyplot as plt
-    curves = {k: [float(v) for v in c] for k, c in (losses if isinstance(losses, dict) else {"loss": losses}).items()}
+    named = losses if isinstance(losses, dict) else {"loss": losses}
+    curves = {k: [float(v) for v in c] for k, c in named.items()}
     smoothed = {k: smooth_curve(c, smooth) for k, c in curves.items()}
     fig, ax = plt.subplots(figsize=(6, 2.8), dpi=90, layout="constrained")
     for i, name in enumerate(curves):
         color = PALETTE[["blue", "orange", "green", "red", "sky"][i % 5]]
         step = -(-len(curves[name]) // 200)  # at most 200 columns, however long the run
         chunks = [curves[name][k:k + step] for k in range(0, len(curves[name]), step or 1)]
-        ax.fill_between(np.arange(len(chunks)) * step + step / 2, [min(c) for c in chunks], [max(c) for c in chunks], color=color, alpha=.22, lw=0)
+        ax.fill_between(np.arange(len(chunks)) * step + step / 2,
+                        [min(c) for c in chunks], [max(c) for c in chunks], color=color, alpha=.22, lw=0)
         ax.plot(smoothed[name], color=color, lw=1.8, ls=["-", "--", "-.", ":"][i % 4], label=name)
     if log and all(v > 0 for c in curves.values() for v in c): ax.set_yscale("log")
     ax.set(xlabel="step", ylabel="loss", title=title or "")
@@ -275,13 +301,16 @@ def expect_error(
     *exceptions,  # the errors that are right here; any Exception if none is given
     match: str = None,  # regular expression that the message must contain
 ):
-    "Run a block that must fail, and print its message. If it does not fail, or not in this way, that is the error."
+    "Run a block that must fail, and print its message. Anything else it does is the error."
     exceptions = exceptions or (Exception,)
     try: yield
     except exceptions as error:
-        if match and not re.search(match, str(error)): raise AssertionError(f"expected a message with {match!r}, got {error}") from error
+        if match and not re.search(match, str(error)):
+            raise AssertionError(f"expected a message with {match!r}, got {error}") from error
         print(f"{type(error).__name__}: {error}")
-    else: raise AssertionError(f"expected {' or '.join(e.__name__ for e in exceptions)}, and nothing was raised")
+    else:
+        names = " or ".join(e.__name__ for e in exceptions)
+        raise AssertionError(f"expected {names}, and nothing was raised")
 
 # %% ../nbs/workshop/plots.ipynb #cell056
 def _figures():
@@ -291,10 +320,12 @@ def _figures():
 def illustration(
     name: str,  # one of the drawings of the course, e.g. "dali"
 ) -> None:
-    "Display one of the story's drawings with its description. An unknown name raises a ValueError that lists them all."
+    "Display one of the story's drawings with its description. An unknown name is answered with the list."
     alts = json.loads((_figures() / "alt.json").read_text(encoding="utf-8"))
-    if name not in alts: raise ValueError(f"name: no illustration {name!r}; there are {', '.join(sorted(alts))}")
+    if name not in alts:
+        raise ValueError(f"name: no illustration {name!r}; there are {', '.join(sorted(alts))}")
     data = (_figures() / f"{name}.svg").read_bytes()
     width = re.search(rb'viewBox="0 0 ([\d.]+)', data)[1].decode()
-    markup = f'<img style="max-width:100%;height:auto" width="{width}" alt="{html.escape(alts[name])}" src="{_uri(data, "image/svg+xml")}">'
+    markup = (f'<img style="max-width:100%;height:auto" width="{width}" alt="{html.escape(alts[name])}" '
+              f'src="{_uri(data, "image/svg+xml")}">')
     _display(markup, alts[name])
