@@ -21,7 +21,7 @@ class LoadError(OSError):
 
 # %% ../nbs/workshop/hub.ipynb #cell009
 class Config(dict):
-    "A dictionary whose keys are attributes too; lists become tuples, so that a config survives a trip through JSON unchanged."
+    "A dictionary whose keys are attributes too, with tuples for lists: JSON brings it back unchanged."
     def __init__(self, *args, **kwargs):
         super().__init__({k: _freeze(v) for k, v in dict(*args, **kwargs).items()})
 
@@ -34,7 +34,7 @@ def _freeze(value):
 
 # %% ../nbs/workshop/hub.ipynb #cell012
 def register_config(init):
-    "Decorator for `__init__` of a `Pretrained` class: keeps every argument, defaults included, in `self.config`."
+    "Decorator for `__init__` of a `Pretrained` class: keeps all arguments, given or not, in `self.config`."
     signature = inspect.signature(init)
 
     @functools.wraps(init)
@@ -71,7 +71,7 @@ def save_safetensors(
     from safetensors.torch import save_file
     tensors = {k: v.detach().to("cpu", copy=False).contiguous() for k, v in tensors.items()}
     seen = set()
-    for k, v in tensors.items():  # the format has no shared storage: a second view of the same memory is copied
+    for k, v in tensors.items():  # no two tensors of a file may share memory
         if v.data_ptr() in seen: tensors[k] = v.clone()
         seen.add(v.data_ptr())
     atomic_write(path, lambda p: save_file(tensors, p, metadata=metadata or {"format": "pt"}))
@@ -83,7 +83,8 @@ def _open_safetensors(path):
     if not path.is_file(): raise LoadError(f"there is no file {path}")
     with open(path, "rb") as file: start = file.read(9)
     if (start[:2] == b"PK" or start[:1] == b"\x80") and start[8:] != b"{":
-        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can run code, so only safetensors files are read")
+        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can run code, "
+                        "so only safetensors files are read")
     try: return safe_open(str(path), "pt")
     except Exception as error: raise LoadError(f"{path} is broken or truncated: {_one_line(error)}") from None
 
@@ -93,7 +94,7 @@ def load_safetensors(
     path,  # a safetensors file
     device="cpu",  # where the tensors go
 ) -> dict:  # name -> tensor
-    "Load a safetensors file; a missing, truncated or pickled one raises a `LoadError` that says so in one line."
+    "Load a safetensors file; a missing, truncated or pickled one raises a `LoadError` of one line."
     with _open_safetensors(path) as file:
         return {k: file.get_tensor(k).to(device) for k in file.keys()}
 
@@ -103,10 +104,10 @@ def load_metadata(path) -> dict:
 
 # %% ../nbs/workshop/hub.ipynb #cell024
 class Pretrained:
-    "Mixin for a model or scheduler that is built from a config and lives in a folder laid out like those of diffusers and transformers."
+    "Mixin: built from a config, and kept in a folder laid out like those of diffusers and transformers."
     config_name = "config.json"
     weights_name = "diffusion_pytorch_model.safetensors"
-    ignored_config_keys = frozenset()  # keys of the real library's files that change nothing in what we compute
+    ignored_config_keys = frozenset()  # the real library's keys that change nothing in what we compute
     fixed_config = {}  # keys we know, with the one value we support
     config_extras = {}  # what the real library wants to find in the config file besides our arguments
 
@@ -123,10 +124,12 @@ class Pretrained:
             if key in known: kept[key] = value
             elif key in cls.fixed_config:
                 if _freeze(value) != _freeze(cls.fixed_config[key]):
-                    raise ConfigError(f"{cls.__name__} supports {key}={cls.fixed_config[key]!r} only, got {value!r}")
+                    raise ConfigError(f"{cls.__name__} supports {key}={cls.fixed_config[key]!r} only, "
+                                      f"got {value!r}")
             elif not key.startswith("_") and key not in cls.ignored_config_keys: unknown.append(key)
         if unknown:
-            raise ConfigError(f"{cls.__name__} has no config key {', '.join(map(repr, unknown))}; it knows {', '.join(known)}")
+            raise ConfigError(f"{cls.__name__} has no config key {', '.join(map(repr, unknown))}; "
+                              f"it knows {', '.join(known)}")
         return kept
 
 # %% ../nbs/workshop/hub.ipynb #cell026
@@ -144,12 +147,13 @@ def patch_to(
 
 # %% ../nbs/workshop/hub.ipynb #cell027
 def read_json(path) -> dict:
-    "Read a JSON file that holds an object; a missing or broken one raises a `LoadError` that says so in one line."
+    "Read a JSON file that holds an object; a missing or broken one raises a `LoadError` of one line."
     path = Path(path)
     if not path.is_file(): raise LoadError(f"there is no file {path}")
     try: content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error: raise LoadError(f"{path} is not JSON: {_one_line(error)}") from None
-    if not isinstance(content, dict): raise LoadError(f"{path} should hold a JSON object, and holds a {type(content).__name__}")
+    if not isinstance(content, dict):
+        raise LoadError(f"{path} should hold a JSON object, and holds a {type(content).__name__}")
     return content
 
 @patch_to(Pretrained)
@@ -189,8 +193,10 @@ def save_pretrained(
 ):
     "Save the config, and the weights where there are any, into `folder`."
     folder = Path(folder)
-    write_json({"_class_name": type(self).__name__, **self.config_extras, **self.config}, folder/self.config_name)
-    if self.weights_name: save_safetensors(self.weights_to_file(self.state_dict()), folder/self.weights_name)
+    content = {"_class_name": type(self).__name__, **self.config_extras, **self.config}
+    write_json(content, folder/self.config_name)
+    if self.weights_name:
+        save_safetensors(self.weights_to_file(self.state_dict()), folder/self.weights_name)
 
 # %% ../nbs/workshop/hub.ipynb #cell031
 def find_folder(
@@ -202,12 +208,16 @@ def find_folder(
     folder = Path(name).expanduser()
     if folder.is_dir(): return folder
     text = str(name)
-    if folder.exists(): raise LoadError(f"{text} is a file; expected a folder, or the id of a repository on the Hugging Face Hub")
-    if text.count("/") != 1 or text[0] in "./~\\" or text.startswith("runs/"): raise LoadError(f"there is no folder {text}")
+    if folder.exists():
+        raise LoadError(f"{text} is a file; expected a folder, "
+                        "or the id of a repository on the Hugging Face Hub")
+    if text.count("/") != 1 or text[0] in "./~\\" or text.startswith("runs/"):
+        raise LoadError(f"there is no folder {text}")
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(text, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:
-        raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give one ({type(error).__name__}: {_one_line(error)[:160]})") from None
+        raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give one "
+                        f"({type(error).__name__}: {_one_line(error)[:160]})") from None
 
 # %% ../nbs/workshop/hub.ipynb #cell033
 def load_weights(
@@ -223,17 +233,19 @@ def load_weights(
         return {k: v for shard in shards for k, v in load_safetensors(folder/shard).items()}
     path, pickles = folder/f"{stem}.safetensors", [p.name for p in folder.glob("*.bin")]
     if not path.is_file() and pickles:
-        raise LoadError(f"{folder} holds {pickles[0]}, a pickle file, and no {path.name}; opening a pickle can run code, so only safetensors files are read")
+        raise LoadError(f"{folder} holds {pickles[0]}, a pickle file, and no {path.name}; "
+                        "opening a pickle can run code, so only safetensors files are read")
     return load_safetensors(path)
 
 @patch_to(Pretrained)
 def load_checked(self, weights: dict, source="the weights"):
-    "Load weights that must fit exactly; where they don't, one line says what is missing, left over or of another shape."
+    "Load weights that must fit exactly; else one line says what is missing, left over or of another shape."
     own = self.state_dict()
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    if missing or extra or shapes:
-        parts = [f"{len(keys)} {what} (such as {min(keys)})" for keys, what in ((missing, "missing"), (extra, "unexpected"), (shapes, "of another shape")) if keys]
+    misfits = (missing, "missing"), (extra, "unexpected"), (shapes, "of another shape")
+    parts = [f"{len(keys)} {what} (such as {min(keys)})" for keys, what in misfits if keys]
+    if parts:
         raise LoadError(f"{source} do not fit {type(self).__name__}: {', '.join(parts)}")
     self.load_state_dict(weights, strict=True)
 
@@ -249,11 +261,13 @@ def from_pretrained(
     dtype: torch.dtype | None = None,  # the type to load the weights in; their own where none is given
     device=None,  # where the model goes; the CPU where none is given
 ):
-    "Build from a folder or a Hub id: the config, then its weights, which must fit exactly. A model comes back in `eval` mode."
-    patterns = [f"{subfolder or ''}{'/' if subfolder else ''}{p}" for p in (cls.config_name, "*.safetensors", "*.safetensors.index.json")]
+    "Build from a folder or a Hub id: config, then weights, which must fit exactly; in `eval` mode."
+    inside = f"{subfolder}/" if subfolder else ""
+    patterns = [inside + p for p in (cls.config_name, "*.safetensors", "*.safetensors.index.json")]
     folder = find_folder(name, patterns, revision)
     if subfolder: folder = folder/subfolder
     self = cls.from_config(read_json(folder/cls.config_name))
     if cls.weights_name is None: return self
-    self.load_checked(cls.weights_from_file(load_weights(folder, cls.weights_name, variant)), f"the weights in {folder}")
+    weights = cls.weights_from_file(load_weights(folder, cls.weights_name, variant))
+    self.load_checked(weights, f"the weights in {folder}")
     return self.to(device=device, dtype=dtype).eval()
