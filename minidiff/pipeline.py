@@ -14,8 +14,8 @@ import torch
 
 from .hub import ConfigError, LoadError, find_folder, patch_to, read_json, write_json
 from .scheduler import DDPMScheduler
-from .samplers import (DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler,
-                               HeunDiscreteScheduler, PNDMScheduler)
+from .samplers import (DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
+                               EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler)
 from .sd_unet import UNet2DConditionModel
 from .text import CLIPTextModel, CLIPTokenizer
 from .vae import AutoencoderKL
@@ -26,13 +26,18 @@ def guide(
     with_text: torch.Tensor,  # its answer to the prompt, of the same shape
     scale: float,  # 1: obey the prompt; more: exaggerate it; 0: ignore it
 ) -> torch.Tensor:
-    "Classifier-free guidance: go from the answer without text towards the one with text, and on (Ho & Salimans 2022, equation 6, whose w is our scale - 1)."
+    """Classifier-free guidance: from the answer without text towards the one with text, and on.
+
+    Ho & Salimans 2022, equation 6, whose w is our `scale` - 1.
+    """
     return torch.lerp(without_text, with_text, scale)
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell019
-SCHEDULERS = {cls.__name__: cls for cls in (DDPMScheduler, DDIMScheduler, PNDMScheduler, EulerDiscreteScheduler, EulerAncestralDiscreteScheduler,
-                                            HeunDiscreteScheduler, DPMSolverMultistepScheduler)}
+# %% ../nbs/14_stable_diffusion.ipynb #cell018a
+SCHEDULERS = {cls.__name__: cls for cls in (
+    DDPMScheduler, DDIMScheduler, PNDMScheduler, EulerDiscreteScheduler, EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler, DPMSolverMultistepScheduler)}
 
+# %% ../nbs/14_stable_diffusion.ipynb #cell019
 class LatentDiffusionPipeline:
     "Text to picture: the five parts of Stable Diffusion 1.x and 2.x, and the loop that joins them."
     def __init__(
@@ -44,10 +49,13 @@ class LatentDiffusionPipeline:
         scheduler,  # takes it away, step by step
     ):
         if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
-            raise ConfigError(f"the U-Net listens to vectors of width {unet.config.cross_attention_dim}, and the text encoder makes them {text_encoder.config.hidden_size} wide")
+            raise ConfigError(f"the U-Net listens to vectors of width {unet.config.cross_attention_dim}, "
+                              f"and the text encoder makes them {text_encoder.config.hidden_size} wide")
         if unet.config.in_channels != vae.config.latent_channels:
-            raise ConfigError(f"the U-Net takes {unet.config.in_channels} channels, and the VAE's latents have {vae.config.latent_channels}")
-        self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler = vae.eval(), text_encoder.eval(), tokenizer, unet.eval(), scheduler
+            raise ConfigError(f"the U-Net takes {unet.config.in_channels} channels, "
+                              f"and the VAE's latents have {vae.config.latent_channels}")
+        self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler = (
+            vae.eval(), text_encoder.eval(), tokenizer, unet.eval(), scheduler)
 
     device = property(lambda self: next(self.unet.parameters()).device)
     dtype = property(lambda self: next(self.unet.parameters()).dtype)
@@ -57,20 +65,26 @@ class LatentDiffusionPipeline:
         for module in (self.vae, self.text_encoder, self.unet): module.to(*args, **kwargs)
         return self
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell021
-_PARTS = dict(vae=("diffusers", "AutoencoderKL"), text_encoder=("transformers", "CLIPTextModel"), tokenizer=("transformers", "CLIPTokenizer"),
-              unet=("diffusers", "UNet2DConditionModel"))
+# %% ../nbs/14_stable_diffusion.ipynb #cell020a
+_PARTS = dict(vae=("diffusers", "AutoencoderKL"), text_encoder=("transformers", "CLIPTextModel"),
+              tokenizer=("transformers", "CLIPTokenizer"), unet=("diffusers", "UNet2DConditionModel"))
 
 def _check_index(index, folder):
-    if "text_encoder_2" in index: raise LoadError(f"{folder} holds a pipeline with two text encoders ({index.get('_class_name')}); only those of Stable Diffusion 1.x and 2.x open here")
+    if "text_encoder_2" in index:
+        raise LoadError(f"{folder} holds a pipeline with two text encoders ({index.get('_class_name')}); "
+                        "only those of Stable Diffusion 1.x and 2.x open here")
     for part, (_, name) in _PARTS.items():
         found = (index.get(part) or [None, None])[1]
         if found is None: raise LoadError(f"{folder}/model_index.json names no {part}")
-        if found.removesuffix("Fast") != name: raise LoadError(f"{folder}/model_index.json: the {part} is a {found}, expected a {name}")
+        if found.removesuffix("Fast") != name:
+            raise LoadError(f"{folder}/model_index.json: the {part} is a {found}, expected a {name}")
     name = (index.get("scheduler") or [None, None])[1]
-    if name not in SCHEDULERS: raise LoadError(f"{folder}/model_index.json: no scheduler {name} here; there are {', '.join(SCHEDULERS)}")
+    if name not in SCHEDULERS:
+        raise LoadError(f"{folder}/model_index.json: no scheduler {name} here; "
+                        f"there are {', '.join(SCHEDULERS)}")
     return SCHEDULERS[name]
 
+# %% ../nbs/14_stable_diffusion.ipynb #cell021
 @patch_to(LatentDiffusionPipeline)
 @classmethod
 def from_pretrained(
@@ -85,9 +99,12 @@ def from_pretrained(
     weights = "*.safetensors" if variant is None else f"*.{variant}.safetensors"
     folder = find_folder(name, ("*.json", "*/*.json", "*/*.txt", f"*/{weights}"), revision)
     scheduler = _check_index(read_json(folder/"model_index.json"), folder)
-    load = lambda part, klass: klass.from_pretrained(folder, subfolder=part, variant=variant, dtype=dtype, device=device)
-    return cls(load("vae", AutoencoderKL), load("text_encoder", CLIPTextModel), CLIPTokenizer.from_pretrained(folder/"tokenizer"),
-               load("unet", UNet2DConditionModel), scheduler.from_pretrained(folder/"scheduler"))
+    load = lambda part, klass: klass.from_pretrained(
+        folder, subfolder=part, variant=variant, dtype=dtype, device=device)
+    return cls(load("vae", AutoencoderKL), load("text_encoder", CLIPTextModel),
+               CLIPTokenizer.from_pretrained(folder/"tokenizer"),
+               load("unet", UNet2DConditionModel),
+               scheduler.from_pretrained(folder/"scheduler"))
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell022
 @patch_to(LatentDiffusionPipeline)
@@ -95,22 +112,25 @@ def save_pretrained(
     self,
     folder,  # created where it does not exist
 ):
-    "Save the five parts and the index: a folder that `diffusers.StableDiffusionPipeline.from_pretrained` opens."
+    "Save the five parts and the index, as `diffusers.StableDiffusionPipeline.from_pretrained` opens them."
     folder = Path(folder)
     for part in (*_PARTS, "scheduler"): getattr(self, part).save_pretrained(folder/part)
     nothing = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"), [None, None])
-    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **nothing, **_PARTS, "scheduler": ("diffusers", type(self.scheduler).__name__)}
+    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **nothing, **_PARTS,
+             "scheduler": ("diffusers", type(self.scheduler).__name__)}
     write_json(index, folder/"model_index.json")  # last: a folder with an index is a whole one
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell025
+# %% ../nbs/14_stable_diffusion.ipynb #cell024a
 def _as_list(prompt, name, n=None):
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts) or not prompts:
         raise TypeError(f"{name} must be a string or a list of strings, got {prompt!r}")
     if n is not None and len(prompts) == 1: prompts = list(prompts) * n
-    if n is not None and len(prompts) != n: raise ValueError(f"{name} has {len(prompts)} texts, and prompt has {n}")
+    if n is not None and len(prompts) != n:
+        raise ValueError(f"{name} has {len(prompts)} texts, and prompt has {n}")
     return list(prompts)
 
+# %% ../nbs/14_stable_diffusion.ipynb #cell025
 @patch_to(LatentDiffusionPipeline)
 @torch.no_grad()
 def encode_prompt(
@@ -132,20 +152,23 @@ def start_latents(
 ) -> torch.Tensor:  # (n, channels, height / factor, width / factor), standard Gaussian noise
     "The canvas before the first stroke."
     factor, size = self.vae.factor, self.unet.config.sample_size
-    if size is None and (height is None or width is None): raise ValueError("the U-Net's config names no sample_size; give height and width")
+    if size is None and (height is None or width is None):
+        raise ValueError("the U-Net's config names no sample_size; give height and width")
     sizes = size if isinstance(size, tuple) else (size, size)
     height, width = height or sizes[0] * factor, width or sizes[1] * factor
     if height % factor or width % factor or min(height, width) < factor:
         raise ValueError(f"height and width must be multiples of {factor}, got {height} x {width}")
-    shape, where = (n, self.unet.config.in_channels, height // factor, width // factor), generator.device if generator else self.device
+    shape = (n, self.unet.config.in_channels, height // factor, width // factor)
+    where = generator.device if generator else self.device
     return torch.randn(shape, generator=generator, device=where).to(self.device, self.dtype)
 
+# %% ../nbs/14_stable_diffusion.ipynb #cell027b
 @patch_to(LatentDiffusionPipeline)
 @torch.no_grad()
 def denoise(
     self,
     latents: torch.Tensor,  # (n, c, h, w): standard Gaussian noise
-    states: torch.Tensor,  # (n, 77, width), or (2n, 77, width) with the negative ones first where guidance is on
+    states: torch.Tensor,  # (n, 77, width); with guidance (2n, 77, width), the negative ones first
     steps: int = 50,  # calls of the U-Net
     scale: float = 7.5,  # of the guidance
     generator: torch.Generator | None = None,  # for samplers that add noise on the way
@@ -154,7 +177,8 @@ def denoise(
 ) -> torch.Tensor:  # (n, c, h, w): clean latents
     "From noise to a clean latent."
     known = inspect.signature(self.scheduler.step).parameters
-    if unknown := [k for k in step_options if k not in known]: raise TypeError(f"{type(self.scheduler).__name__}.step knows no {unknown[0]!r}")
+    if unknown := [k for k in step_options if k not in known]:
+        raise TypeError(f"{type(self.scheduler).__name__}.step knows no {unknown[0]!r}")
     if "generator" in known: step_options["generator"] = generator
     self.scheduler.set_timesteps(steps, device=self.device)
     latents = latents * self.scheduler.init_noise_sigma
@@ -166,7 +190,7 @@ def denoise(
         if callback: callback(i, t, latents)
     return latents
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell028
+# %% ../nbs/14_stable_diffusion.ipynb #cell027c
 def to_pil(
     images: torch.Tensor,  # (n, 3, h, w) in [-1, 1]
 ) -> list:  # of n `PIL.Image`
@@ -175,6 +199,7 @@ def to_pil(
     pixels = ((images.float() + 1) * 127.5).clamp(0, 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(p) for p in pixels]
 
+# %% ../nbs/14_stable_diffusion.ipynb #cell028
 @patch_to(LatentDiffusionPipeline)
 @torch.no_grad()
 def __call__(
@@ -188,18 +213,22 @@ def __call__(
     generator: torch.Generator | None = None,  # where the noise comes from
     latents: torch.Tensor | None = None,  # (n, c, h, w) standard Gaussian noise to start from
     callback: Callable | None = None,  # `callback(step, timestep, latents)`
-    output_type: str = "pil",  # "pil": a list of pictures; "pt": a tensor (n, 3, h, w) in [-1, 1]; "latent": clean latents
+    output_type: str = "pil",  # "pil": pictures; "pt": (n, 3, h, w) in [-1, 1]; "latent": clean latents
     **step_options,  # for the scheduler's `step`, such as `eta`
 ):
     "Paint what the prompts say."
-    if output_type not in ("pil", "pt", "latent"): raise ValueError(f"output_type is one of pil, pt, latent; got {output_type!r}")
-    if num_inference_steps < 1: raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
+    if output_type not in ("pil", "pt", "latent"):
+        raise ValueError(f"output_type is one of pil, pt, latent; got {output_type!r}")
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
     prompts = _as_list(prompt, "prompt")
     negative = _as_list(negative_prompt, "negative_prompt", len(prompts))
     states = self.encode_prompt(negative + prompts if guidance_scale > 1 else prompts)
     if latents is None: latents = self.start_latents(len(prompts), height, width, generator)
-    elif len(latents) != len(prompts): raise ValueError(f"latents has {len(latents)} canvases, and prompt has {len(prompts)} texts")
-    latents = self.denoise(latents.to(self.device, self.dtype), states, num_inference_steps, guidance_scale, generator, callback, **step_options)
+    elif len(latents) != len(prompts):
+        raise ValueError(f"latents has {len(latents)} canvases, and prompt has {len(prompts)} texts")
+    latents = self.denoise(latents.to(self.device, self.dtype), states, num_inference_steps, guidance_scale,
+                           generator, callback, **step_options)
     if output_type == "latent": return latents
     images = self.vae.decode(self.vae.unscale(latents)).float()
     return to_pil(images) if output_type == "pil" else images
