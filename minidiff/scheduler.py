@@ -118,17 +118,19 @@ SCHEDULER_KEYS = frozenset("""
     num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type timestep_spacing
     steps_offset rescale_betas_zero_snr variance_type clip_sample clip_sample_range thresholding
     dynamic_thresholding_ratio sample_max_value set_alpha_to_one skip_prk_steps use_karras_sigmas
-    use_exponential_sigmas use_beta_sigmas use_lu_lambdas use_flow_sigmas sigma_min sigma_max final_sigmas_type
-    interpolation_type timestep_type solver_order solver_type algorithm_type lower_order_final euler_at_final
-    lambda_min_clipped flow_shift use_dynamic_shifting time_shift_type predict_x0 disable_corrector solver_p
+    use_exponential_sigmas use_beta_sigmas use_lu_lambdas use_flow_sigmas sigma_min sigma_max
+    final_sigmas_type interpolation_type timestep_type solver_order solver_type algorithm_type
+    lower_order_final euler_at_final lambda_min_clipped flow_shift use_dynamic_shifting time_shift_type
+    predict_x0 disable_corrector solver_p
     """.split())
 
 # %% ../nbs/04_scheduler.ipynb #cell077
 class Scheduler(Pretrained):
     """What all schedulers share: the betas, mixing a picture with noise, and taking a mixture apart.
 
-    A scheduler holds no weights and is on no device. Its config is a file `scheduler_config.json` with the keys of
-    diffusers. Its table `alphas_cumprod` starts at index 0, so entry `t` is the paper's step `t + 1`."""
+    A scheduler holds no weights and is on no device. Its config is a file `scheduler_config.json` with
+    the keys of diffusers. Its table `alphas_cumprod` starts at index 0, so entry `t` is the paper's step
+    `t + 1`."""
     config_name, weights_name = "scheduler_config.json", None
     other_keys = SCHEDULER_KEYS  # what `from_config` keeps aside when the config is another scheduler's
     prediction_type = "epsilon"  # what the network says, unless the config names something else
@@ -148,7 +150,7 @@ def from_config(
     config,  # a dictionary, a JSON file, the folder it lies in, or `.config` of another scheduler
     **overrides,  # keys that replace those of the config
 ):
-    "Build from a config, another scheduler's too: foreign keys are kept aside, its defaults give way to ours."
+    "Build from a config, another scheduler's too: its own keys are kept aside, its defaults give way."
     if not isinstance(config, dict):
         config = Path(config)
         config = read_json(config/cls.config_name if config.is_dir() else config)
@@ -179,7 +181,8 @@ def _build(self):
     betas = make_betas(c.beta_schedule, c.num_train_timesteps, c.beta_start, c.beta_end)
     if c.trained_betas is not None: betas = torch.tensor(c.trained_betas, dtype=torch.float32)
     if len(betas) != c.num_train_timesteps:
-        raise ConfigError(f"trained_betas has {len(betas)} entries, not num_train_timesteps={c.num_train_timesteps}")
+        raise ConfigError(f"trained_betas has {len(betas)} entries, "
+                          f"not num_train_timesteps={c.num_train_timesteps}")
     self.betas = rescale_zero_terminal_snr(betas) if c.get("rescale_betas_zero_snr") else betas
     self.alphas = 1 - self.betas
     self.alphas_cumprod = self.alphas.cumprod(0)
@@ -227,7 +230,8 @@ def for_each(
     "Values shaped so that they multiply pictures."
     values = torch.as_tensor(values, device=like.device).flatten()
     if len(values) not in (1, *like.shape[:1]):
-        raise ValueError(f"expected a timestep for each picture or one for all, got {len(values)} for {len(like)} pictures")
+        raise ValueError("expected a timestep for each picture or one for all, "
+                         f"got {len(values)} for {len(like)} pictures")
     return values.view(-1, *[1]*(like.dim() - 1))
 
 # %% ../nbs/04_scheduler.ipynb #cell086
@@ -239,7 +243,8 @@ def alpha_sigma(
 ) -> tuple:  # (alpha, sigma), each (n, 1, 1, ...), in the type and on the device of `like`
     "How much picture and how much noise there is at each of the timesteps."
     t = torch.as_tensor(timesteps)
-    if t.device.type == "cpu" and not ((t == t.round()) & (t >= 0) & (t < len(self))).all():  # a GPU would wait
+    good = (t == t.round()) & (t >= 0) & (t < len(self))
+    if t.device.type == "cpu" and not good.all():  # to look, a GPU would have to wait
         raise ValueError(f"timesteps are whole numbers from 0 to {len(self) - 1}, got {t.tolist()}")
     bar = self.alphas_cumprod.to(like.device)[for_each(t, like).long()]
     bar = bar.to(torch.promote_types(like.dtype, torch.float32))
@@ -267,7 +272,8 @@ def get_velocity(self, sample, noise, timesteps):
 def _split(self, output, x, alpha, sigma):
     "The clean picture and the noise as the network sees them, the picture clipped if the config says so."
     if output.shape != x.shape:
-        raise ValueError(f"the network's answer is shaped {tuple(output.shape)}, the picture {tuple(x.shape)}")
+        raise ValueError(f"the network's answer is shaped {tuple(output.shape)}, "
+                         f"the picture {tuple(x.shape)}")
     x0, noise = split_mixture(self.prediction_type, output, x, alpha, sigma)
     c = self.config
     if self._limit == "clip_sample": x0 = x0.clamp(-c.clip_sample_range, c.clip_sample_range)
@@ -294,7 +300,8 @@ def randn_like(
 ) -> torch.Tensor:  # shaped like x, on its device and of its type
     "Standard Gaussian noise, drawn where the generator lives: a seed gives the same noise on every device."
     if isinstance(generator, (list, tuple)):
-        if len(generator) != len(x): raise ValueError(f"got {len(generator)} generators for {len(x)} pictures")
+        if len(generator) != len(x):
+            raise ValueError(f"got {len(generator)} generators for {len(x)} pictures")
         return torch.cat([randn_like(x[i:i + 1], g) for i, g in enumerate(generator)])
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
@@ -304,15 +311,18 @@ def at_least_float(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 # %% ../nbs/04_scheduler.ipynb #cell093
-VARIANCE_TYPES = "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log",
+                  "learned", "learned_range")
 
 class DDPMScheduler(Scheduler):
-    "Sampling with fresh noise at every step ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 2)."
+    """Sampling with fresh noise at every step
+    ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 2)."""
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
-                 trained_betas=None, variance_type="fixed_small", clip_sample=True, prediction_type="epsilon",
-                 thresholding=False, dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0,
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
+                 beta_schedule="linear", trained_betas=None, variance_type="fixed_small",
+                 clip_sample=True, prediction_type="epsilon", thresholding=False,
+                 dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0,
                  timestep_spacing="leading", steps_offset=0, rescale_betas_zero_snr=False):
         one_of("variance_type", variance_type, *VARIANCE_TYPES)
         self._build()
@@ -441,5 +451,6 @@ def train_shape_painter(
         return (answer - training_target(scheduler, *parts)).square().mean()
 
     seed_all(seed)
-    trainer = Trainer(shape_painter(), loss, batch, steps, lr=3e-3, ema=0.99, channels_last=True, name="painter")
+    trainer = Trainer(shape_painter(), loss, batch, steps, lr=3e-3, ema=0.99, channels_last=True,
+                      name="painter")
     return trainer.fit()
