@@ -32,8 +32,9 @@ def sprites(side: int = 64) -> Tensor:
     from PIL import Image
     if side < 64: return F.interpolate(sprites(), (side, side), mode="bilinear", antialias=True)
     sheet = Image.open(_folder() / "sheet.png").convert("RGBA")
-    data = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(-1, 64, sheet.width // 64, 64, 4)
-    data = data.permute(0, 2, 4, 1, 3).flatten(0, 1)[:len(STICKERS)] / 255
+    data = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
+    data = data.view(-1, 64, sheet.width // 64, 64, 4).permute(0, 2, 4, 1, 3).flatten(0, 1)
+    data = data[:len(STICKERS)] / 255
     return torch.cat([(data[:, :3] * 2 - 1) * data[:, 3:], data[:, 3:]], 1)
 
 # %% ../nbs/workshop/stickers.ipynb #cell010
@@ -49,7 +50,7 @@ def place_stickers(
         which, half = (radius == r).nonzero()[:, 0], r.item() / SKETCH
         x, y = ((pixels - position[which, i:i + 1]) / half for i in (0, 1))
         grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1)
-        from_sheet = sprites(min(64, max(8, round(2 * half * size))))          # one sprite pixel a pixel
+        from_sheet = sprites(min(64, max(8, round(2 * half * size))))      # one sprite pixel a pixel
         pages[which] = F.grid_sample(from_sheet[kind[which]], grid, align_corners=False)
     return pages
 
@@ -69,7 +70,8 @@ def paint_stickers(
 # %% ../nbs/workshop/stickers.ipynb #cell013
 class StickerBook(Sketchbook):
     "Endless captioned pictures of one or two stickers, fully determined by the generator."
-    def __init__(self, size: int = 32,          # pixels a side, at least 32
+    def __init__(self,
+                 size: int = 32,  # pixels a side, at least 32
                  objects: str = "stickers"):
         super().__init__(size, objects)
 
@@ -78,12 +80,13 @@ class StickerBook(Sketchbook):
         "Draw `n` random scenes; until a caption is written, everything counts as said."
         if n_objects not in (None, 1, 2):
             raise ValueError(f"n_objects must be 1, 2 or None, got {n_objects}")
-        scenes, pick = blank_scenes(n), lambda words, *shape: (torch.rand(*shape, generator=generator) * words).long()
+        pick = lambda words, *shape: (torch.rand(*shape, generator=generator) * words).long()
+        scenes = blank_scenes(n)
         two = torch.rand(n, generator=generator) < (0.5 if n_objects is None else n_objects - 1)
         scenes.n_objects = 1 + two.long()
         there = torch.stack([torch.ones_like(two), two], 1)
         todo = torch.arange(n)
-        while len(todo):                                                        # until all are in the split
+        while len(todo):                                              # until all are in the split
             m = len(todo)
             scenes.kind[todo] = torch.where(there[todo], pick(len(STICKERS), m, 2), -1)
             scenes.place[todo] = torch.where(two[todo], -1, pick(len(PLACES), m))
@@ -107,15 +110,17 @@ class StickerBook(Sketchbook):
         return write_captions(scenes, said, generator, lambda kind, color: STICKERS[kind]), said
 
 # %% ../nbs/workshop/stickers.ipynb #cell019
-SIDE = 19                                                       # pixels of a page of the album
+SIDE = 19  # pixels of a page of the album
 
 @lru_cache
 def album() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     "Kind, size (m,), centre in pixels (m, 2) and sticker (m, 4, SIDE, SIDE); m = stickers x 2 x 25."
     step = torch.linspace(-1, 1, 5)
-    kind, size, *offset = torch.cartesian_prod(torch.arange(len(STICKERS)).float(), torch.arange(2.), step, step).T
+    kinds, sizes = torch.arange(len(STICKERS)).float(), torch.arange(2.)
+    kind, size, *offset = torch.cartesian_prod(kinds, sizes, step, step).T
     kind, size, center = kind.long(), size.long(), torch.stack(offset, 1) + SIDE / 2
-    return kind, size, center, place_stickers(kind, center / SIDE, sketchbook._radii[size] * SKETCH / SIDE, SIDE)
+    radius = sketchbook._radii[size] * SKETCH / SIDE
+    return kind, size, center, place_stickers(kind, center / SIDE, radius, SIDE)
 
 def outstanding(stickers: Tensor, page: Tensor) -> Tensor:
     "By how much (m, 3, h, w) stickers differ from a page of colour (3,)."
@@ -132,7 +137,7 @@ def box(mask: Tensor) -> tuple[Tensor, Tensor]:
 def split_page(
     mask: Tensor,                      # (n, 32, 32) where the picture stands out
 ) -> tuple[Tensor, Tensor]:            # halves (n, 2, 32, 32), what belongs to which; two (n,)
-    "Cut each picture in its widest empty gap, if there is one and what stands out is too long for one sticker."
+    "Cut each picture in its widest empty gap, if what stands out is too long for one sticker."
     extent, k = box(mask)[1], torch.arange(SKETCH)
     axis = extent.argmax(1)
     empty = ~torch.where((axis == 0)[:, None], mask.any(1), mask.any(2))
@@ -144,7 +149,7 @@ def split_page(
     end = SKETCH - (~empty).float().flip(1).argmax(1)
     runs = runs * ((k > start[:, None]) & (k < end[:, None]))
     middle = k - runs / 2 + 0.5
-    score = torch.where(runs > 0, runs - (middle - SKETCH / 2).abs() / 4, -99.)   # wide, and near the middle
+    score = torch.where(runs > 0, runs - (middle - SKETCH / 2).abs() / 4, -99.)  # wide, near the middle
     best = score.argmax(1, keepdim=True)
     two = (extent.amax(1) > 13.5) & (runs.gather(1, best)[:, 0] >= 1)
     x = torch.where((axis == 0)[:, None, None], k.expand(SKETCH, -1), k[:, None].expand(-1, SKETCH)) + 0.5
@@ -182,7 +187,9 @@ def look_up(
 class StickerCritic(Critic):
     "Reads from pictures which stickers are in them. Nothing is learned, and no caption is seen."
     least_fit, largest_flaw = 0.8, 0.4
-    def __init__(self, size: int = 32, objects: str = "stickers"):    # pixels a side of the pictures to be read
+    def __init__(self,
+                 size: int = 32,  # pixels a side of the pictures to be read
+                 objects: str = "stickers"):
         Sketchbook(size, objects)
         self.size, self.objects = size, objects
 
