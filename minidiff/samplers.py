@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from .hub import ConfigError, patch_to, register_config
-from .scheduler import (VARIANCE_TYPES, Scheduler, SchedulerOutput, at_least_float, check_steps, for_each, one_of,
-                                one_timestep, randn_like, spaced_timesteps)
+from .scheduler import (VARIANCE_TYPES, Scheduler, SchedulerOutput, at_least_float, check_steps,
+                                for_each, one_of, one_timestep, randn_like, spaced_timesteps)
 
 # %% ../nbs/05_samplers.ipynb #cell017
 class DDIMScheduler(Scheduler):
@@ -75,8 +75,8 @@ def karras_sigmas(
 
 # %% ../nbs/05_samplers.ipynb #cell038
 class SigmaScheduler(Scheduler):
-    """Schedulers that think in noise levels: their pictures are `x0 + sigma*noise`, with `sigma` falling to 0 along
-    `sigmas`. They know which step they are at, since a timestep may be visited twice."""
+    """Schedulers that think in noise levels: their pictures are `x0 + sigma*noise`, with `sigma` falling
+    to 0 along `sigmas`. They know which step they are at, since a timestep may be visited twice."""
     fixed_config = dict(use_beta_sigmas=False)
     whole_timesteps = False
 
@@ -147,7 +147,8 @@ def set_timesteps(
 def _find(self, timestep):
     "The index of a timestep; of one that is visited twice, the second."
     where = [i for i, t in enumerate(self._known) if t == timestep]
-    if not where: raise ValueError(f"timestep {timestep:g} is not among the {len(self._known)} of `timesteps`")
+    if not where:
+        raise ValueError(f"timestep {timestep:g} is not among the {len(self._known)} of `timesteps`")
     return where[min(1, len(where) - 1)]
 
 @patch_to(SigmaScheduler)
@@ -194,10 +195,11 @@ class EulerDiscreteScheduler(SigmaScheduler):
     fixed_config = dict(use_beta_sigmas=False, interpolation_type="linear", timestep_type="discrete")
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
-                 trained_betas=None, prediction_type="epsilon", use_karras_sigmas=False, use_exponential_sigmas=False,
-                 sigma_min=None, sigma_max=None, timestep_spacing="linspace", steps_offset=0,
-                 rescale_betas_zero_snr=False, final_sigmas_type="zero"):
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
+                 beta_schedule="linear", trained_betas=None, prediction_type="epsilon",
+                 use_karras_sigmas=False, use_exponential_sigmas=False, sigma_min=None, sigma_max=None,
+                 timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False,
+                 final_sigmas_type="zero"):
         self._build()
 
     def step(
@@ -233,14 +235,15 @@ class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
 
 # %% ../nbs/05_samplers.ipynb #cell056
 class HeunDiscreteScheduler(SigmaScheduler):
-    """An Euler step, then the same step taken again along the mean of the slopes at its two ends: two network calls,
-    second order ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1)."""
+    """An Euler step, then the same step taken again along the mean of the slopes at its two ends: two
+    network calls, second order ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1)."""
     order = 2
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="linear",
-                 trained_betas=None, prediction_type="epsilon", use_karras_sigmas=False, use_exponential_sigmas=False,
-                 clip_sample=False, clip_sample_range=1.0, timestep_spacing="linspace", steps_offset=0):
+    def __init__(self, num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012,
+                 beta_schedule="linear", trained_betas=None, prediction_type="epsilon",
+                 use_karras_sigmas=False, use_exponential_sigmas=False, clip_sample=False,
+                 clip_sample_range=1.0, timestep_spacing="linspace", steps_offset=0):
         self._build()
 
     def _visits(self, timesteps, sigmas):
@@ -258,20 +261,21 @@ class HeunDiscreteScheduler(SigmaScheduler):
 
 # %% ../nbs/05_samplers.ipynb #cell061
 class DPMSolverMultistepScheduler(SigmaScheduler):
-    """DPM-Solver++: the linear part of the equation is solved exactly, the network's picture extrapolated from its last
-    two or three ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2; with fresh noise as
-    `sde-dpmsolver++`). Its pictures have unit variance."""
+    """DPM-Solver++: the linear part of the equation is solved exactly, the network's picture extrapolated
+    from its last two or three ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2; with fresh
+    noise as `sde-dpmsolver++`). Its pictures have unit variance."""
     fixed_config = dict(use_beta_sigmas=False, use_lu_lambdas=False, use_flow_sigmas=False, flow_shift=1.0,
                         use_dynamic_shifting=False, time_shift_type="exponential")
     whole_timesteps, init_noise_sigma = True, 1.0
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
-                 trained_betas=None, solver_order=2, prediction_type="epsilon", thresholding=False,
-                 dynamic_thresholding_ratio=0.995, sample_max_value=1.0, algorithm_type="dpmsolver++",
-                 solver_type="midpoint", lower_order_final=True, euler_at_final=False, use_karras_sigmas=False,
-                 use_exponential_sigmas=False, final_sigmas_type="zero", lambda_min_clipped=-math.inf,
-                 variance_type=None, timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False):
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
+                 beta_schedule="linear", trained_betas=None, solver_order=2, prediction_type="epsilon",
+                 thresholding=False, dynamic_thresholding_ratio=0.995, sample_max_value=1.0,
+                 algorithm_type="dpmsolver++", solver_type="midpoint", lower_order_final=True,
+                 euler_at_final=False, use_karras_sigmas=False, use_exponential_sigmas=False,
+                 final_sigmas_type="zero", lambda_min_clipped=-math.inf, variance_type=None,
+                 timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False):
         one_of("algorithm_type", algorithm_type, "dpmsolver++", "sde-dpmsolver++")
         one_of("solver_type", solver_type, "midpoint", "heun")
         one_of("solver_order", solver_order, 1, 2, *[3]*(algorithm_type == "dpmsolver++"))
@@ -307,15 +311,16 @@ def step(self, model_output, timestep, sample, generator=None, variance_noise=No
     "One network call; how the predicted picture changes over `lambda` is known from the calls before."
     i, x, c = self._index(timestep), at_least_float(sample), self.config
     (alpha, sigma), (alpha_to, sigma_to) = self._level(i), self._level(i + 1)
-    if "learned" in (c.variance_type or ""): model_output = model_output[:, :x.shape[1]]  # not asked for here
+    if "learned" in (c.variance_type or ""): model_output = model_output[:, :x.shape[1]]  # no use here
     x0, _ = self._split(model_output, x, alpha, sigma)
     self._past = self._past[-2:] + [x0]
-    lambdas = [-self.sigmas[j].log() for j in range(i + 1, max(i - 3, -1), -1)]  # at the end, at the start, before
+    lambdas = [-self.sigmas[j].log() for j in range(i + 1, max(i - 3, -1), -1)]  # end, start, before
     h, dice = lambdas[0] - lambdas[1], c.algorithm_type == "sde-dpmsolver++"
     k = 2*h if dice else h
     decay = 1 - torch.exp(-k)
     prev = sigma_to/sigma*(torch.exp(-h) if dice else 1)*x + alpha_to*decay*x0
-    for weight, change in self._curve(self._order(i), k, decay, h, lambdas): prev = prev + alpha_to*weight*change
+    for weight, change in self._curve(self._order(i), k, decay, h, lambdas):
+        prev = prev + alpha_to*weight*change
     if not dice: return self._done(prev, x0, sample)
     fresh = randn_like(x, generator) if variance_noise is None else variance_noise
     return self._done(prev + sigma_to*decay.sqrt()*fresh, x0, sample)
@@ -340,20 +345,21 @@ def _curve(self, order, k, decay, h, lambdas):
 
 # %% ../nbs/05_samplers.ipynb #cell068
 class PNDMScheduler(DDIMScheduler):
-    """DDIM's step along a mean of the last four predictions ([Liu et al. 2022](https://arxiv.org/abs/2202.09778));
-    what Stable Diffusion 1.x folders ask for."""
+    """DDIM's step along a mean of the last four predictions
+    ([Liu et al. 2022](https://arxiv.org/abs/2202.09778)); what Stable Diffusion 1.x folders ask for."""
 
     @register_config
     def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
                  trained_betas=None, skip_prk_steps=False, set_alpha_to_one=False, prediction_type="epsilon",
                  timestep_spacing="leading", steps_offset=0):
         if not skip_prk_steps:
-            raise ConfigError("PNDMScheduler supports skip_prk_steps=True only, as Stable Diffusion uses it; got False")
+            raise ConfigError("PNDMScheduler supports skip_prk_steps=True only, "
+                              "as Stable Diffusion uses it; got False")
         one_of("prediction_type", prediction_type, "epsilon", "v_prediction")
         self._build()
 
     def _set(self, timesteps, device=None):
-        "The second timestep is visited twice: the first step is taken again with what was learned on the way."
+        "The second timestep is visited twice: the first step is taken again, knowing more."
         super()._set(timesteps, device)
         self.timesteps = torch.cat([self.timesteps[:2], self.timesteps[1:]])
         self._past, self._first = [], None
@@ -384,15 +390,15 @@ def shift_time(
 # %% ../nbs/05_samplers.ipynb #cell073
 class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
     """Euler's step on the straight path `(1 - sigma)*x0 + sigma*noise` of flow matching
-    ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)), as Stable Diffusion 3 and Flux take it. The network
-    predicts `noise - x0`; there are no betas."""
+    ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)), as Stable Diffusion 3 and Flux take it.
+    The network predicts `noise - x0`; there are no betas."""
     other_keys, prediction_type, init_noise_sigma = frozenset(), "flow_prediction", 1.0
     fixed_config = dict(use_beta_sigmas=False, invert_sigmas=False, shift_terminal=None)
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=False, base_shift=0.5, max_shift=1.15,
-                 base_image_seq_len=256, max_image_seq_len=4096, use_karras_sigmas=False, use_exponential_sigmas=False,
-                 time_shift_type="exponential", stochastic_sampling=False):
+    def __init__(self, num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=False, base_shift=0.5,
+                 max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096, use_karras_sigmas=False,
+                 use_exponential_sigmas=False, time_shift_type="exponential", stochastic_sampling=False):
         one_of("time_shift_type", time_shift_type, "exponential", "linear")
         self._note_config()
         sigmas = np.arange(num_train_timesteps, 0, -1, dtype=np.float32)/num_train_timesteps
@@ -416,12 +422,14 @@ def set_timesteps(
     num_inference_steps: int | None = None,  # how many steps a picture takes
     device=None,  # where `timesteps` goes
     sigmas=None,  # levels to use instead of evenly spaced ones; they are shifted like those
-    mu: float | None = None,  # how much to shift, where `use_dynamic_shifting` leaves it to the picture's size
+    mu: float | None = None,  # how much to shift, with `use_dynamic_shifting`
 ):
     "Choose the noise levels that sampling visits, and their timesteps."
     c = self.config
-    if c.use_dynamic_shifting and mu is None: raise ValueError("with use_dynamic_shifting=True, set_timesteps needs mu")
-    shift = c.shift if not c.use_dynamic_shifting else math.exp(mu) if c.time_shift_type == "exponential" else mu
+    shift = c.shift
+    if c.use_dynamic_shifting:
+        if mu is None: raise ValueError("with use_dynamic_shifting=True, set_timesteps needs mu")
+        shift = math.exp(mu) if c.time_shift_type == "exponential" else mu
     if sigmas is None:
         check_steps(num_inference_steps, c.num_train_timesteps)
         sigmas = np.linspace(*self._range, num_inference_steps)
