@@ -23,7 +23,7 @@ class DiagonalGaussianDistribution:
     "One Gaussian per latent number: what the encoder answers instead of a single point."
 
     def __init__(self,
-                 parameters: Tensor  # `(n, 2c, h, w)`: means in the first `c` channels, log-variances in the last `c`
+                 parameters: Tensor  # `(n, 2c, h, w)`: means in the first `c` channels, then log-variances
                  ):
         self.parameters = parameters
         self.mean, logvar = parameters.chunk(2, dim=1)
@@ -58,7 +58,7 @@ def kl(
     self: DiagonalGaussianDistribution,
     other: DiagonalGaussianDistribution | None = None,  # None: the standard Gaussian
 ) -> Tensor:  # `(n,)`
-    "KL divergence of this from `other`, in nats, summed over each picture's latent; computed in float32 at least."
+    "KL divergence from `other`, in nats, summed over each picture's latent; in float32 at least."
     dtype = torch.promote_types(self.mean.dtype, torch.float32)
     mean, logvar = self.mean.to(dtype), self.logvar.to(dtype)
     if other is None: terms = mean**2 + logvar.exp() - 1 - logvar
@@ -74,13 +74,14 @@ def vae_loss(
     posterior: DiagonalGaussianDistribution,  # what the encoder said of them
     kl_weight: float = 1e-3,  # nats against squared errors, both summed over a picture
 ) -> Tensor:  # a scalar, per pixel and channel
-    "Squared error + `kl_weight` * KL, both summed over each picture and then divided by the number of its pixels and channels."
+    "Squared error + `kl_weight` * KL, both summed over each picture, then divided by its number of values."
     return F.mse_loss(decoded.float(), x.float()) + kl_weight * posterior.kl().mean() / x[0].numel()
 
 # %% ../nbs/08_vae.ipynb #cell048
 def _residual_blocks(in_channels, out_channels, layers, **block):
     widths = [in_channels] + [out_channels] * layers
-    return nn.ModuleList([ResnetBlock2D(i, o, temb_channels=None, **block) for i, o in zip(widths, widths[1:])])
+    return nn.ModuleList([ResnetBlock2D(i, o, temb_channels=None, **block)
+                          for i, o in zip(widths, widths[1:])])
 
 class _MidBlock(nn.Module):
     "Residual block, attention over all positions (if wanted), residual block, all at the smallest size."
@@ -88,7 +89,8 @@ class _MidBlock(nn.Module):
         super().__init__()
         self.resnets = _residual_blocks(channels, channels, 2, **block)
         self.attentions = nn.ModuleList([
-            Attention(channels, heads=1, dim_head=channels, bias=True, norm_num_groups=block["groups"], eps=1e-6,
+            Attention(channels, heads=1, dim_head=channels, bias=True,
+                      norm_num_groups=block["groups"], eps=1e-6,
                       residual_connection=True)] if attention else [])
 
     def forward(self, x):
@@ -121,7 +123,10 @@ class UpDecoderBlock2D(nn.Module):
 
 # %% ../nbs/08_vae.ipynb #cell054
 class Encoder(nn.Module):
-    "Pictures `(n, in_channels, H, W)` -> means and log-variances `(n, 2 * latent_channels, H / f, W / f)`, f = 2^(levels - 1)."
+    """Pictures `(n, in_channels, H, W)` to means and log-variances `(n, 2 * latent_channels, H / f, W / f)`.
+
+    f is 2^(levels - 1).
+    """
     def __init__(self, in_channels, latent_channels, widths, layers, attention, **block):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
@@ -139,7 +144,10 @@ class Encoder(nn.Module):
 
 # %% ../nbs/08_vae.ipynb #cell055
 class Decoder(nn.Module):
-    "Latents `(n, latent_channels, h, w)` -> pictures `(n, out_channels, f h, f w)`: the encoder's mirror, one residual block more a level."
+    """Latents `(n, latent_channels, h, w)` to pictures `(n, out_channels, f h, f w)`.
+
+    The encoder's mirror, with one residual block more on each level.
+    """
     def __init__(self, latent_channels, out_channels, widths, layers, attention, **block):
         super().__init__()
         widths = list(reversed(widths))
@@ -166,7 +174,7 @@ class AutoencoderKL(Pretrained, nn.Module):
                  down_block_types: Sequence[str] = ("DownEncoderBlock2D",),  # one name per level
                  up_block_types: Sequence[str] = ("UpDecoderBlock2D",),  # one name per level
                  block_out_channels: Sequence[int] = (64,),  # width of each level, largest picture first
-                 layers_per_block: int = 1,  # residual blocks per level of the encoder (the decoder has one more)
+                 layers_per_block: int = 1,  # residual blocks per level of the encoder; decoder: one more
                  act_fn: str = "silu",  # activation in the residual blocks
                  latent_channels: int = 4,  # channels of a latent
                  norm_num_groups: int = 32,  # groups of each group normalisation
@@ -174,7 +182,7 @@ class AutoencoderKL(Pretrained, nn.Module):
                  scaling_factor: float = 0.18215,  # latents are multiplied by this before diffusion
                  shift_factor: float | None = None,  # subtracted from latents before the multiplication
                  latents_mean: Sequence[float] | None = None,  # means per channel (for the record)
-                 latents_std: Sequence[float] | None = None,  # standard deviations per channel (for the record)
+                 latents_std: Sequence[float] | None = None,  # deviations per channel (for the record)
                  force_upcast: bool = True,  # does it overflow in half precision? (for the record)
                  use_quant_conv: bool = True,  # a 1x1 convolution after the encoder
                  use_post_quant_conv: bool = True,  # a 1x1 convolution before the decoder
@@ -182,12 +190,13 @@ class AutoencoderKL(Pretrained, nn.Module):
                  ):
         super().__init__()
         self._check()
-        shape = dict(widths=block_out_channels, layers=layers_per_block, attention=mid_block_add_attention, groups=norm_num_groups, act=act_fn)
+        shape = dict(widths=block_out_channels, layers=layers_per_block, attention=mid_block_add_attention,
+                     groups=norm_num_groups, act=act_fn)
         self.encoder = Encoder(in_channels, latent_channels, **shape)
         self.decoder = Decoder(latent_channels, out_channels, **shape)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if use_post_quant_conv else None
-        self.factor = 2 ** (len(block_out_channels) - 1)  # how many times smaller a latent is than its picture, along each side
+        self.factor = 2 ** (len(block_out_channels) - 1)  # how many times less high and wide a latent is
 
 # %% ../nbs/08_vae.ipynb #cell060
 @patch_to(AutoencoderKL)
@@ -197,24 +206,30 @@ def _check(self):
     for key, known in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         names = config[key]
         if set(names) != {known}: raise ConfigError(f"{key} may hold {known!r} only, got {tuple(names)}")
-        if len(names) != len(widths): raise ConfigError(f"{key} has {len(names)} names and block_out_channels {len(widths)} widths; give one name per width")
+        if len(names) != len(widths):
+            raise ConfigError(f"{key} has {len(names)} names and block_out_channels {len(widths)} widths; "
+                              "give one name per width")
     if any(width % config.norm_num_groups for width in widths):
-        raise ConfigError(f"norm_num_groups={config.norm_num_groups} must divide every one of block_out_channels={tuple(widths)}")
+        raise ConfigError(f"norm_num_groups={config.norm_num_groups} must divide every one of "
+                          f"block_out_channels={tuple(widths)}")
     if config.layers_per_block == 0 and len(set(widths)) > 1:
-        raise ConfigError(f"layers_per_block=0 leaves nothing that could change the width; block_out_channels={tuple(widths)} must be equal")
-    if config.act_fn not in ACTIVATIONS: raise ConfigError(f"act_fn={config.act_fn!r} is none of {', '.join(ACTIVATIONS)}")
+        raise ConfigError("layers_per_block=0 leaves nothing that could change the width; "
+                          f"block_out_channels={tuple(widths)} must be equal")
+    if config.act_fn not in ACTIVATIONS:
+        raise ConfigError(f"act_fn={config.act_fn!r} is none of {', '.join(ACTIVATIONS)}")
 
 # %% ../nbs/08_vae.ipynb #cell062
 @patch_to(AutoencoderKL)
 def encode(
     self: AutoencoderKL,
     x: Tensor,  # pictures `(n, in_channels, H, W)` in [-1, 1]
-) -> DiagonalGaussianDistribution:  # over latents `(n, latent_channels, H / factor, W / factor)`, not yet scaled
+) -> DiagonalGaussianDistribution:  # of latents `(n, latent_channels, H / factor, W / factor)`, unscaled
     "Compress pictures: the distribution of their latents. A ValueError where the shape does not fit."
     if x.ndim != 4 or x.shape[1] != self.config.in_channels:
         raise ValueError(f"x: expected (n, {self.config.in_channels}, H, W), got {tuple(x.shape)}")
     if x.shape[2] % self.factor or x.shape[3] % self.factor:
-        raise ValueError(f"x: height and width must be multiples of {self.factor}, got {x.shape[2]} x {x.shape[3]}")
+        raise ValueError(f"x: height and width must be multiples of {self.factor}, "
+                         f"got {x.shape[2]} x {x.shape[3]}")
     h = self.encoder(x)
     return DiagonalGaussianDistribution(h if self.quant_conv is None else self.quant_conv(h))
 
@@ -244,7 +259,10 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 @patch_to(AutoencoderKL)
 @classmethod
 def weights_from_file(cls, weights: dict) -> dict:
-    "Names on disk -> names in memory: files from before 2023 call the parts of the attention otherwise, or keep them as 1x1 convolutions."
+    """Names on disk to names in memory.
+
+    Files from before 2023 call the parts of the attention otherwise, or keep them as 1x1 convolutions.
+    """
     renamed = {}
     for name, tensor in weights.items():
         *path, part, kind = name.split(".")
@@ -256,8 +274,8 @@ def weights_from_file(cls, weights: dict) -> dict:
 # %% ../nbs/08_vae.ipynb #cell074
 def small_vae(
     size: int = 32,  # pixels a side
-    widths: Sequence[int] = (32, 32, 32),  # channels of each level; a latent is 2^(levels - 1) times smaller than its picture
-    layers: int = 0,  # residual blocks per level of the encoder; the decoder has one more. With 0, all widths must be equal
+    widths: Sequence[int] = (32, 32, 32),  # of each level; a latent is smaller by 2^(levels - 1) a side
+    layers: int = 0,  # residual blocks per level of the encoder, one less than the decoder's; 0: equal widths
     groups: int = 8,  # of the group normalisations
     latent_channels: int = 4,  # channels of a latent
     attention: bool = False,  # attention at the smallest size
@@ -266,7 +284,8 @@ def small_vae(
     "A VAE small enough to train on a laptop: 3 x 32 x 32 numbers to 4 x 8 x 8 and back."
     levels = len(widths)
     return orthogonal_start(AutoencoderKL(
-        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=layers, norm_num_groups=groups, latent_channels=latent_channels, sample_size=size,
         mid_block_add_attention=attention, **config))
 
@@ -274,7 +293,7 @@ def small_vae(
 def orthogonal_start(
     module: nn.Module,  # changed in place
 ) -> nn.Module:  # the module itself
-    "Give every convolution orthogonal weights, which hand on what comes in neither louder nor fainter, and biases of zero."
+    "Give every convolution orthogonal weights, which make nothing louder or fainter, and biases of zero."
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
             nn.init.orthogonal_(layer.weight)
@@ -293,7 +312,8 @@ def vae_batches(
     def batch(generator):
         images = book.paint(book.sample_scenes(batch_size, generator, n_objects=n_objects, split="train"))
         side = book.size // factor
-        return dict(images=images, noise=torch.randn(batch_size, latent_channels, side, side, generator=generator))
+        noise = torch.randn(batch_size, latent_channels, side, side, generator=generator)
+        return dict(images=images, noise=noise)
     return batch
 
 def vae_training_loss(
@@ -324,7 +344,7 @@ def evaluate_vae(
     n: int = 1000,  # how many pictures
     generator: torch.Generator | None = None,  # which pictures
 ) -> dict:  # `psnr` in decibels, and the critic's shares of right answers: `kind`, ..., `whole`
-    "Compress and enlarge held-out pictures; measure what was lost, and whether the critic still reads them right."
+    "Compress and enlarge held-out pictures: how much is lost, and does the critic still read them right?"
     scenes = book.sample_scenes(n, generator, split="heldout")
     images, device = book.paint(scenes), next(vae.parameters()).device
     decoded = torch.cat([vae(part.to(device))[0].float().cpu() for part in images.split(256)])
