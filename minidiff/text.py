@@ -544,6 +544,7 @@ def forward(
     input_ids: torch.Tensor,  # (n, L) ids
     attention_mask: torch.Tensor | None = None,  # (n, L), 0 where nobody may look; none in Stable Diffusion
 ) -> TextOutput:
+    "The states of all tokens, the pooled one, and what each block said."
     mask = causal_mask(input_ids.shape[1], input_ids.device)
     if attention_mask is not None: mask = mask & attention_mask.bool()[:, None, None]
     states = self.encoder(self.embeddings(input_ids), mask)
@@ -700,7 +701,7 @@ def clip_loss(
     text_embeds: torch.Tensor,  # (n, width), of length 1; row i belongs to picture i
     logit_scale: torch.Tensor,  # the log of what multiplies the cosines, which is 100 at most
 ) -> torch.Tensor:  # a number; log(n) by chance
-    """CLIP's contrastive loss (Radford et al. 2021, figure 3): which text, which picture belongs to this one?
+    """CLIP's contrastive loss (Radford et al. 2021, figure 3): cross-entropy over rows and over columns.
 
     With several processes, every process compares its rows with everybody's.
     """
