@@ -291,7 +291,7 @@ def plot_losses(
     if log and all(v > 0 for c in curves.values() for v in c): ax.set_yscale("log")
     ax.set(xlabel="step", ylabel="loss", title=title or "")
     ax.spines[["top", "right"]].set_visible(False)
-    if len(curves) > 1: ax.legend(frameon=False)
+    if len(curves) > 1: ax.legend(frameon=False, loc="upper right")
     ends = ", ".join(f"{k} from {c[0]:.3g} to {c[-1]:.3g}" for k, c in smoothed.items() if c)
     show(fig, alt or f"Loss curves over {max(map(len, curves.values()), default=0)} steps: {ends}")
 

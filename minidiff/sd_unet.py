@@ -407,7 +407,7 @@ def check(self, sample: Tensor, encoder_hidden_states: Tensor):
         raise ValueError(f"sample: expected (n, {c.in_channels}, height, width), got {shape}")
     if min(shape[2:]) < 2 ** n:
         raise ValueError(f"sample: height and width must be {2 ** n} or more, "
-                         f"to be halved {n} times, got {shape[2:]}")
+                         f"to be halved {n} time{'s'[:n - 1]}, got {shape[2:]}")
     if len(text) != 3 or text[::2] != (shape[0], c.cross_attention_dim):
         raise ValueError(f"encoder_hidden_states: expected ({shape[0]}, tokens, "
                          f"{c.cross_attention_dim}), got {text}")

@@ -36,16 +36,18 @@ def lr_factor(
     steps: int,  # of the whole run
     warmup: float = 0.05,  # share of the steps that climb
     min_lr: float = 0.0,  # what is left at the end, as a share of the top
+    decay: float | None = None,  # share of the steps that descend, in a straight line; None: half a cosine
 ) -> float:
-    "What the learning rate is multiplied by at a step: a straight climb, then half a cosine."
+    "What the learning rate is multiplied by at a step: a straight climb, then a descent."
     climb = max(1, round(warmup * steps))
     if step < climb: return (step + 1) / climb
-    progress = (step - climb) / max(1, steps - climb)
-    return min_lr + (1 - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    if decay is None: left = 0.5 + 0.5 * math.cos(math.pi * (step - climb) / max(1, steps - climb))
+    else: left = min(1.0, (steps - step) / max(1, round(decay * steps)))
+    return min_lr + (1 - min_lr) * left
 
 # %% ../nbs/workshop/training.ipynb #cell013
 class EMA:
-    "An exponential moving average of a module's weights, with a decay that warms up; `self.module` holds it, in `eval` mode."
+    "An exponential moving average of a module's weights, with a decay that warms up; `module` holds it, in `eval` mode."
     def __init__(
         self,
         module: nn.Module,  # the module to follow
@@ -54,7 +56,7 @@ class EMA:
         self.module, self.decay, self.updates = copy.deepcopy(module).eval().requires_grad_(False), decay, 0
 
     def current_decay(self) -> float:
-        "The decay of the next update: 0 at the first (a plain copy), then (1 + n) / (10 + n) until that reaches `decay`."
+        "The decay of the next update: 0 at the first (a copy), then (1 + n) / (10 + n) until that reaches `decay`."
         return min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
 
     @torch.no_grad()
@@ -71,7 +73,8 @@ def best_precision(device: torch.device | str) -> str:
     device = torch.device(device)
     if device.type == "cuda": return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     has = lambda name: getattr(torch.cpu, name, lambda: False)()
-    return "bf16" if device.type == "cpu" and (has("_is_avx512_bf16_supported") or has("_is_amx_tile_supported")) else "no"
+    fast = device.type == "cpu" and (has("_is_avx512_bf16_supported") or has("_is_amx_tile_supported"))
+    return "bf16" if fast else "no"
 
 # %% ../nbs/workshop/training.ipynb #cell021
 def shard(
@@ -82,7 +85,9 @@ def shard(
     "One of `parts` equal slices of a batch."
     if parts == 1: return batch
     size = len(next(iter(batch.values())))
-    if size % parts: raise ValueError(f"a batch of {size} cannot be cut into {parts} equal parts (processes x accumulation); choose a multiple")
+    if size % parts:
+        raise ValueError(f"a batch of {size} cannot be cut into {parts} equal parts (processes x accumulation); "
+                         "choose a multiple")
     return {k: v[index * size // parts:(index + 1) * size // parts] for k, v in batch.items()}
 
 # %% ../nbs/workshop/training.ipynb #cell024
@@ -103,14 +108,16 @@ def all_gather_with_grad(
     x: torch.Tensor,  # (n, ...), the same shape on every process
 ) -> torch.Tensor:  # (processes * n, ...)
     "The tensors of all processes, one after the other, with gradients back to each; with one process, `x` itself."
-    several = torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    group = torch.distributed
+    several = group.is_available() and group.is_initialized() and group.get_world_size() > 1
     return _Gather.apply(x) if several else x
 
 # %% ../nbs/workshop/training.ipynb #cell027
 def parameter_groups(module: nn.Module, weight_decay: float) -> list:
     "Two groups for an optimiser: matrices and kernels, which decay, and one-dimensional parameters, which don't."
     params = [p for p in module.parameters() if p.requires_grad]
-    return [dict(params=[p for p in params if p.dim() > 1], weight_decay=weight_decay), dict(params=[p for p in params if p.dim() <= 1], weight_decay=0.0)]
+    return [dict(params=[p for p in params if p.dim() > 1], weight_decay=weight_decay),
+            dict(params=[p for p in params if p.dim() <= 1], weight_decay=0.0)]
 
 def count_parameters(module: nn.Module) -> int:
     "How many numbers a module learns."
@@ -122,34 +129,38 @@ def orthogonalize(
     steps: int = 5,
 ) -> torch.Tensor:  # (..., m, n) in bfloat16
     "Nearly `U @ V.T` of each matrix: the same singular vectors, and singular values between about 0.7 and 1.2."
-    x = matrices.bfloat16()
+    x = matrices.bfloat16().reshape(-1, *matrices.shape[-2:])
     tall = x.shape[-2] > x.shape[-1]
     if tall: x = x.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = 3.4445 * x + (2.0315 * (gram @ gram) - 4.7750 * gram) @ x
-    return x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.mT if tall else x).reshape(matrices.shape)
 
 # %% ../nbs/workshop/training.ipynb #cell033
 class Muon(torch.optim.AdamW):
-    "AdamW for vectors and thin matrices; momentum, orthogonalised, for matrices and kernels (Keller Jordan et al., 2024)."
-    momentum, smallest, rest = 0.95, 16, 0.25  # `rest`: AdamW's share of the learning rate
+    "AdamW for vectors and thin matrices; orthogonalised momentum for the rest (Keller Jordan et al., 2024)."
+    smallest, rest = 16, 0.25  # the thinnest matrix; AdamW's share of the learning rate
 
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
-            same = {}
+            same, lr, momentum = {}, group["lr"], group["betas"][0]
             for p in group["params"]:
                 if p.grad is None or p.dim() < 2 or min(p.shape[0], p[0].numel()) < self.smallest: continue
-                if not self.state[p]: self.state[p] = dict(step=torch.zeros(()), momentum=torch.zeros_like(p))  # AdamW asks everybody for a step
-                average = self.state[p]["momentum"].lerp_(p.grad, 1 - self.momentum)
-                step = p.grad.lerp(average, self.momentum)  # Nesterov: look ahead
-                same.setdefault((p.shape[0], p[0].numel()), []).append((p, step.flatten(1)))
-                p.grad = None  # AdamW passes over it
-            for shape, pairs in same.items():
-                steps = orthogonalize(torch.stack([step for _, step in pairs])).float() * (0.2 * max(shape) ** 0.5)
-                for (p, _), step in zip(pairs, steps): p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * step.view(p.shape))
+                if not self.state[p]:  # AdamW asks everybody for a step
+                    self.state[p] = dict(step=torch.zeros(()), momentum=torch.zeros_like(p))
+                same.setdefault((p.shape[0], p[0].numel()), []).append(p)
+            for shape, params in same.items():
+                grads, averages = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
+                torch._foreach_lerp_(averages, grads, 1 - momentum)
+                ahead = torch._foreach_lerp(grads, averages, momentum)  # Nesterov: look ahead
+                steps = orthogonalize(torch.stack([step.flatten(1) for step in ahead])).float()
+                steps = [step.view(p.shape) for p, step in zip(params, steps)]
+                torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+                torch._foreach_add_(params, steps, alpha=-lr * 0.2 * max(shape) ** 0.5)
+                for p in params: p.grad = None  # AdamW passes over it
         rates = [group["lr"] for group in self.param_groups]
         for group in self.param_groups: group["lr"] *= self.rest
         loss = super().step(closure)
@@ -162,15 +173,16 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,  # what to train; it is moved to the device
-        loss_fn: Callable,  # `loss_fn(model, batch)` -> the mean loss of the batch, a scalar; it draws nothing random
-        batch_fn: Callable,  # `batch_fn(generator)` -> dict of CPU tensors and lists: the whole batch of a step, noise included
+        loss_fn: Callable,  # `loss_fn(model, batch)` -> the mean loss, a scalar; it draws nothing random
+        batch_fn: Callable,  # `batch_fn(generator)` -> dict of CPU tensors and lists: a whole batch, noise included
         steps: int,  # how many steps to take
         lr: float = 1e-3,  # the top learning rate
         warmup: float = 0.05,  # share of the steps in which it climbs
         min_lr: float = 0.0,  # what it ends on, as a share of the top
+        decay: float | None = None,  # share of the steps in which it falls, in a line; None: half a cosine
         optimizer: str = "adamw",  # or "muon"
         weight_decay: float = 0.01,  # on matrices and kernels
-        betas: tuple = (0.9, 0.99),  # of AdamW
+        betas: tuple = (0.9, 0.99),  # of AdamW; the first is Muon's momentum too
         clip: float | None = 1.0,  # the largest norm of the gradient
         accumulate: int = 1,  # parts that a process's slice is cut into, one after the other
         ema: float | None = 0.999,  # decay of the moving average of the weights; None: keep none
@@ -186,8 +198,10 @@ class Trainer:
         device: str | None = None,  # "cpu" to stay on it; None: a GPU where there is one
         show_bar: bool = True,  # show a progress bar
     ):
-        if precision not in ("auto", "no", "bf16", "fp16"): raise ValueError(f"precision is one of auto, no, bf16, fp16; got {precision!r}")
-        if optimizer not in ("adamw", "muon"): raise ValueError(f"optimizer is one of adamw, muon; got {optimizer!r}")
+        if precision not in ("auto", "no", "bf16", "fp16"):
+            raise ValueError(f"precision is one of auto, no, bf16, fp16; got {precision!r}")
+        if optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer is one of adamw, muon; got {optimizer!r}")
         if steps < 1: raise ValueError(f"steps must be at least 1, got {steps}")
         arguments = dict(locals()); del arguments["self"]
         self.__dict__.update(arguments)
@@ -208,14 +222,17 @@ def _accelerator(precision, device):
     if device == "cpu" and not PartialState._shared_state: PartialState(cpu=True)
     AcceleratorState._reset_state()  # a notebook may train one model in bf16 and the next in float32
     if precision == "auto": precision = best_precision(PartialState(cpu=device == "cpu").device)
-    return Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    return Accelerator(mixed_precision=precision, cpu=device == "cpu",
+                       kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
 def _keep_memory():
-    "On Linux, let the C library keep freed memory for the next tensors, instead of asking the system for it at every step."
+    "On Linux, let the C library keep freed memory for the next tensors, and not ask the system at every step."
     if sys.platform != "linux": return
     try: set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError): return  # a C library other than glibc
-    for option, value in ((-3, 2**30), (-1, 2**30), (-2, 2**28)): set_option(option, value)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+    M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD = -3, -1, -2
+    for option, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**30), (M_TOP_PAD, 2**28)):
+        set_option(option, value)
 
 @patch_to(Trainer)
 def _set_up(self):
@@ -224,8 +241,8 @@ def _set_up(self):
     self.model.to(accelerator.device).train()
     if self.channels_last: self.model.to(memory_format=torch.channels_last)
     groups = parameter_groups(self.model, self.weight_decay)
-    if self.optimizer == "muon": self._optimizer = Muon(groups, lr=self.lr, betas=self.betas)
-    else: self._optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=accelerator.device.type in ("cpu", "cuda"))
+    make = dict(adamw=torch.optim.AdamW, muon=Muon)[self.optimizer]
+    self._optimizer = make(groups, lr=self.lr, betas=self.betas, fused=accelerator.device.type in ("cpu", "cuda"))
     self._ema = EMA(self.model, self.ema) if self.ema is not None else None
     if self._ema: self.ema_model = self._ema.module
     self._wrapped, self._prepared = accelerator.prepare(_Loss(self.model, self.loss_fn), self._optimizer)
@@ -237,13 +254,17 @@ def _batch(self, step):
     "This process's slice of the batch of a step, on the device, in `accumulate` parts."
     acc, batch = self.accelerator, self.batch_fn(step_generator(self.seed, step))
     mine = shard(batch, acc.process_index, acc.num_processes)
-    move = lambda v: v.to(acc.device, non_blocking=True, memory_format=torch.channels_last if self.channels_last and v.dim() == 4 else torch.preserve_format) if torch.is_tensor(v) else v
+    def move(v):
+        if not torch.is_tensor(v): return v
+        last = self.channels_last and v.dim() == 4
+        return v.to(acc.device, non_blocking=True, memory_format=torch.channels_last if last else torch.preserve_format)
     return [{k: move(v) for k, v in shard(mine, i, self.accumulate).items()} for i in range(self.accumulate)]
 
 @patch_to(Trainer)
 def _train_step(self, parts):
     acc, total = self.accelerator, 0
-    for group in self._optimizer.param_groups: group["lr"] = self.lr * lr_factor(self.step, self.steps, self.warmup, self.min_lr)
+    rate = self.lr * lr_factor(self.step, self.steps, self.warmup, self.min_lr, self.decay)
+    for group in self._optimizer.param_groups: group["lr"] = rate
     for i, part in enumerate(parts):
         sync = acc.no_sync(self._wrapped) if i < len(parts) - 1 else torch.enable_grad()
         with sync, acc.autocast():
@@ -257,7 +278,8 @@ def _train_step(self, parts):
     self._losses.append(total.float())
 
 # %% ../nbs/workshop/training.ipynb #cell043
-_SETTINGS = ("steps", "lr", "warmup", "min_lr", "optimizer", "weight_decay", "betas", "clip", "accumulate", "ema", "precision", "seed", "name")
+_SETTINGS = ("steps", "lr", "warmup", "min_lr", "decay", "optimizer", "weight_decay", "betas", "clip", "accumulate",
+             "ema", "precision", "seed", "name")
 
 @patch_to(Trainer)
 def _settings(self): return json.loads(json.dumps({k: getattr(self, k) for k in _SETTINGS}))
@@ -269,9 +291,11 @@ def save(self):
     if self.checkpoint is None or not self.accelerator.is_main_process: return
     tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
     if self._ema: tensors |= {f"ema.{k}": v for k, v in self._ema.module.state_dict().items()}
-    for i, state in self._optimizer.state_dict()["state"].items(): tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+    for i, state in self._optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
     scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
-    header = dict(step=self.step, seconds=self.seconds, updates=self._ema.updates if self._ema else 0, scaler=scaler, settings=self._settings())
+    header = dict(step=self.step, seconds=self.seconds, updates=self._ema.updates if self._ema else 0, scaler=scaler,
+                  settings=self._settings())
     save_safetensors({**tensors, "losses": losses}, self.checkpoint, {"minidiff": json.dumps(header)})
 
 # %% ../nbs/workshop/training.ipynb #cell044
@@ -279,11 +303,14 @@ def save(self):
 def load(self) -> bool:
     "Continue from the checkpoint, if there is one; returns whether there was."
     if self.checkpoint is None or not self.checkpoint.is_file(): return False
-    tensors, header = load_safetensors(self.checkpoint, self.accelerator.device), json.loads(load_metadata(self.checkpoint).get("minidiff", "{}"))
+    tensors = load_safetensors(self.checkpoint, self.accelerator.device)
+    header = json.loads(load_metadata(self.checkpoint).get("minidiff", "{}"))
     if not header: raise LoadError(f"{self.checkpoint} is no checkpoint of a training run")
     for key, mine in self._settings().items():
         theirs = header["settings"].get(key)
-        if theirs != mine: raise ValueError(f"{self.checkpoint} was made with {key}={theirs!r}, and this run has {key}={mine!r}; use the same, or another folder")
+        if theirs != mine:
+            raise ValueError(f"{self.checkpoint} was made with {key}={theirs!r}, and this run has {key}={mine!r}; "
+                             "use the same, or another folder")
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     self.model.load_state_dict(part("model."))
     if self._ema: self._ema.module.load_state_dict(part("ema.")); self._ema.updates = header["updates"]
@@ -291,7 +318,8 @@ def load(self) -> bool:
     for k, v in part("optimizer.").items():
         i, name = k.split(".", 1)
         state.setdefault(int(i), {})[name] = v
-    self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})
+    groups = self._optimizer.state_dict()["param_groups"]
+    self._optimizer.load_state_dict({"state": state, "param_groups": groups})
     if self.accelerator.scaler and header["scaler"]: self.accelerator.scaler.load_state_dict(header["scaler"])
     self.step, self.seconds, self._losses = header["step"], header["seconds"], list(tensors["losses"])
     return True
@@ -313,7 +341,8 @@ def _bar(self):
     todo = range(self.step, self.steps)
     if not (self.show_bar and self.accelerator.is_main_process): return todo
     bar = progress_bar(todo)
-    if isinstance(bar, ConsoleProgressBar) and not sys.stdout.isatty(): bar.update_every = 20  # a log file wants few lines
+    if isinstance(bar, ConsoleProgressBar) and not sys.stdout.isatty():
+        bar.update_every = 20  # a log file wants few lines
     return bar
 
 # %% ../nbs/workshop/training.ipynb #cell047
@@ -321,7 +350,9 @@ def _bar(self):
 def _watch(self, bar):
     "Every 20 steps: is the loss still a number? Show it."
     recent = torch.stack(self._losses[-20:]).mean().item()
-    if not math.isfinite(recent): raise FloatingPointError(f"the loss of {self.name} became {recent} within the 20 steps before step {self.step}; try a smaller lr, or precision='no'")
+    if not math.isfinite(recent):
+        raise FloatingPointError(f"the loss of {self.name} became {recent} within the 20 steps before step {self.step}; "
+                                 "try a smaller lr, or precision='no'")
     if self.show_bar and self.accelerator.is_main_process: bar.comment = f"{self.name} loss {recent:.4f}"
 
 @patch_to(Trainer)
@@ -333,16 +364,18 @@ def fit(
     self._set_up()
     if resume: self.load()
     bar, start, ahead = self._bar(), time.perf_counter() - self.seconds, None
-    with ThreadPoolExecutor(1) as drawer, torch.random.fork_rng(devices=[] if self.accelerator.device.type != "cuda" else None):
+    on_gpu = self.accelerator.device.type == "cuda"
+    with ThreadPoolExecutor(1) as drawer, torch.random.fork_rng(devices=None if on_gpu else []):
         for step in bar:
             parts = ahead.result() if ahead else self._batch(step)
-            ahead = drawer.submit(self._batch, step + 1) if self.accelerator.device.type == "cuda" and step + 1 < self.steps else None
+            ahead = drawer.submit(self._batch, step + 1) if on_gpu and step + 1 < self.steps else None
             torch.manual_seed(step_generator(self.seed, step).initial_seed() + self.accelerator.process_index)
             self._train_step(parts)
             self.step, self.seconds = step + 1, time.perf_counter() - start
             if self.step % 20 == 0 or self.step == self.steps: self._watch(bar)
             if self.step == self.steps or self.save_every and self.step % self.save_every == 0: self.save()
-            if self.preview and self.preview_every and self.step % self.preview_every == 0 and self.accelerator.is_main_process: self._show_preview()
+            due = self.preview and self.preview_every and self.step % self.preview_every == 0
+            if due and self.accelerator.is_main_process: self._show_preview()
     if hasattr(bar, "fill"): print()  # end the line of a bar in a terminal
     self.accelerator.free_memory()
     self.model.eval()
