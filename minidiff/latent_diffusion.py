@@ -73,13 +73,15 @@ PRESETS = dict(
         unet_training=dict(steps=40, batch_size=8, lr=2e-3, **LATE),
         pictures=256, captions=16, steps=4),
     cpu=Preset(
-        vae_training={**VAE_TRAINING, "steps": 1400, "batch_size": 16, "lr": 8e-3, "decay": 0.4, "optimizer": "muon"},
+        vae_training={**VAE_TRAINING, "steps": 1400, "batch_size": 16, "lr": 8e-3, "decay": 0.4,
+                      "optimizer": "muon"},
         text_training=dict(steps=400, batch_size=128, lr=1e-2, ema=0.99, **MUON),
         unet=unet_config((64, 128), 8), unet_training=dict(steps=1700, batch_size=96, lr=5e-3, **LATE)),
     gpu=Preset(
         size=64, pictures=200_000, captions=2000,
         vae=dict(widths=(64, 64, 64)),
-        vae_training={**VAE_TRAINING, "steps": 6000, "batch_size": 64, "lr": 8e-3, "decay": 0.4, "optimizer": "muon"},
+        vae_training={**VAE_TRAINING, "steps": 6000, "batch_size": 64, "lr": 8e-3, "decay": 0.4,
+                      "optimizer": "muon"},
         text=dict(widths=(32, 64, 128, 128)),
         text_training=dict(steps=1000, batch_size=512, lr=1e-2, ema=0.99, **MUON),
         unet=unet_config((128, 256, 256), 16, layers_per_block=2, norm_num_groups=32),
@@ -187,7 +189,8 @@ class TextAndPictures(nn.Module):
         ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         self.text_model = CLIPTextModel(
             vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, projection_dim=width,
-            num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=tokenizer.model_max_length, **ids)
+            num_hidden_layers=layers, num_attention_heads=heads,
+            max_position_embeddings=tokenizer.model_max_length, **ids)
         for table in self.text_model.embeddings.children(): nn.init.normal_(table.weight, std=0.5)
         self.picture_tower = PictureTower(size, widths, width)
         self.text_projection = nn.Linear(width, width, bias=False)
@@ -201,7 +204,7 @@ class TextAndPictures(nn.Module):
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell021
 def turn_round(scenes: Scenes, generator: torch.Generator) -> Scenes:
-    "What was above is below, left is right; scenes where that cannot be, or is held out, get another near miss."
+    "What was above is below, left is right; where that cannot be, or is held out, another near miss."
     turned = replace(scenes, relation=torch.where(scenes.relation >= 0, scenes.relation ^ 1, scenes.relation))
     turned.position = arrange(turned, torch.rand(len(scenes), 2, 2, generator=generator) * 2 - 1)
     fine = (scenes.n_objects == 2) & in_split(turned, "train")
@@ -343,7 +346,8 @@ def latent_batches(
         noise, wobble = torch.randn(2, batch_size, *data.mean.shape[1:], generator=generator)
         silent = torch.rand(batch_size, generator=generator) < drop
         return dict(latents=data.mean[i] + data.std[i] * wobble, noise=noise,
-                    states=data.states[torch.where(silent, n, i)].float(), timesteps=draw_timesteps(batch_size, generator))
+                    states=data.states[torch.where(silent, n, i)].float(),
+                    timesteps=draw_timesteps(batch_size, generator))
     return batch
 
 
@@ -369,8 +373,9 @@ def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipel
         pipe = LatentDiffusionPipeline(vae, text_encoder, tokenizer, trainer.ema_model, scheduler)
         self.show_preview(pipe, trainer.step)
     every = max(1, self.preset.unet_training["steps"] // 8)
-    unet = self.train_stage("unet", unet, diffusion_loss(teacher), lambda n: latent_batches(data, n, self.preset.drop),
-                            self.preset.unet_training, preview=preview, preview_every=every)
+    unet = self.train_stage("unet", unet, diffusion_loss(teacher),
+                            lambda n: latent_batches(data, n, self.preset.drop), self.preset.unet_training,
+                            preview=preview, preview_every=every)
     return LatentDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler)
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell039
@@ -384,7 +389,8 @@ def paint_captions(self, pipe, captions, seed=0):
     "Paint a list of captions, in batches; (n, 3, size, size) in [-1, 1], on the CPU."
     noise = pipe.start_latents(len(captions), generator=step_generator(self.seed + seed, 2**30))
     settings = dict(num_inference_steps=self.preset.steps, guidance_scale=self.preset.scale, output_type="pt")
-    images = [pipe(list(captions[i:i + 128]), latents=noise[i:i + 128], **settings) for i in range(0, len(captions), 128)]
+    images = [pipe(list(captions[i:i + 128]), latents=noise[i:i + 128], **settings)
+              for i in range(0, len(captions), 128)]
     return torch.cat(images).cpu()
 
 @patch_to(Job)
@@ -452,7 +458,8 @@ def results_table(
     "The numbers of a run as text."
     def cell(share): return f"{share:>12.1%}" if share is not None and share == share else f"{'-':>12}"
     rows = results["accuracy"].values()
-    lines = [f"{'right, held out':18}" + "".join(f"{name.replace('_', ' '):>12}" for name in results["accuracy"])]
+    titles = [name.replace("_", " ") for name in results["accuracy"]]
+    lines = [f"{'right, held out':18}" + "".join(f"{title:>12}" for title in titles)]
     for name in ("whole", "kind", "color", "size", "place", "relation", "background", "count"):
         lines.append(f"{name:18}" + "".join(cell(row.get(name)) for row in rows))
     if results["seconds"]: lines += ["", f"{'stage':18}{'seconds':>12}{'parameters':>12}"]
@@ -509,7 +516,7 @@ def _say_errors(command):
 @_say_errors
 def train_command(argv=None):
     "The console script `minidiff_train`."
-    parser = argparse.ArgumentParser(prog="minidiff_train", description="Train a text-to-image model from nothing.")
+    parser = argparse.ArgumentParser("minidiff_train", description="Train a text-to-image model from nothing.")
     option = parser.add_argument
     option("--preset", default="cpu", choices=list(PRESETS), help="how big (default: cpu)")
     option("--out", default=None, help="folder for everything (default: runs/PRESET)")
@@ -540,13 +547,14 @@ def open_run(
     if (folder/"pipeline").is_dir(): folder = folder/"pipeline"
     return LatentDiffusionPipeline.from_pretrained(folder, **{"dtype": torch.float32, **options})
 
+# %% ../nbs/16_latent_diffusion.ipynb #cell054
 @_say_errors
 def sample_command(argv=None):
     "The console script `minidiff_sample`."
-    parser = argparse.ArgumentParser(prog="minidiff_sample", description="Paint a picture from a sentence.")
+    parser = argparse.ArgumentParser("minidiff_sample", description="Paint a picture from a sentence.")
     option = parser.add_argument
     option("prompt", help="what to paint, such as \"a red circle above a blue square\"")
-    option("--from", dest="folder", help="folder of a run or a pipeline (default: the small model of the package)")
+    option("--from", dest="folder", help="folder of a run or a pipeline (default: the package's own)")
     option("--out", default="picture.png", help="the file to write (default: picture.png)")
     option("--n", type=int, default=1, help="how many pictures, side by side")
     option("--steps", type=int, default=20, help="calls of the U-Net")
@@ -560,14 +568,16 @@ def sample_command(argv=None):
     def note(text): print(f"note: {text}", file=sys.stderr)
     if not options.prompt.strip(): note("the prompt is empty, so this is a picture of anything")
     if strange := unknown_words(pipe.tokenizer, options.prompt):
-        note(f"this model has never seen {', '.join(map(repr, strange))}; it paints what it understands of the rest")
-    images = pipe([options.prompt] * options.n, negative_prompt=options.negative, num_inference_steps=options.steps,
-                  guidance_scale=options.scale, generator=torch.Generator().manual_seed(options.seed), output_type="pt")
+        words = ", ".join(map(repr, strange))
+        note(f"this model has never seen {words}; it paints what it understands of the rest")
+    images = pipe([options.prompt] * options.n, negative_prompt=options.negative,
+                  num_inference_steps=options.steps, guidance_scale=options.scale,
+                  generator=torch.Generator().manual_seed(options.seed), output_type="pt")
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     image_grid(images.cpu(), ncols=min(options.n, 8), upscale=options.enlarge).save(options.out)
     print(options.out)
     return 0
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell070
+# %% ../nbs/16_latent_diffusion.ipynb #cell071
 #| eval: false
 if __name__ == "__main__": sys.exit(train_command())
