@@ -320,6 +320,9 @@ def load(self) -> bool:
         state.setdefault(int(i), {})[name] = v
     groups = self._optimizer.state_dict()["param_groups"]
     self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for p, memory in self._optimizer.state.items():  # a fused step expects it in the layout of the weights
+        for k, v in memory.items():
+            if v.shape == p.shape: memory[k] = torch.empty_like(p, dtype=v.dtype).copy_(v)
     if self.accelerator.scaler and header["scaler"]: self.accelerator.scaler.load_state_dict(header["scaler"])
     self.step, self.seconds, self._losses = header["step"], header["seconds"], list(tensors["losses"])
     return True
