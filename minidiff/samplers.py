@@ -13,9 +13,9 @@ import math
 import numpy as np
 import torch
 
-from .hub import ConfigError, patch_to, register_config
+from .hub import ConfigError, one_of, patch_to, register_config
 from .scheduler import (VARIANCE_TYPES, Scheduler, SchedulerOutput, at_least_float, check_steps,
-                                for_each, one_of, one_timestep, randn_like, spaced_timesteps)
+                                for_each, one_timestep, randn_like, spaced_timesteps)
 
 # %% ../nbs/05_samplers.ipynb #cell017
 class DDIMScheduler(Scheduler):
