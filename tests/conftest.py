@@ -24,3 +24,7 @@ def smoke_run(tmp_path_factory):
     done = train(out)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the long runs, too: fuzzing and kills")
