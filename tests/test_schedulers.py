@@ -42,7 +42,8 @@ def toy(x, t):
 
 def walk(scheduler, steps=None, start=0, learned=False, x=CANVAS, begin=None, **step):
     "Every picture on the way, and the scheduler's timesteps and levels."
-    mu = dict(mu=0.8) if scheduler.config.get("use_dynamic_shifting") else {}
+    flows = type(scheduler).__name__.startswith("FlowMatch")
+    mu = dict(mu=0.8) if flows and scheduler.config["use_dynamic_shifting"] else {}
     if steps is not None: scheduler.set_timesteps(steps, **mu)
     if begin is not None: scheduler.set_begin_index(begin)
     x = x*getattr(scheduler, "init_noise_sigma", 1.0)
