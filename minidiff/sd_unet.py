@@ -6,8 +6,8 @@
 __all__ = ['ACTIVATIONS', 'timestep_embedding', 'TimestepEmbedding', 'ResnetBlock2D', 'Downsample2D', 'Upsample2D', 'to_tokens',
            'to_image', 'attend', 'Attention', 'GEGLU', 'FeedForward', 'BasicTransformerBlock', 'Transformer2DModel',
            'DownBlock2D', 'CrossAttnDownBlock2D', 'UNetMidBlock2DCrossAttn', 'UpBlock2D', 'CrossAttnUpBlock2D',
-           'UNetEncoder', 'AttentionPooling', 'TextTimeEmbedding', 'UNet2DConditionModel', 'check_unet_config',
-           'check_levels', 'check_size', 'record_attention']
+           'UNetEncoder', 'AttentionPooling', 'TextTimeEmbedding', 'check_dtype', 'UNet2DConditionModel',
+           'check_unet_config', 'check_levels', 'check_size', 'record_attention']
 
 # %% ../nbs/03_sd_unet.ipynb #cell007
 import math
@@ -420,14 +420,18 @@ def check(self, sample: Tensor, encoder_hidden_states: Tensor, encoder_attention
         got = tuple(mask.shape) if torch.is_tensor(mask) else repr(mask)
         raise ValueError(f"encoder_attention_mask: expected a tensor {tuple(text.shape[:2])}, got {got}")
     self._check_extras(n, class_labels, timestep_cond, added_cond_kwargs or {})
-    if _autocasts(sample.device.type): return
-    for name, x in dict(sample=sample, encoder_hidden_states=text).items():
-        if x.dtype != self.conv_in.weight.dtype:
-            raise ValueError(f"{name}: expected {self.conv_in.weight.dtype} as the weights are, got {x.dtype}")
+    check_dtype(self.conv_in.weight, sample=sample, encoder_hidden_states=text)
 
-def _autocasts(device):
-    try: return torch.is_autocast_enabled(device)
-    except RuntimeError: return False # a device that has no such thing, as `meta`
+def check_dtype(
+    weight, # of the layer that gets them
+    **tensors, # by the name of the argument
+):
+    "What goes into a net is of the type of its weights, unless `torch.autocast` sees to it."
+    try: autocast = torch.is_autocast_enabled(weight.device.type)
+    except RuntimeError: autocast = False # a device that has no such thing, as `meta`
+    for name, x in tensors.items():
+        if x.dtype != weight.dtype and not autocast:
+            raise ValueError(f"{name}: expected {weight.dtype} as the weights are, got {x.dtype}")
 
 @patch_to(UNetEncoder)
 def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:

@@ -326,6 +326,10 @@ class Sketchbook:
         if said is None: said = choose_said(scenes, generator)
         return write_captions(scenes, said, generator), said
 
+    def critic(self) -> "Critic":
+        "Who reads pictures of this book."
+        return Critic(self.size, self.objects)
+
     def draw(self, n: int, generator: torch.Generator | None = None, n_objects: int | None = None,
              split: str = "train") -> tuple[Tensor, list[str], Scenes]:
         "`n` pictures, their captions and their scenes."
