@@ -6,7 +6,7 @@
 __all__ = ['ACTIVATIONS', 'timestep_embedding', 'TimestepEmbedding', 'ResnetBlock2D', 'Downsample2D', 'Upsample2D', 'to_tokens',
            'to_image', 'attend', 'Attention', 'GEGLU', 'FeedForward', 'BasicTransformerBlock', 'Transformer2DModel',
            'DownBlock2D', 'CrossAttnDownBlock2D', 'UNetMidBlock2DCrossAttn', 'UpBlock2D', 'CrossAttnUpBlock2D',
-           'UNetEncoder', 'AttentionPooling', 'TextTimeEmbedding', 'check_dtype', 'UNet2DConditionModel',
+           'UNetEncoder', 'AttentionPooling', 'TextTimeEmbedding', 'check_dtype', 'check_ids', 'UNet2DConditionModel',
            'check_unet_config', 'check_levels', 'check_size', 'record_attention']
 
 # %% ../nbs/03_sd_unet.ipynb #cell007
@@ -452,7 +452,7 @@ def _check_extras(self, n, class_labels, timestep_cond, added):
                          else "class_labels: this model has no classes")
     if isinstance(self.class_embedding, nn.Embedding):
         rows("class_labels", class_labels, floating=False)
-        _check_ids("class_labels", class_labels, c.num_class_embeds)
+        check_ids("class_labels", class_labels, c.num_class_embeds)
     elif c.class_embed_type == "timestep":
         rows("class_labels", class_labels, floating=class_labels.is_floating_point())
     elif class_labels is not None:
@@ -478,7 +478,11 @@ def _check_rows(n, name, x, *shape, **kind):
     if not torch.is_tensor(x): raise ValueError(f"{name}: expected a tensor, got {x!r}")
     return check_tensor(name, x, 1 if len(x.shape) and len(x) == 1 else n, *shape, **kind)
 
-def _check_ids(name, ids, most):
+def check_ids(
+    name: str, # of the argument
+    ids: Tensor, # whole numbers
+    most: int, # rows of the table that they point into
+):
     "Row numbers of a table must exist. (Looked at on the CPU only; elsewhere a look would cost a wait.)"
     if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel(): return
     low, high = (x.item() for x in ids.aminmax())
