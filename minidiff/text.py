@@ -95,6 +95,21 @@ def count_pairs(
         for pair in zip(symbols, symbols[1:]): pairs[pair] += n
     return pairs
 
+# %% ../nbs/06_text.ipynb #cell010f
+def _as_texts(text):
+    "One text or several, as a list."
+    alone = isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
+    texts = [text] if alone else list(text)
+    for t in texts:
+        if not isinstance(t, str):
+            got = repr(t) if len(repr(t)) <= 60 else repr(t)[:57] + "..."
+            raise ValueError(f"text must be a str or a list of str, got {type(t).__name__}: {got}")
+        if not t.isascii() and any("\ud800" <= c <= "\udfff" for c in t):
+            raise ValueError(f"text must be of Unicode characters, got half of one in {_shorten(t)!r}")
+    return texts
+
+def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
+
 # %% ../nbs/06_text.ipynb #cell011
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -320,18 +335,6 @@ def __call__(
     return Tokens(input_ids=rows, attention_mask=masks)
 
 # %% ../nbs/06_text.ipynb #cell016b
-def _as_texts(text):
-    "One text or several, as a list."
-    alone = isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
-    texts = [text] if alone else list(text)
-    for t in texts:
-        if not isinstance(t, str):
-            got = repr(t) if len(repr(t)) <= 60 else repr(t)[:57] + "..."
-            raise ValueError(f"text must be a str or a list of str, got {type(t).__name__}: {got}")
-        if not t.isascii() and any("\ud800" <= c <= "\udfff" for c in t):
-            raise ValueError(f"text must be of Unicode characters, got half of one in {_shorten(t)!r}")
-    return texts
-
 def _warn_about_cuts(texts, rows, length):
     cut = [(len(row) - (length - 2), t) for row, t in zip(rows, texts) if len(row) > length - 2]
     if not cut: return
@@ -340,8 +343,6 @@ def _warn_about_cuts(texts, rows, length):
             else f"{len(cut)} of {len(texts)} texts, the longest {_shorten(longest)!r}")
     warnings.warn(f"cut the last {n} tokens of {what}: "
                   f"only {length - 2} fit between the start and the end token", stacklevel=3)
-
-def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
 
 def _rows_to_tensor(rows, width):
     if len({len(row) for row in rows}) > 1:

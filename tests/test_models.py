@@ -81,14 +81,14 @@ def unet_inputs(r, config):
     width = config.get("cross_attention_dim", 1280)
     width = width[0] if isinstance(width, (list, tuple)) else width
     size = r.choice([(8, 8), (1, 1), (5, 7), (4, 6), (2, 9)])
-    args = randn(2, config["in_channels"], *size), r.choice([7, 3.5, torch.tensor([3, 900])]), randn(2, 3, width)
+    args = randn(2, int(config["in_channels"]), *size), r.choice([7, 3.5, torch.tensor([3, 900])]), randn(2, 3, width)
     kw = {}
     if r.random() < 0.3:
         mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
         kw["encoder_attention_mask"] = r.choice([mask, mask.bool(), mask.float()])
     if config.get("class_embed_type") == "timestep": kw["class_labels"] = torch.tensor([3.0, 40.0])
     elif config.get("class_embed_type") == "projection": kw["class_labels"] = randn(2, 6)
-    elif config.get("num_class_embeds"): kw["class_labels"] = torch.tensor([0, config["num_class_embeds"] - 1])
+    elif config.get("num_class_embeds"): kw["class_labels"] = torch.tensor([0, config["num_class_embeds"] - 1]).long()
     if config.get("time_cond_proj_dim") and r.random() < 0.5: kw["timestep_cond"] = randn(2, 5)
     if config.get("addition_embed_type") == "text_time":
         kw["added_cond_kwargs"] = dict(text_embeds=randn(2, 6), time_ids=torch.arange(6.0).view(2, 3))
@@ -130,35 +130,35 @@ def vision_config(r):
 # --- what both make of one config ---------------------------------------------------------------------------------------
 def run_unet(r, config, ours, real):
     (x, t, text), kw = unet_inputs(r, config)
-    theirs = real(x, t, text, **{**kw, "added_cond_kwargs": kw.get("added_cond_kwargs", {})}).sample
-    return [ours(x, t, text, **kw)], [theirs]
+    theirs = lambda: real(x, t, text, **{**kw, "added_cond_kwargs": kw.get("added_cond_kwargs", {})}).sample
+    return lambda: [ours(x, t, text, **kw)], lambda: [theirs()]
 
 
 def run_vae(r, config, ours, real):
     g = torch.Generator().manual_seed(r.randrange(1000))
     side = ours.factor * r.choice([1, 2, 3])
-    x = torch.rand(2, config["in_channels"], side, 2 * side, generator=g) * 2 - 1
-    z = torch.randn(2, config["latent_channels"], 3, 2, generator=g)
-    mine, theirs = ours.encode(x), real.encode(x).latent_dist
-    draw = lambda posterior: posterior.sample(generator=torch.Generator().manual_seed(1))
-    return ([mine.mean, mine.logvar, draw(mine), ours.decode(z), ours(x)[0]],
-            [theirs.mean, theirs.logvar, draw(theirs), real.decode(z).sample, real(x).sample])
+    x = torch.rand(2, ours.config.in_channels, side, 2 * side, generator=g) * 2 - 1
+    z = torch.randn(2, ours.config.latent_channels, 3, 2, generator=g)
+    parts = lambda p: [p.mean, p.logvar, p.sample(generator=torch.Generator().manual_seed(1))]
+    return (lambda: [*parts(ours.encode(x)), ours.decode(z), ours(x)[0]],
+            lambda: [*parts(real.encode(x).latent_dist), real.decode(z).sample, real(x).sample])
 
 
 def run_text(r, config, ours, real):
-    ids = torch.tensor([[r.randrange(config["vocab_size"]) for _ in range(7)] for _ in range(3)])
-    mask = r.choice([None, torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6])])
-    a, b = ours(ids, mask), real(ids, mask, output_hidden_states=True)
+    length = min(7, ours.config.max_position_embeddings)
+    ids = torch.tensor([[r.randrange(ours.config.vocab_size) for _ in range(length)] for _ in range(3)])
+    mask = r.choice([None, torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6])[:, :length]])
     seen = slice(None) if mask is None else mask.bool()
-    return ([a.last_hidden_state[seen], *([a.pooler_output] if mask is None else []), *(h[seen] for h in a.hidden_states)],
-            [b.last_hidden_state[seen], *([b.pooler_output] if mask is None else []), *(h[seen] for h in b.hidden_states)])
+    parts = lambda out: [out.last_hidden_state[seen], *([out.pooler_output] if mask is None else []),
+                         *(h[seen] for h in out.hidden_states)]
+    return lambda: parts(ours(ids, mask)), lambda: parts(real(ids, mask, output_hidden_states=True))
 
 
 def run_vision(r, config, ours, real):
-    size = config["image_size"]
-    x = torch.randn(2, config["num_channels"], size, size, generator=torch.Generator().manual_seed(r.randrange(1000)))
-    a, b = ours(x), real(x)
-    return [a.last_hidden_state, a.pooler_output], [b.last_hidden_state, b.pooler_output]
+    size = ours.config.image_size
+    x = torch.randn(2, ours.config.num_channels, size, size, generator=torch.Generator().manual_seed(r.randrange(1000)))
+    parts = lambda out: [out.last_hidden_state, out.pooler_output]
+    return lambda: parts(ours(x)), lambda: parts(real(x))
 
 
 REAL = {
@@ -212,8 +212,10 @@ def compare(r, cls, config, run):
     if isinstance(real, Exception): return "only theirs refuses", repr(real)
     try: ours.load_state_dict(cls.weights_from_file(real.state_dict()), strict=True)
     except RuntimeError as error: return "different", f"other weights: {error}"
-    try: mine, theirs = run(r, config, ours, real)
-    except Exception as error: return "different", f"{type(error).__name__} in the forward pass: {error}"
+    mine, theirs = run(r, config, ours, real)
+    mine = mine()
+    try: theirs = theirs()
+    except Exception as error: return "only theirs refuses", f"{type(error).__name__} in the forward pass: {error}"
     for a, b in zip(mine, theirs, strict=True):
         if a.shape != b.shape: return "different", f"shapes {a.shape}, {b.shape}"
         gap = (a - b).abs().max().item() / max(1.0, b.abs().max().item())
