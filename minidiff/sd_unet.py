@@ -383,7 +383,7 @@ def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, adde
                 class_labels=None, timestep_cond=None) -> Tensor: # (n, time_embed_dim)
     "Time, class, and the text as a whole, in the one vector that every residual block gets."
     c, width, added = self.config, self.conv_in.out_channels, added_cond_kwargs or {}
-    timestep = _as_timesteps(timestep, sample)
+    timestep = _check_timesteps(timestep, sample)
     temb = self.time_embedding(self.embed(timestep, width).to(sample.dtype), timestep_cond)
     if self.class_embedding is not None:
         if c.class_embed_type == "timestep": class_labels = self.embed(class_labels, width).to(sample.dtype)
@@ -395,7 +395,7 @@ def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, adde
         temb = temb + self.add_embedding(whole.to(sample.dtype))
     return temb
 
-def _as_timesteps(timestep, sample):
+def _check_timesteps(timestep, sample):
     "One number for all pictures, or one for each, as a tensor (n,)."
     try: t = torch.as_tensor(timestep, device=sample.device)
     except (TypeError, ValueError, RuntimeError): t = torch.empty(0)
@@ -446,7 +446,7 @@ def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]
 @patch_to(UNetEncoder)
 def _check_extras(self, n, class_labels, timestep_cond, added):
     "What is given beside picture and text must be what the config has a use for."
-    c, rows = self.config, lambda name, x, *shape, **kind: _check_rows(n, name, x, *shape, **kind)
+    c, rows = self.config, partial(_check_rows, n)
     if (class_labels is None) != (self.class_embedding is None):
         raise ValueError("class_labels: this model has classes, and needs them" if class_labels is None
                          else "class_labels: this model has no classes")
@@ -454,7 +454,7 @@ def _check_extras(self, n, class_labels, timestep_cond, added):
         rows("class_labels", class_labels, floating=False)
         check_ids("class_labels", class_labels, c.num_class_embeds)
     elif c.class_embed_type == "timestep":
-        rows("class_labels", class_labels, floating=class_labels.is_floating_point())
+        rows("class_labels", class_labels, floating=None)
     elif class_labels is not None:
         rows("class_labels", class_labels, c.projection_class_embeddings_input_dim)
     if timestep_cond is not None:
@@ -467,16 +467,17 @@ def _check_extras(self, n, class_labels, timestep_cond, added):
         raise ValueError(f"added_cond_kwargs: expected {wish}, got {got}")
     if wanted:
         rows("text_embeds", added["text_embeds"], "width")
-        ids = rows("time_ids", added["time_ids"], "numbers", floating=added["time_ids"].is_floating_point())
+        ids = rows("time_ids", added["time_ids"], "numbers", floating=None)
         d, count, total = added["text_embeds"].shape[1], ids.shape[1], c.projection_class_embeddings_input_dim
         if d + count * c.addition_time_embed_dim != total:
             raise ValueError(f"added_cond_kwargs: text_embeds of width {d} and {count} time_ids of width "
                              f"{c.addition_time_embed_dim} do not add up to {total}")
 
-def _check_rows(n, name, x, *shape, **kind):
-    "A tensor with a row for each of `n` pictures, or with one row for all."
+def _check_rows(n, name, x, *shape, floating=True):
+    "A tensor with a row for each of `n` pictures, or with one row for all. (floating=None: either)"
     if not torch.is_tensor(x): raise ValueError(f"{name}: expected a tensor, got {x!r}")
-    return check_tensor(name, x, 1 if len(x.shape) and len(x) == 1 else n, *shape, **kind)
+    floating = x.is_floating_point() if floating is None else floating
+    return check_tensor(name, x, 1 if x.ndim and len(x) == 1 else n, *shape, floating=floating)
 
 def check_ids(
     name: str, # of the argument
@@ -555,11 +556,11 @@ def check_unet_config(
     found = {key: whole(key, c[key]) for key in _COUNTS}
     found |= {key: whole(key, c[key]) for key in _COUNTS_OR_NONE if c[key] is not None}
     for key in ("block_out_channels", "attention_head_dim", "cross_attention_dim"):
-        found[key] = _each(c, key, whole)
+        found[key] = _check_each(c, key, whole)
     for key in ("layers_per_block", "transformer_layers_per_block"):
-        found[key] = _each(c, key, partial(whole_number, low=0, high=1000))
+        found[key] = _check_each(c, key, partial(whole_number, low=0, high=1000))
     if c.sample_size is not None: found["sample_size"] = check_size("sample_size", c.sample_size)
-    found["only_cross_attention"] = _each(c, "only_cross_attention", lambda *v: one_of(*v, True, False))
+    found["only_cross_attention"] = _check_each(c, "only_cross_attention", lambda *v: one_of(*v, True, False))
     for key in _FLAGS: one_of(key, c[key], True, False, None)
     for key, choices in _CHOICES.items(): one_of(key, c[key], *choices)
     number("freq_shift", c.freq_shift)
@@ -584,7 +585,7 @@ def check_size(name, size):
     if len(size) == 2: return tuple(whole_number(name, side, 1) for side in size)
     raise ConfigError(f"{name}: expected a number, or height and width, got {size!r}")
 
-def _each(c, key, check):
+def _check_each(c, key, check):
     value, n = c[key], len(c.block_out_channels)
     if not isinstance(value, tuple): return check(key, value)
     if len(value) == n: return tuple(check(key, v) for v in value)

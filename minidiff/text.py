@@ -42,6 +42,7 @@ def _kind(c):
     if c.isspace() and not "\x1c" <= c <= "\x1f": return "space"
     return {"L": "letter", "N": "number"}.get(unicodedata.category(c)[0], "mark")
 
+START, END = "<|startoftext|>", "<|endoftext|>"
 _ENDINGS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 
 def split_words(
@@ -51,11 +52,12 @@ def split_words(
     words, start = [], 0
     while start < len(text):
         kind, end = _kind(text[start]), start + 1
-        ending = next((e for e in _ENDINGS if text.startswith(e, start)), None)
+        ending = next((e for e in (START, END, *_ENDINGS) if text.startswith(e, start)), None)
         if ending: end = start + len(ending)
         elif kind != "number":
             while end < len(text) and _kind(text[end]) == kind: end += 1
-        if kind != "space": words.append(text[start:end])
+        if ending in (START, END): words += ["<|", ending[2:-2], "|>"]  # a name spelt in a text is no token
+        elif kind != "space": words.append(text[start:end])
         start = end
     return words
 
@@ -111,8 +113,6 @@ def _as_texts(text):
 def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
 
 # %% ../nbs/06_text.ipynb #cell011
-START, END = "<|startoftext|>", "<|endoftext|>"
-
 def train_bpe(
     texts,  # an iterable of str
     vocab_size: int,  # how many tokens at most: 514, and one for each merge
@@ -183,7 +183,7 @@ class CLIPTokenizer:
         if set(ids) != set(range(len(ids))):
             raise ConfigError(f"vocab: expected the ids 0 to {len(ids) - 1}, each once, got {min(ids)} to {max(ids)}")
         self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
-        self.tokens = {i: token for token, i in self.vocab.items()}
+        self.tokens = {i: clean(t) if t in self.normalized_tokens else t for t, i in self.vocab.items()}
         exact = [t for t in self.added_tokens if t not in self.normalized_tokens]
         self._exact = _finder(exact)
         self._cleaned = {clean(t): t for t in self.normalized_tokens}
@@ -362,8 +362,8 @@ def decode(
     ids = [ids] if isinstance(ids, int) else ids
     if not isinstance(ids, (list, tuple)) or not all(type(i) is int and i in self.tokens for i in ids):
         raise ValueError(f"ids: expected one row of numbers from 0 to {len(self) - 1}, got {str(ids)[:60]}")
-    tokens = [self.tokens[i] for i in ids]
-    if skip_special_tokens: tokens = [t for t in tokens if t not in self.special_tokens]
+    left_out = {self.vocab[t] for t in self.special_tokens} if skip_special_tokens else ()
+    tokens = [self.tokens[i] for i in ids if i not in left_out]
     byte_of = {c: b for b, c in byte_alphabet().items()}
     spelt = (bytes(byte_of[c] for c in t) if byte_of.keys() >= set(t) else t.encode() for t in tokens)
     return b"".join(spelt).decode("utf-8", errors="replace").replace("</w>", " ").strip()
@@ -447,9 +447,9 @@ def _read_added(folder, config, vocab, old):
     specials = {name: t["content"] if isinstance(t, dict) else t for name, t in given.items()}
     added = {t["content"]: {**t, "id": int(i)} for i, t in (config.get("added_tokens_decoder") or {}).items()}
     if not old: return specials, added
-    for t in given.values():  # old files write some of them as dictionaries
-        if isinstance(t, dict) and t["content"] in vocab:
-            added[t["content"]] = {**t, "id": vocab[t["content"]], "special": True}
+    for name, t in given.items():  # old files write some of them as dictionaries
+        about = t if isinstance(t, dict) else {"normalized": False}
+        if specials[name] in vocab: added[specials[name]] = {**about, "id": vocab[specials[name]], "special": True}
     for t, i in _read_if_there(folder/"added_tokens.json").items():
         added[t] = {"id": i, "special": t in specials.values()}
     for t in _read_if_there(folder/"tokenizer.json").get("added_tokens", []): added[t["content"]] = t
@@ -836,9 +836,11 @@ class CLIPModel(Pretrained, nn.Module):
 
     @classmethod
     def _check_config(cls, config):
-        towers = {f"{part}_config": part_config(config, part) for part in ("text", "vision")}
         rest = {k: v for k, v in config.items() if not k.endswith("config_dict")}
-        return super()._check_config({**rest, **towers})
+        for part in ("text", "vision"):
+            given = {f"{part}_config", f"{part}_config_dict"} & config.keys()
+            if given: rest[f"{part}_config"] = part_config(config, part)
+        return super()._check_config(rest)
 
     @register_config
     def __init__(

@@ -107,7 +107,7 @@ def _check_widths(widths, norm):
     for w in widths:
         groups = max(1, w // 16)
         if norm == "group" and w % groups:
-            raise ConfigError(f"widths: expected numbers that {groups} groups divide, got {w}")
+            raise ConfigError(f"widths: norm='group' makes {groups} groups of {w} channels, which do not fit")
     return widths
 
 # %% ../nbs/02_unet.ipynb #cell048

@@ -331,6 +331,10 @@ def _in_tiles(self, net, x, size, size_out):
     if step < 1 or keep < 1:
         raise ConfigError(f"tile_latent_min_size, tile_overlap_factor: tiles of {size} that overlap by "
                           f"{self.tile_overlap_factor} never get to the end")
+    shrink, least = max(1, size // max(size_out, 1)), min(side - (side - 1) // step * step for side in x.shape[2:])
+    if least < shrink:
+        raise ConfigError(f"tile_sample_min_size: tiles of {size} leave a last one of {least}, too small to be "
+                          f"made {shrink} times smaller")
     rows = []
     for top in range(0, x.shape[2], step):
         row = []
