@@ -300,7 +300,7 @@ class UNetEncoder(nn.Module):
         super().__init__()
         widths, time_dim = c.block_out_channels, 4 * c.block_out_channels[0]
         self._recipes(c, time_dim)
-        self.text_width = _text_width(c)
+        self.text_width = _check_text_width(c)
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
         self.embed = partial(timestep_embedding, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
         self.time_embedding = TimestepEmbedding(widths[0], time_dim, c.act_fn, c.time_cond_proj_dim)
@@ -308,13 +308,15 @@ class UNetEncoder(nn.Module):
 
         blocks, below = dict(DownBlock2D=DownBlock2D, CrossAttnDownBlock2D=CrossAttnDownBlock2D), widths[0]
         self.down_blocks = nn.ModuleList()
-        for i, (kind, (w, n, depth, transformer)) in enumerate(zip(c.down_block_types, self.levels)):
+        levels = enumerate(zip(c.down_block_types, self.levels))
+        for i, (kind, (w, n, depth, transformer)) in levels:
             listens = transformer if "Attn" in kind else None
             downsample = i < len(widths) - 1
             self.down_blocks.append(blocks[kind](below, w, n, downsample, self.resnet, listens, depth))
             below = w
         both = partial(transformer, only_cross_attention=False)
-        self.mid_block = UNetMidBlock2DCrossAttn(w, self.resnet, both, depth) if c.mid_block_type else None
+        self.mid_block = None
+        if c.mid_block_type: self.mid_block = UNetMidBlock2DCrossAttn(w, self.resnet, both, depth)
 
 # %% ../nbs/03_sd_unet.ipynb #cell071
 @patch_to(UNetEncoder)
@@ -362,20 +364,23 @@ def _build_extras(self, c, width, time_dim):
     self.class_embedding = self.add_embedding = None
     kind, extra = c.class_embed_type, c.addition_embed_type
     given, heads = c.projection_class_embeddings_input_dim, c.addition_embed_type_num_heads
-    if kind == "timestep": self.class_embedding = TimestepEmbedding(width, time_dim, c.act_fn)
+    if kind == "timestep":
+        self.class_embedding = TimestepEmbedding(width, time_dim, c.act_fn)
     elif kind == "projection": self.class_embedding = TimestepEmbedding(given, time_dim)
     elif c.num_class_embeds: self.class_embedding = nn.Embedding(c.num_class_embeds, time_dim)
     if extra == "text_time": self.add_embedding = TimestepEmbedding(given, time_dim)
-    elif extra: self.add_embedding = TextTimeEmbedding(_text_width(c), time_dim, heads)
+    elif extra: self.add_embedding = TextTimeEmbedding(_check_text_width(c), time_dim, heads)
 
-def _text_width(c):
+def _check_text_width(c):
     "How wide the text's tokens are: the levels that listen agree on it."
     listens = [*("Attn" in kind for kind in c.down_block_types), bool(c.mid_block_type)]
     widths = _per_level(c, "cross_attention_dim")
     listens += ["Attn" in kind for kind in c.up_block_types[::-1]]
-    heard = {w for w, ear in zip((*widths, widths[-1], *widths), listens) if ear} or {widths[-1]}
+    heard = {w for w, ear in zip((*widths, widths[-1], *widths), listens) if ear}
+    heard = heard or {widths[-1]}
     if len(heard) == 1: return heard.pop()
-    raise ConfigError(f"cross_attention_dim: all levels that listen get the same text, got widths {widths}")
+    raise ConfigError("cross_attention_dim: all levels that listen get the same text, "
+                      f"got widths {widths}")
 
 # %% ../nbs/03_sd_unet.ipynb #cell076
 @patch_to(UNetEncoder)
@@ -399,10 +404,13 @@ def _check_timesteps(timestep, sample):
     "One number for all pictures, or one for each, as a tensor (n,)."
     try: t = torch.as_tensor(timestep, device=sample.device)
     except (TypeError, ValueError, RuntimeError): t = torch.empty(0)
-    if t.ndim > 1 or t.numel() not in (1, len(sample)) or t.dtype == torch.bool or t.is_complex():
-        raise ValueError(f"timestep: expected a number, or a tensor ({len(sample)},) of them, got {timestep!r}")
-    seen = t.device.type == "cpu" and not torch.compiler.is_compiling() # elsewhere a look would cost a wait
-    if seen and not t.isfinite().all(): raise ValueError(f"timestep: expected finite numbers, got {timestep!r}")
+    fits = t.ndim < 2 and t.numel() in (1, len(sample))
+    if not fits or t.dtype == torch.bool or t.is_complex():
+        raise ValueError(f"timestep: expected a number, or a tensor ({len(sample)},) "
+                         f"of them, got {timestep!r}")
+    seen = t.device.type == "cpu" and not torch.compiler.is_compiling() # a GPU would wait
+    if seen and not t.isfinite().all():
+        raise ValueError(f"timestep: expected finite numbers, got {timestep!r}")
     return t.expand(len(sample))
 
 # %% ../nbs/03_sd_unet.ipynb #cell078
@@ -412,13 +420,15 @@ def check(self, sample: Tensor, encoder_hidden_states: Tensor, encoder_attention
     "Raise a `ValueError` that names the argument, if one does not fit the config."
     c = self.config
     check_tensor("sample", sample, "n", c.in_channels, "height", "width")
-    if not sample.numel(): raise ValueError(f"sample: expected at least one pixel, got {tuple(sample.shape)}")
+    if not sample.numel():
+        raise ValueError(f"sample: expected at least one pixel, got {tuple(sample.shape)}")
     n, text = len(sample), encoder_hidden_states
     check_tensor("encoder_hidden_states", text, n, "tokens", self.text_width)
     mask = encoder_attention_mask
     if mask is not None and getattr(mask, "shape", None) != text.shape[:2]:
         got = tuple(mask.shape) if torch.is_tensor(mask) else repr(mask)
-        raise ValueError(f"encoder_attention_mask: expected a tensor {tuple(text.shape[:2])}, got {got}")
+        raise ValueError("encoder_attention_mask: expected a tensor "
+                         f"{tuple(text.shape[:2])}, got {got}")
     self._check_extras(n, class_labels, timestep_cond, added_cond_kwargs or {})
     check_dtype(self.conv_in.weight, sample=sample, encoder_hidden_states=text)
 
@@ -431,7 +441,8 @@ def check_dtype(
     except RuntimeError: autocast = False # a device that has no such thing, as `meta`
     for name, x in tensors.items():
         if x.dtype != weight.dtype and not autocast:
-            raise ValueError(f"{name}: expected {weight.dtype} as the weights are, got {x.dtype}")
+            raise ValueError(f"{name}: expected {weight.dtype} as the weights are, got "
+                             f"{x.dtype}")
 
 @patch_to(UNetEncoder)
 def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
@@ -448,8 +459,8 @@ def _check_extras(self, n, class_labels, timestep_cond, added):
     "What is given beside picture and text must be what the config has a use for."
     c, rows = self.config, partial(_check_rows, n)
     if (class_labels is None) != (self.class_embedding is None):
-        raise ValueError("class_labels: this model has classes, and needs them" if class_labels is None
-                         else "class_labels: this model has no classes")
+        why = "no classes" if class_labels is not None else "classes, and needs them"
+        raise ValueError(f"class_labels: this model has {why}")
     if isinstance(self.class_embedding, nn.Embedding):
         rows("class_labels", class_labels, floating=False)
         check_ids("class_labels", class_labels, c.num_class_embeds)
@@ -458,7 +469,8 @@ def _check_extras(self, n, class_labels, timestep_cond, added):
     elif class_labels is not None:
         rows("class_labels", class_labels, c.projection_class_embeddings_input_dim)
     if timestep_cond is not None:
-        if not c.time_cond_proj_dim: raise ValueError("timestep_cond: this model has no use for it")
+        if not c.time_cond_proj_dim:
+            raise ValueError("timestep_cond: this model has no use for it")
         rows("timestep_cond", timestep_cond, c.time_cond_proj_dim)
     wanted = {"text_embeds", "time_ids"} if c.addition_embed_type == "text_time" else set()
     if not isinstance(added, dict) or set(added) != wanted:
@@ -468,27 +480,30 @@ def _check_extras(self, n, class_labels, timestep_cond, added):
     if wanted:
         rows("text_embeds", added["text_embeds"], "width")
         ids = rows("time_ids", added["time_ids"], "numbers", floating=None)
-        d, count, total = added["text_embeds"].shape[1], ids.shape[1], c.projection_class_embeddings_input_dim
-        if d + count * c.addition_time_embed_dim != total:
-            raise ValueError(f"added_cond_kwargs: text_embeds of width {d} and {count} time_ids of width "
-                             f"{c.addition_time_embed_dim} do not add up to {total}")
+        d, count, each = added["text_embeds"].shape[1], ids.shape[1], c.addition_time_embed_dim
+        total = c.projection_class_embeddings_input_dim
+        if d + count * each != total:
+            raise ValueError(f"added_cond_kwargs: text_embeds of width {d} and {count} time_ids "
+                             f"of width {each} do not add up to {total}")
 
 def _check_rows(n, name, x, *shape, floating=True):
-    "A tensor with a row for each of `n` pictures, or with one row for all. (floating=None: either)"
+    "A tensor with a row for each of `n` pictures, or one row for all. (floating=None: either)"
     if not torch.is_tensor(x): raise ValueError(f"{name}: expected a tensor, got {x!r}")
     floating = x.is_floating_point() if floating is None else floating
-    return check_tensor(name, x, 1 if x.ndim and len(x) == 1 else n, *shape, floating=floating)
+    rows = 1 if x.ndim and len(x) == 1 else n
+    return check_tensor(name, x, rows, *shape, floating=floating)
 
 def check_ids(
     name: str, # of the argument
     ids: Tensor, # whole numbers
     most: int, # rows of the table that they point into
 ):
-    "Row numbers of a table must exist. (Looked at on the CPU only; elsewhere a look would cost a wait.)"
+    "Row numbers of a table must exist. (Looked at on the CPU only: a GPU would wait.)"
     if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel(): return
     low, high = (x.item() for x in ids.aminmax())
     if low < 0 or high >= most:
-        raise ValueError(f"{name}: expected numbers from 0 to {most - 1}, got {low if low < 0 else high}")
+        raise ValueError(f"{name}: expected numbers from 0 to {most - 1}, got "
+                         f"{low if low < 0 else high}")
 
 # %% ../nbs/03_sd_unet.ipynb #cell080
 class UNet2DConditionModel(Pretrained, UNetEncoder):
@@ -510,7 +525,7 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
         act_fn: str = "silu", # one of `ACTIVATIONS`
         norm_num_groups: int = 32, # of every GroupNorm
         norm_eps: float = 1e-5, # of the residual blocks' GroupNorms
-        cross_attention_dim: int | tuple = 1280, # width of the text's tokens; per level, where none listens
+        cross_attention_dim: int | tuple = 1280, # width of the text's tokens
         transformer_layers_per_block: int | tuple = 1, # depth of each transformer, per level
         attention_head_dim: int | tuple = 8, # the number (!) of attention heads, per level
         use_linear_projection: bool = False, # see `Transformer2DModel`
@@ -539,12 +554,13 @@ UNet2DConditionModel.fixed_config = dict(
 
 # %% ../nbs/03_sd_unet.ipynb #cell081b
 _COUNTS = ("in_channels", "out_channels", "norm_num_groups", "addition_embed_type_num_heads")
-_COUNTS_OR_NONE = ("num_class_embeds", "time_cond_proj_dim", "projection_class_embeddings_input_dim",
-                   "addition_time_embed_dim")
+_COUNTS_OR_NONE = ("num_class_embeds", "time_cond_proj_dim",
+                   "projection_class_embeddings_input_dim", "addition_time_embed_dim")
 _FLAGS = ("flip_sin_to_cos", "use_linear_projection", "upcast_attention")
 _CHOICES = dict(
     act_fn=tuple(ACTIVATIONS), mid_block_type=("UNetMidBlock2DCrossAttn", None),
-    class_embed_type=(None, "timestep", "projection"), addition_embed_type=(None, "text", "text_time"))
+    class_embed_type=(None, "timestep", "projection"),
+    addition_embed_type=(None, "text", "text_time"))
 _MOST = 2 ** 15 # the largest width or count that a config may ask for
 
 def check_unet_config(
@@ -559,8 +575,10 @@ def check_unet_config(
         found[key] = _check_each(c, key, whole)
     for key in ("layers_per_block", "transformer_layers_per_block"):
         found[key] = _check_each(c, key, partial(whole_number, low=0, high=1000))
-    if c.sample_size is not None: found["sample_size"] = check_size("sample_size", c.sample_size)
-    found["only_cross_attention"] = _check_each(c, "only_cross_attention", lambda *v: one_of(*v, True, False))
+    if c.sample_size is not None:
+        found["sample_size"] = check_size("sample_size", c.sample_size)
+    flag = lambda key, value: one_of(key, value, True, False)
+    found["only_cross_attention"] = _check_each(c, "only_cross_attention", flag)
     for key in _FLAGS: one_of(key, c[key], True, False, None)
     for key, choices in _CHOICES.items(): one_of(key, c[key], *choices)
     number("freq_shift", c.freq_shift)
@@ -569,14 +587,20 @@ def check_unet_config(
     _check_together(type(c)({**c, **found}))
     return found
 
-def check_levels(c, down=("DownBlock2D", "CrossAttnDownBlock2D"), up=("UpBlock2D", "CrossAttnUpBlock2D")):
+def check_levels(
+    c, # a config
+    down=("DownBlock2D", "CrossAttnDownBlock2D"), # what down_block_types may hold
+    up=("UpBlock2D", "CrossAttnUpBlock2D"), # what up_block_types may hold
+):
     "A width for each level, and the name of a block down and of one up for each width."
     widths = c.block_out_channels
     if not isinstance(widths, tuple) or not 1 <= len(widths) <= 16:
-        raise ConfigError(f"block_out_channels: expected a width for each level, got {widths!r}")
+        raise ConfigError("block_out_channels: expected a width for each level, got "
+                          f"{widths!r}")
     for key, known in dict(down_block_types=down, up_block_types=up).items():
         if not isinstance(c[key], tuple) or len(c[key]) != len(widths):
-            raise ConfigError(f"{key}: expected {len(widths)} as in block_out_channels, got {c[key]!r}")
+            raise ConfigError(f"{key}: expected {len(widths)} as in "
+                              f"block_out_channels, got {c[key]!r}")
         for kind in c[key]: one_of(key, kind, *known)
 
 def check_size(name, size):
@@ -589,38 +613,45 @@ def _check_each(c, key, check):
     value, n = c[key], len(c.block_out_channels)
     if not isinstance(value, tuple): return check(key, value)
     if len(value) == n: return tuple(check(key, v) for v in value)
-    raise ConfigError(f"{key}: expected a number, or {n} of them as in block_out_channels, got {value!r}")
+    raise ConfigError(f"{key}: expected a number, or {n} of them as in block_out_channels, "
+                      f"got {value!r}")
 
 def _check_together(c):
     "Keys that fit only together."
-    widths, heads, layers, depth = (_per_level(c, key) for key in (
-        "block_out_channels", "attention_head_dim", "layers_per_block", "transformer_layers_per_block"))
-    n, text = len(widths), _text_width(c)
+    keys = ("block_out_channels", "attention_head_dim", "layers_per_block",
+            "transformer_layers_per_block")
+    widths, heads, layers, depth = (_per_level(c, key) for key in keys)
+    n, text = len(widths), _check_text_width(c)
     listens = ["Attn" in a + b for a, b in zip(c.down_block_types, c.up_block_types[::-1])]
     listens[-1] |= bool(c.mid_block_type)
     for w, h, ear in zip(widths, heads, listens):
         for key, divisor in dict(norm_num_groups=c.norm_num_groups, attention_head_dim=h).items():
             if w % divisor and (ear or key == "norm_num_groups"):
-                raise ConfigError(f"block_out_channels: {w} is not a multiple of {key}={divisor}")
+                raise ConfigError(f"block_out_channels: {w} is not a multiple of "
+                                  f"{key}={divisor}")
     if any(not k and a != b for k, a, b in zip(layers, (widths[0], *widths), widths)):
-        raise ConfigError(f"layers_per_block: 0 leaves nothing that could change the width in {widths}")
+        raise ConfigError("layers_per_block: 0 leaves nothing that could change the "
+                          f"width in {widths}")
     needs = dict(projection=c.class_embed_type, text_time=c.addition_embed_type)
     if any(k == v for k, v in needs.items()) and not c.projection_class_embeddings_input_dim:
-        raise ConfigError("projection_class_embeddings_input_dim: class_embed_type='projection' and "
-                          "addition_embed_type='text_time' need it, got None")
+        raise ConfigError("projection_class_embeddings_input_dim: class_embed_type='projection' "
+                          "and addition_embed_type='text_time' need it, got None")
     if c.addition_embed_type == "text_time" and not c.addition_time_embed_dim:
-        raise ConfigError("addition_time_embed_dim: addition_embed_type='text_time' needs it, got None")
+        raise ConfigError("addition_time_embed_dim: addition_embed_type='text_time' "
+                          "needs it, got None")
     if c.addition_embed_type == "text" and text % c.addition_embed_type_num_heads:
-        raise ConfigError(f"addition_embed_type_num_heads: expected a divisor of {text}, the text's width, "
-                          f"got {c.addition_embed_type_num_heads}")
+        raise ConfigError(f"addition_embed_type_num_heads: expected a divisor of {text}, the text's "
+                          f"width, got {c.addition_embed_type_num_heads}")
     if c.freq_shift in {dim // 2 for dim in (widths[0], c.addition_time_embed_dim) if dim}:
-        raise ConfigError(f"freq_shift: expected anything but half a width, got {c.freq_shift}")
+        raise ConfigError("freq_shift: expected anything but half a width, got "
+                          f"{c.freq_shift}")
     blocks = sum((2 * k + 1) * (1 + d * ear) for k, d, ear in zip(layers, depth, listens))
     weights = sum((2 * k + 1) * w * w * (20 + 16 * d * ear)
                   for w, k, d, ear in zip(widths, layers, depth, listens))
     if blocks > 2000 or weights > 3e10:
-        raise ConfigError(f"layers_per_block, transformer_layers_per_block: these {blocks} blocks would hold "
-                          f"some {weights / 1e9:.0f} billion weights; the largest real ones have 3")
+        raise ConfigError(f"layers_per_block, transformer_layers_per_block: these {blocks} blocks "
+                          f"would hold some {weights / 1e9:.0f} billion weights; "
+                          "the largest real ones have 3")
 
 # %% ../nbs/03_sd_unet.ipynb #cell082
 @patch_to(UNet2DConditionModel)
@@ -630,7 +661,8 @@ def _build_decoder(self, c):
     stack, last = [self.levels[0][0]], len(self.levels) - 1
     for i, (below, n, *_) in enumerate(self.levels): stack += [below] * (n + (i < last))
     self.up_blocks = nn.ModuleList()
-    for i, (kind, (w, n, depth, transformer)) in enumerate(zip(c.up_block_types, self.levels[::-1])):
+    levels = enumerate(zip(c.up_block_types, self.levels[::-1]))
+    for i, (kind, (w, n, depth, transformer)) in levels:
         skips, listens = [stack.pop() for _ in range(n + 1)], transformer if "Attn" in kind else None
         self.up_blocks.append(blocks[kind](below, skips, w, i < last, self.resnet, listens, depth))
         below = w
@@ -666,10 +698,12 @@ def forward(self,
 
 def _check_residuals(own, down, middle):
     "A ControlNet answers with one tensor for every skip, and one for the bottom."
-    names = ["down_block_additional_residuals"] * (len(own) - 1) + ["mid_block_additional_residual"]
+    names = ["down_block_additional_residuals"] * (len(own) - 1)
+    names.append("mid_block_additional_residual")
     if not isinstance(down, (list, tuple)) or len(down) != len(own) - 1:
         got = len(down) if isinstance(down, (list, tuple)) else down
-        raise ValueError(f"{names[0]}: expected {len(own) - 1} tensors, one for each skip, got {got}")
+        raise ValueError(f"{names[0]}: expected {len(own) - 1} tensors, one for each "
+                         f"skip, got {got}")
     for name, x, like in zip(names, (*down, middle), own):
         if not torch.is_tensor(x): raise ValueError(f"{name}: expected a tensor, got {x!r}")
         check_tensor(name, x, *like.shape)
@@ -689,7 +723,7 @@ def disable_gradient_checkpointing(self):
 @patch_to(UNet2DConditionModel, as_prop=True)
 def is_gradient_checkpointing(self) -> bool:
     "Is it enabled?"
-    return any(module.checkpointing for module in self.modules() if isinstance(module, _Stack))
+    return any(getattr(module, "checkpointing", False) for module in self.modules())
 
 @patch_to(UNet2DConditionModel)
 def zero_init(self) -> "UNet2DConditionModel": # itself

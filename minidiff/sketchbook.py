@@ -130,22 +130,25 @@ def check_scenes(
     kinds: int | None = None,   # how many there are (None: not asked)
     colors: int | None = None,  # how many there are (None: objects need not have any)
 ):
-    "A `ValueError` where these are no scenes, or where a sketchbook does not know what is in them."
-    if not isinstance(scenes, Scenes): raise ValueError(f"scenes: expected Scenes, got {scenes!r}")
+    "A `ValueError` where these are no scenes, or hold what a sketchbook does not know."
+    if not isinstance(scenes, Scenes):
+        raise ValueError(f"scenes: expected Scenes, got {scenes!r}")
     n = len(scenes.n_objects)
-    shapes = dict(n_objects=(n,), place=(n,), relation=(n,), background=(n,), kind=(n, 2), color=(n, 2),
-                  size=(n, 2), position=(n, 2, 2))
+    shapes = dict(n_objects=(n,), place=(n,), relation=(n,), background=(n,), kind=(n, 2),
+                  color=(n, 2), size=(n, 2), position=(n, 2, 2))
     for name, shape in shapes.items():
         column = getattr(scenes, name)
         check_tensor(f"scenes.{name}", column, *shape, floating=name == "position")
-    if kinds is None or scenes.kind.device.type != "cpu": return        # elsewhere a look would make all wait
+    if kinds is None or scenes.kind.device.type != "cpu": return     # a GPU would have to wait
     there, colored = scenes.kind >= 0, scenes.color >= 0
     if (scenes.kind >= kinds).any() or (colors and (there & ~colored).any()):
-        raise ValueError("scenes: expected those of this sketchbook, got objects that it does not know")
+        raise ValueError("scenes: expected those of this sketchbook, got objects that "
+                         "it does not know")
     limits = dict(color=colors or len(COLORS), size=len(SIZES), background=len(BACKGROUNDS))
     for name, most in limits.items():
         if (getattr(scenes, name) >= most).any():
-            raise ValueError(f"scenes.{name}: expected numbers below {most}, got {getattr(scenes, name).max()}")
+            raise ValueError(f"scenes.{name}: expected numbers below {most}, got "
+                             f"{getattr(scenes, name).max()}")
 
 def blank_scenes(n: int) -> Scenes:
     "`n` scenes with nothing in them."
@@ -270,8 +273,10 @@ def write_captions(
     check_order(0, generator)
     for name, mask in everything_said(scenes).items():
         given = said.get(name) if isinstance(said, dict) else None
-        if name != "relation" and getattr(given, "shape", None) != mask.shape:   # a relation is always said
-            raise ValueError(f"said[{name!r}]: expected a mask {tuple(mask.shape)}, got {given!r}")
+        if name == "relation": continue                           # it is always said
+        if getattr(given, "shape", None) != mask.shape:
+            raise ValueError(f"said[{name!r}]: expected a mask {tuple(mask.shape)}, "
+                             f"got {given!r}")
     columns = (scenes.kind, scenes.color, scenes.size, scenes.place, scenes.relation,
                scenes.background, said["size"], said["place"], said["background"],
                torch.rand(len(scenes), 6, generator=generator))
@@ -317,7 +322,8 @@ def check_order(
     one_of("n_objects", n_objects, 1, 2, None)
     one_of("split", split, "train", "heldout", "all")
     if generator is not None and getattr(generator, "device", None) != torch.device("cpu"):
-        raise ValueError(f"generator: expected a torch.Generator of the CPU, got {generator!r}")
+        raise ValueError("generator: expected a torch.Generator of the CPU, got "
+                         f"{generator!r}")
     return n
 
 def sample_scenes(
@@ -608,7 +614,8 @@ class Critic:
     def _compare(self, images, scenes):
         check_scenes(scenes)
         if len(scenes) == len(images): return compare(self.read(images), scenes.to("cpu"))
-        raise ValueError(f"scenes: expected one for each of {len(images)} images, got {len(scenes)}")
+        raise ValueError(f"scenes: expected one for each of {len(images)} images, got "
+                         f"{len(scenes)}")
 
     def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:
         "Per picture (n,): is all that was said about kind, color, ... right? `whole`: is everything?"

@@ -56,7 +56,7 @@ def split_words(
         if ending: end = start + len(ending)
         elif kind != "number":
             while end < len(text) and _kind(text[end]) == kind: end += 1
-        if ending in (START, END): words += ["<|", ending[2:-2], "|>"]  # a name spelt in a text is no token
+        if ending in (START, END): words += ["<|", ending[2:-2], "|>"]  # spelt out, it is no token
         elif kind != "space": words.append(text[start:end])
         start = end
     return words
@@ -105,9 +105,11 @@ def _as_texts(text):
     for t in texts:
         if not isinstance(t, str):
             got = repr(t) if len(repr(t)) <= 60 else repr(t)[:57] + "..."
-            raise ValueError(f"text must be a str or a list of str, got {type(t).__name__}: {got}")
+            raise ValueError("text must be a str or a list of str, got "
+                             f"{type(t).__name__}: {got}")
         if not t.isascii() and any("\ud800" <= c <= "\udfff" for c in t):
-            raise ValueError(f"text must be of Unicode characters, got half of one in {_shorten(t)!r}")
+            raise ValueError("text must be of Unicode characters, got half of one in "
+                             f"{_shorten(t)!r}")
     return texts
 
 def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
@@ -125,10 +127,10 @@ def train_bpe(
     if whole_number("vocab_size", vocab_size) < 514:
         raise ValueError("vocab_size must be at least 514 (256 bytes twice, and two specials), "
                          f"got {vocab_size}")
-    if isinstance(texts, str): raise ValueError(f"texts: expected several, got one: {texts[:60]!r}")
-    words = Counter(spell(w)
-                    for w, n in Counter(w for t in _as_texts(texts) for w in split_words(clean(t))).items()
-                    for _ in range(n))
+    if isinstance(texts, str):
+        raise ValueError(f"texts: expected several, got one: {texts[:60]!r}")
+    counts = Counter(w for t in _as_texts(texts) for w in split_words(clean(t)))
+    words = Counter(spell(w) for w, n in counts.items() for _ in range(n))
     merges = []
     while len(merges) < vocab_size - 514 and (pairs := count_pairs(words)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
@@ -146,8 +148,10 @@ class Tokens(dict):
         raise AttributeError(key)
 
     def to(self, device):
-        if all(torch.is_tensor(v) for v in self.values()): return Tokens({k: v.to(device) for k, v in self.items()})
-        raise ValueError("to: only tensors live on a device; ask for return_tensors=\"pt\"")
+        if all(torch.is_tensor(v) for v in self.values()):
+            return Tokens({k: v.to(device) for k, v in self.items()})
+        raise ValueError("to: only tensors live on a device; ask for "
+                         "return_tensors=\"pt\"")
 
 # %% ../nbs/06_text.ipynb #cell014
 _NO_LIMIT = 10 ** 6  # a `model_max_length` above this means that there is none
@@ -162,28 +166,33 @@ class CLIPTokenizer:
         self,
         vocab: dict,  # token -> id
         merges,  # pairs of tokens, the first learnt first
-        model_max_length: int = 77,  # the longest row of ids, start and end included; above a million: no limit
+        model_max_length: int = 77,  # the longest row of ids; above a million: no limit
         bos_token: str = START,
         eos_token: str = END,
         unk_token: str = END,  # stands for a byte that the vocabulary lacks; ours never lacks one
         pad_token: str = END,  # Stable Diffusion 1.x fills up with the end token, 2.x with "!"
-        added_tokens: dict | None = None,  # further tokens -> id, or -> dict(id=, special=, normalized=)
+        added_tokens: dict | None = None,  # further ones -> id, or dict(id=, special=, normalized=)
     ):
         self.model_max_length = whole_number("model_max_length", model_max_length, 2)
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
             bos_token, eos_token, unk_token, pad_token)
-        specials = dict(bos_token=bos_token, eos_token=eos_token, unk_token=unk_token, pad_token=pad_token)
+        specials = dict(bos_token=bos_token, eos_token=eos_token,
+                        unk_token=unk_token, pad_token=pad_token)
         self.vocab, self.merges = check_vocab(vocab, merges)
-        self.special_tokens, self.normalized_tokens, self.added_tokens = set(specials.values()), set(), {}
+        self.special_tokens, self.normalized_tokens = set(specials.values()), set()
+        self.added_tokens = {}
         for token, given in (added_tokens or {}).items(): self._add(token, given)
         for name, token in specials.items():
-            if token not in self.vocab: raise ConfigError(f"{name}: the vocabulary has no token {token!r}")
+            if token not in self.vocab:
+                raise ConfigError(f"{name}: the vocabulary has no token {token!r}")
             self.added_tokens[token] = self.vocab[token]
         ids = self.vocab.values()
         if set(ids) != set(range(len(ids))):
-            raise ConfigError(f"vocab: expected the ids 0 to {len(ids) - 1}, each once, got {min(ids)} to {max(ids)}")
+            raise ConfigError(f"vocab: expected the ids 0 to {len(ids) - 1}, each "
+                              f"once, got {min(ids)} to {max(ids)}")
         self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
-        self.tokens = {i: clean(t) if t in self.normalized_tokens else t for t, i in self.vocab.items()}
+        self.tokens = {i: token for token, i in self.vocab.items()}
+        for token in self.normalized_tokens: self.tokens[self.vocab[token]] = clean(token)
         exact = [t for t in self.added_tokens if t not in self.normalized_tokens]
         self._exact = _finder(exact)
         self._cleaned = {clean(t): t for t in self.normalized_tokens}
@@ -206,17 +215,20 @@ def _add(self, token, given):
     about = given if isinstance(given, dict) else {"id": given}
     special = about.get("special", token in self.special_tokens)
     if not isinstance(token, str) or not token.strip() or about.get("single_word"):
-        raise ConfigError(f"added_tokens: expected a text that may stand anywhere, got {token!r}: {given!r}")
+        raise ConfigError("added_tokens: expected a text that may stand anywhere, got "
+                          f"{token!r}: {given!r}")
     self.added_tokens[token] = whole_number(f"added_tokens[{token!r}]", about.get("id"), 0)
     if self.vocab.setdefault(token, self.added_tokens[token]) != self.added_tokens[token]:
-        raise ConfigError(f"added_tokens: {token!r} has the id {self.vocab[token]} already, got {given!r}")
+        raise ConfigError(f"added_tokens: {token!r} has the id {self.vocab[token]} "
+                          f"already, got {given!r}")
     if special: self.special_tokens.add(token)
     if about.get("normalized", not special): self.normalized_tokens.add(token)
 
 def _finder(tokens):
-    "What cuts a text at these tokens, at the longest where several begin; every other piece is a token."
+    "Cuts a text at these tokens, at the longest where several begin; every other piece is one."
     if not tokens: return lambda text: [text]
-    return re.compile("(" + "|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)) + ")").split
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
 
 def check_vocab(
     vocab,  # token -> id
@@ -224,17 +236,22 @@ def check_vocab(
 ) -> tuple:  # a copy of both
     "A `ConfigError` for what is no vocabulary, and for merges of what it does not hold."
     if not isinstance(vocab, dict) or not all(isinstance(t, str) for t in vocab):
-        raise ConfigError(f"vocab: expected a dictionary of token -> id, got a {type(vocab).__name__}")
-    if not all(type(i) is int and i >= 0 for i in vocab.values()) or len(set(vocab.values())) < len(vocab):
+        raise ConfigError("vocab: expected a dictionary of token -> id, got a "
+                          f"{type(vocab).__name__}")
+    ids = vocab.values()
+    if not all(type(i) is int and i >= 0 for i in ids) or len(set(ids)) < len(ids):
         raise ConfigError("vocab: expected whole numbers from 0 upwards, each once")
     if isinstance(merges, (str, dict)) or not isinstance(merges, Iterable):
-        raise ConfigError(f"merges: expected pairs of tokens, got a {type(merges).__name__}")
+        raise ConfigError("merges: expected pairs of tokens, got a "
+                          f"{type(merges).__name__}")
     pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in merges]
     for pair in pairs:
-        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
+        two = isinstance(pair, tuple) and len(pair) == 2
+        if not two or not all(isinstance(t, str) for t in pair):
             raise ConfigError(f"merges: expected pairs of tokens, got {pair!r}")
         if not {*pair, "".join(pair)} <= vocab.keys():
-            raise ConfigError(f"merges: {pair!r} or what it makes is not in the vocabulary")
+            raise ConfigError(f"merges: {pair!r} or what it makes is not in the "
+                              "vocabulary")
     return dict(vocab), pairs
 
 # %% ../nbs/06_text.ipynb #cell015
@@ -294,7 +311,7 @@ def _merge_long(symbols, ranks):
     while heap:
         _, i, pair = heappop(heap)
         j = right[i]
-        if symbols[i] is None or j >= n or (symbols[i], symbols[j]) != pair: continue  # gone by now
+        if j >= n or (symbols[i], symbols[j]) != pair: continue  # gone by now
         symbols[i], symbols[j], right[i] = "".join(pair), None, right[j]
         if right[j] < n: left[right[j]] = i
         offer(left[i])
@@ -308,17 +325,19 @@ def __call__(
     text,  # str, or a list of them
     padding: str | bool = False,  # "max_length", "longest" (or True), "do_not_pad" (or False)
     max_length: int | None = None,  # `model_max_length` where none is given
-    truncation: bool | str = True,  # cut what is longer, with one warning; or "longest_first", "do_not_truncate"
-    return_tensors: str | None = None,  # "pt" for tensors, "np" for NumPy arrays, None for lists
+    truncation: bool | str = True,  # cut what is longer, and warn; or "longest_first", "do_not_truncate"
+    return_tensors: str | None = None,  # "pt" for tensors, "np" for arrays, None for lists
 ) -> Tokens:  # input_ids and attention_mask: one row of ids a text, (n, length) as tensors
     "Encode: start token, the text's tokens, end token, and padding."
     one_of("padding", padding, "max_length", "longest", "do_not_pad", True, False)
-    one_of("truncation", truncation, True, False, "longest_first", "only_first", "do_not_truncate")
+    one_of("truncation", truncation, True, False, "longest_first", "only_first",
+           "do_not_truncate")
     one_of("return_tensors", return_tensors, "pt", "np", None)
-    length = max_length if max_length is None else whole_number("max_length", max_length, 2, _NO_LIMIT)
-    if length is None and self.model_max_length <= _NO_LIMIT: length = self.model_max_length
+    length = self.model_max_length if self.model_max_length <= _NO_LIMIT else None
+    if max_length is not None: length = whole_number("max_length", max_length, 2, _NO_LIMIT)
     if length is None and padding == "max_length":
-        raise ValueError("max_length: padding=\"max_length\" needs it, as this tokenizer knows no limit")
+        raise ValueError("max_length: padding=\"max_length\" needs it, as this "
+                         "tokenizer knows no limit")
     texts = _as_texts(text)
     rows = [[self.vocab.get(token, self.unk_token_id) for token in self.tokenize(t)] for t in texts]
     if length is not None and truncation not in (False, "do_not_truncate"):
@@ -330,7 +349,8 @@ def __call__(
     masks = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
     rows = [row + [self.pad_token_id] * (width - len(row)) for row in rows]
     if return_tensors is None and isinstance(text, str): rows, masks = rows[0], masks[0]
-    if return_tensors is not None: rows, masks = (_rows_to_tensor(r, width) for r in (rows, masks))
+    if return_tensors is not None:
+        rows, masks = (_rows_to_tensor(r, width) for r in (rows, masks))
     if return_tensors == "np": rows, masks = rows.numpy(), masks.numpy()
     return Tokens(input_ids=rows, attention_mask=masks)
 
@@ -360,12 +380,15 @@ def decode(
     "Ids back to text."
     ids = ids.tolist() if torch.is_tensor(ids) or isinstance(ids, np.ndarray) else ids
     ids = [ids] if isinstance(ids, int) else ids
-    if not isinstance(ids, (list, tuple)) or not all(type(i) is int and i in self.tokens for i in ids):
-        raise ValueError(f"ids: expected one row of numbers from 0 to {len(self) - 1}, got {str(ids)[:60]}")
+    row = isinstance(ids, (list, tuple))
+    if not row or not all(type(i) is int and i in self.tokens for i in ids):
+        raise ValueError(f"ids: expected one row of numbers from 0 to {len(self) - 1}, "
+                         f"got {str(ids)[:60]}")
     left_out = {self.vocab[t] for t in self.special_tokens} if skip_special_tokens else ()
     tokens = [self.tokens[i] for i in ids if i not in left_out]
     byte_of = {c: b for b, c in byte_alphabet().items()}
-    spelt = (bytes(byte_of[c] for c in t) if byte_of.keys() >= set(t) else t.encode() for t in tokens)
+    spelt = (bytes(byte_of[c] for c in t) if byte_of.keys() >= set(t) else t.encode()
+             for t in tokens)
     return b"".join(spelt).decode("utf-8", errors="replace").replace("</w>", " ").strip()
 
 @patch_to(CLIPTokenizer)
@@ -386,14 +409,16 @@ def save_pretrained(
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges)
     atomic_write(folder/"merges.txt", lambda p: Path(p).write_text(merges, encoding="utf-8"))
     write_json(specials, folder/"special_tokens_map.json")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.model_max_length, **specials}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.model_max_length}
+    config |= specials
     if self.normalized_tokens or self.added_tokens.keys() != set(specials.values()):
         flags = dict(lstrip=False, rstrip=False, single_word=False)
         config["added_tokens_decoder"] = {
-            str(i): dict(content=t, special=t in self.special_tokens, normalized=t in self.normalized_tokens, **flags)
+            str(i): dict(content=t, special=t in self.special_tokens,
+                         normalized=t in self.normalized_tokens, **flags)
             for t, i in self.added_tokens.items()}
     write_json(config, folder/"tokenizer_config.json")
-    for stale in ("tokenizer.json", "added_tokens.json"):  # of another tokenizer, which stood here before
+    for stale in ("tokenizer.json", "added_tokens.json"):  # of a tokenizer that stood here before
         (folder/stale).unlink(missing_ok=True)
 
 # %% ../nbs/06_text.ipynb #cell019
@@ -419,8 +444,8 @@ def from_pretrained(
         if length is None: length = 10 ** 30  # as transformers has it: no limit
         return cls(vocab, merges, model_max_length=length, added_tokens=added, **specials)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = str(error) if isinstance(error, ValueError) else f"a part is missing, or of another kind ({error})"
-        raise LoadError(f"{folder} holds no tokenizer that can be read: {what}") from None
+        what = "" if isinstance(error, ValueError) else "a part is missing, or of another kind: "
+        raise LoadError(f"{folder} holds no tokenizer that can be read: {what}{error}") from None
 
 # %% ../nbs/06_text.ipynb #cell019a
 def _read_if_there(path): return read_json(path) if path.is_file() else {}
@@ -431,28 +456,33 @@ def _read_vocab(folder):
         if not (folder/"merges.txt").is_file(): raise LoadError(f"there is no file {folder/'merges.txt'}")
         lines = (folder/"merges.txt").read_text(encoding="utf-8").split("\n")
         lines = lines[1:] if lines[0].startswith("#version") else lines
-        return read_json(folder/"vocab.json"), [tuple(line.split(" ")) for line in lines if line]
+        merges = [tuple(line.split(" ")) for line in lines if line]
+        return read_json(folder/"vocab.json"), merges
     if not (folder/"tokenizer.json").is_file():
         raise LoadError(f"{folder} holds no tokenizer: neither vocab.json with merges.txt, "
                         "nor tokenizer.json")
     model = read_json(folder/"tokenizer.json").get("model")
     if not isinstance(model, dict) or model.get("end_of_word_suffix") != "</w>":
         raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
-    return model["vocab"], [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    return model["vocab"], merges
 
 def _read_added(folder, config, vocab, old):
     "The four special tokens by name, and all added ones as `CLIPTokenizer` takes them."
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     given = {name: config[name] for name in names if config.get(name) is not None}
     specials = {name: t["content"] if isinstance(t, dict) else t for name, t in given.items()}
-    added = {t["content"]: {**t, "id": int(i)} for i, t in (config.get("added_tokens_decoder") or {}).items()}
+    decoder = config.get("added_tokens_decoder") or {}
+    added = {t["content"]: {**t, "id": int(i)} for i, t in decoder.items()}
     if not old: return specials, added
     for name, t in given.items():  # old files write some of them as dictionaries
         about = t if isinstance(t, dict) else {"normalized": False}
-        if specials[name] in vocab: added[specials[name]] = {**about, "id": vocab[specials[name]], "special": True}
+        if specials[name] in vocab:
+            added[specials[name]] = {**about, "id": vocab[specials[name]], "special": True}
     for t, i in _read_if_there(folder/"added_tokens.json").items():
         added[t] = {"id": i, "special": t in specials.values()}
-    for t in _read_if_there(folder/"tokenizer.json").get("added_tokens", []): added[t["content"]] = t
+    for t in _read_if_there(folder/"tokenizer.json").get("added_tokens", []):
+        added[t["content"]] = t
     return specials, added
 
 # %% ../nbs/06_text.ipynb #cell021
@@ -569,7 +599,8 @@ class CLIPVisionEmbeddings(nn.Module):
 
     def forward(self, images):
         weight, size = self.patch_embedding.weight, self.image_size
-        check_dtype(weight, pixel_values=check_tensor("pixel_values", images, "n", weight.shape[1], size, size))
+        check_tensor("pixel_values", images, "n", weight.shape[1], size, size)
+        check_dtype(weight, pixel_values=images)
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(len(images), 1, -1).to(patches.dtype)
         return torch.cat([first, patches], 1) + self.position_embedding.weight
@@ -630,45 +661,52 @@ def check_clip_config(
 ) -> dict:  # its numbers, whole ones as `int`
     "A `ConfigError` that names the key, if no tower can be built from this."
     most = dict(vocab_size=10 ** 7, num_hidden_layers=1000)
-    counts = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
-              "max_position_embeddings", "num_channels", "image_size", "patch_size", "projection_dim")
-    found = {key: whole_number(key, c[key], key != "num_hidden_layers", most.get(key, 2 ** 15))
-             for key in counts if key in c and (c[key] is not None or key != "projection_dim")}
+    counts = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+              "vocab_size", "max_position_embeddings", "num_channels", "image_size", "patch_size")
+    if c.projection_dim is not None: counts += ("projection_dim",)
+    least = dict(num_hidden_layers=0)
+    found = {key: whole_number(key, c[key], least.get(key, 1), most.get(key, 2 ** 15))
+             for key in counts if key in c}
     for key in ("pad_token_id", "bos_token_id"):
         if c.get(key) is not None: whole_number(key, c[key])
-    if "eos_token_id" in c: found["eos_token_id"] = whole_number("eos_token_id", c.eos_token_id)
-    width, heads, inner = (found[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size"))
+    if "eos_token_id" in c:
+        found["eos_token_id"] = whole_number("eos_token_id", c.eos_token_id)
+    width, inner, layers, heads = (found[key] for key in counts[:4])
     if width % heads:
-        raise ConfigError(f"hidden_size must be a multiple of num_attention_heads, got {width} and {heads}")
+        raise ConfigError("hidden_size must be a multiple of num_attention_heads, got "
+                          f"{width} and {heads}")
     if found.get("patch_size", 0) > found.get("image_size", 0):
-        raise ConfigError(f"patch_size: expected at most image_size={c.image_size}, got {c.patch_size}")
+        raise ConfigError(f"patch_size: expected at most image_size={c.image_size}, "
+                          f"got {c.patch_size}")
     one_of("hidden_act", c.hidden_act, *_ACTIVATIONS)
     number("layer_norm_eps", c.layer_norm_eps, low=0)
     number("attention_dropout", c.attention_dropout, low=0, high=1)
-    weights = found["num_hidden_layers"] * width * (4 * width + 2 * inner) + found.get("vocab_size", 0) * width
+    weights = width * (layers * (4 * width + 2 * inner) + found.get("vocab_size", 0))
     if weights > 3e10:
         raise ConfigError(f"num_hidden_layers, hidden_size, vocab_size: a tower of {weights / 1e9:.0f} "
                           "billion weights; the largest real ones have 2")
     return found
 
 class _Part(Pretrained):
-    "A part of CLIP, which opens from a folder of its own, and from that of the whole, as in transformers."
+    "A part of CLIP, which opens from a folder of its own, and from that of the whole."
     weights_name = "model.safetensors"
     ignored_config_keys = _IGNORED
     part, kept = "text", ("text_model.",)  # key of its config, names of its weights in the whole
 
     @classmethod
     def _check_config(cls, config):
-        whole = {k: v for k, v in config.items() if k.endswith(("text_config", "vision_config", "config_dict"))}
-        if not whole: return super()._check_config(config)
+        towers = ("text_config", "vision_config", "config_dict")
+        if not any(k.endswith(towers) for k in config): return super()._check_config(config)
         inner, known = part_config(config, cls.part), cls.config_keys()
         return super()._check_config({**inner, **{k: v for k, v in config.items() if k in known}})
 
     @classmethod
     def weights_from_file(cls, weights):
         weights = {k: v for k, v in weights.items() if not k.endswith("position_ids")}
-        names = ("text_model.", "vision_model.", "visual_projection.", "text_projection.", "logit_scale")
-        return {k: v for k, v in weights.items() if k.startswith(cls.kept) or not k.startswith(names)}
+        names = ("text_model.", "vision_model.", "visual_projection.", "text_projection.",
+                 "logit_scale")
+        ours = lambda key: key.startswith(cls.kept) or not key.startswith(names)
+        return {k: v for k, v in weights.items() if ours(k)}
 
 def part_config(config, part):
     "The config of one tower in that of a whole CLIP. (In old files the one with `_dict` counts.)"
@@ -691,7 +729,7 @@ class CLIPTextModel(_Part, nn.Module):
         vocab_size: int = 49408,
         hidden_size: int = 512,  # width of a token
         intermediate_size: int = 2048,  # width inside a block's MLP
-        projection_dim: int | None = 512,  # of the projection into the space that texts and pictures share
+        projection_dim: int | None = 512,  # of the space that texts and pictures share
         num_hidden_layers: int = 12,
         num_attention_heads: int = 8,
         max_position_embeddings: int = 77,  # the longest row of ids
@@ -718,12 +756,14 @@ def forward(
 ) -> TextOutput:
     "The states of all tokens, the pooled one, and what each block said."
     n, length = check_tensor("input_ids", input_ids, "n", "length", floating=False).shape
-    if not input_ids.numel(): raise ValueError(f"input_ids: expected at least one id, got {(n, length)}")
+    if not input_ids.numel():
+        raise ValueError(f"input_ids: expected at least one id, got {(n, length)}")
     mask = causal_mask(length, input_ids.device)
     if attention_mask is not None:
-        if not torch.is_tensor(attention_mask) or attention_mask.shape != input_ids.shape:
-            got = tuple(attention_mask.shape) if torch.is_tensor(attention_mask) else repr(attention_mask)
-            raise ValueError(f"attention_mask: expected a tensor {(n, length)}, as input_ids, got {got}")
+        got = getattr(attention_mask, "shape", attention_mask)
+        if not torch.is_tensor(attention_mask) or got != input_ids.shape:
+            raise ValueError(f"attention_mask: expected a tensor {(n, length)}, as "
+                             f"input_ids, got {got}")
         mask = mask & attention_mask.to(input_ids.device).bool()[:, None, None]
     states = self.encoder(self.embeddings(input_ids), mask)
     last = self.final_layer_norm(states[-1])
@@ -747,7 +787,8 @@ def weights_to_file(cls, weights): return {f"text_model.{k}": v for k, v in weig
 @patch_to(CLIPTextModel)
 @classmethod
 def weights_from_file(cls, weights):
-    return {k.removeprefix("text_model."): v for k, v in super(CLIPTextModel, cls).weights_from_file(weights).items()}
+    weights = super(CLIPTextModel, cls).weights_from_file(weights)
+    return {k.removeprefix("text_model."): v for k, v in weights.items()}
 
 # %% ../nbs/06_text.ipynb #cell032
 class CLIPTextModelWithProjection(_Part, nn.Module):
@@ -891,9 +932,11 @@ def clip_loss(
     With several processes, every process compares its rows with everybody's.
     """
     from minidiff.training import all_gather_with_grad
-    check_tensor("text_embeds", text_embeds, *check_tensor("image_embeds", image_embeds, "n", "width").shape)
+    check_tensor("image_embeds", image_embeds, "n", "width")
+    check_tensor("text_embeds", text_embeds, *image_embeds.shape)
     if not torch.is_tensor(logit_scale) or logit_scale.numel() != 1:
-        raise ValueError(f"logit_scale: expected a tensor of one number, got {logit_scale!r}")
+        raise ValueError("logit_scale: expected a tensor of one number, got "
+                         f"{logit_scale!r}")
     v, t = all_gather_with_grad(image_embeds.float()), all_gather_with_grad(text_embeds.float())
     logits = logit_scale.float().clamp(max=math.log(100)).exp() * v @ t.T
     target = torch.arange(len(logits), device=logits.device)

@@ -102,12 +102,14 @@ def _check_widths(widths, norm):
     "The channels of each level, or a `ConfigError`."
     one_of("norm", norm, *NORMS)
     if not isinstance(widths, (list, tuple)) or not 1 <= len(widths) <= 16:
-        raise ConfigError(f"widths: expected the channels of each level, got {widths!r}")
+        raise ConfigError("widths: expected the channels of each level, got "
+                          f"{widths!r}")
     widths = [whole_number("widths", w, 1, 2 ** 15) for w in widths]
     for w in widths:
         groups = max(1, w // 16)
         if norm == "group" and w % groups:
-            raise ConfigError(f"widths: norm='group' makes {groups} groups of {w} channels, which do not fit")
+            raise ConfigError(f"widths: norm='group' makes {groups} groups of {w} "
+                              "channels, which do not fit")
     return widths
 
 # %% ../nbs/02_unet.ipynb #cell048

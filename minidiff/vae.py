@@ -30,7 +30,8 @@ class DiagonalGaussianDistribution:
                  ):
         if not torch.is_tensor(parameters) or parameters.ndim < 2 or parameters.shape[1] % 2:
             got = tuple(parameters.shape) if torch.is_tensor(parameters) else repr(parameters)
-            raise ValueError(f"parameters: expected a tensor (n, 2c, ...), means and log-variances, got {got}")
+            raise ValueError("parameters: expected a tensor (n, 2c, ...), means and "
+                             f"log-variances, got {got}")
         self.parameters = parameters
         self.mean, logvar = parameters.chunk(2, dim=1)
         self.logvar = logvar.clamp(-30.0, 20.0)
@@ -49,7 +50,7 @@ class DiagonalGaussianDistribution:
 @patch_to(DiagonalGaussianDistribution)
 def sample(
     self: DiagonalGaussianDistribution,
-    generator=None,  # where the noise is drawn from, if `noise` is not given; or one for each picture
+    generator=None,  # where the noise is drawn from, if none is given; or one for each picture
     noise: Tensor | None = None,  # standard Gaussian noise `(n, c, h, w)`
 ) -> Tensor:
     "A latent `(n, c, h, w)` drawn by reparameterisation: mean + standard deviation * noise."
@@ -59,11 +60,13 @@ def sample(
 
 def _draw(like, generator):
     if isinstance(generator, (list, tuple)):
-        if len(generator) == len(like): return torch.cat([_draw(*pair) for pair in zip(like.split(1), generator)])
+        if len(generator) == len(like):
+            return torch.cat([_draw(*pair) for pair in zip(like.split(1), generator)])
     elif generator is None or isinstance(generator, torch.Generator):
         device = like.device if generator is None else generator.device
-        return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
-    raise ValueError(f"generator: expected a torch.Generator, or one for each of {len(like)}, got {generator!r}")
+        return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
+    raise ValueError("generator: expected a torch.Generator, or one for each of "
+                     f"{len(like)}, got {generator!r}")
 
 # %% ../nbs/08_vae.ipynb #cell036
 @patch_to(DiagonalGaussianDistribution)
@@ -76,8 +79,10 @@ def kl(
     mean, logvar = self.mean.to(dtype), self.logvar.to(dtype)
     if other is None: terms = mean**2 + logvar.exp() - 1 - logvar
     else:
-        if not isinstance(other, DiagonalGaussianDistribution) or other.mean.shape != mean.shape:
-            raise ValueError(f"other: expected a distribution of latents {tuple(mean.shape)}, got {other!r}")
+        same = isinstance(other, DiagonalGaussianDistribution) and other.mean.shape == mean.shape
+        if not same:
+            raise ValueError("other: expected a distribution of latents "
+                             f"{tuple(mean.shape)}, got {other!r}")
         other_mean, other_logvar = other.mean.to(dtype), other.logvar.to(dtype)
         terms = ((mean - other_mean)**2 + logvar.exp()) / other_logvar.exp() - 1 - logvar + other_logvar
     return 0.5 * terms.flatten(1).sum(1)
@@ -238,10 +243,14 @@ def check_vae_config(
     check_levels(c, ("DownEncoderBlock2D",), ("UpDecoderBlock2D",))
     counts = ("in_channels", "out_channels", "latent_channels", "norm_num_groups")
     found = {key: whole_number(key, c[key], 1, 2 ** 15) for key in counts}
-    widths = tuple(whole_number("block_out_channels", w, 1, 2 ** 15) for w in c.block_out_channels)
-    layers, groups = whole_number("layers_per_block", c.layers_per_block, 0, 1000), found["norm_num_groups"]
+    key = "block_out_channels"
+    widths = tuple(whole_number(key, w, 1, 2 ** 15) for w in c.block_out_channels)
+    layers = whole_number("layers_per_block", c.layers_per_block, 0, 1000)
+    groups = found["norm_num_groups"]
     for w in widths:
-        if w % groups: raise ConfigError(f"block_out_channels: {w} is not a multiple of norm_num_groups={groups}")
+        if w % groups:
+            raise ConfigError(f"block_out_channels: {w} is not a multiple of "
+                              f"norm_num_groups={groups}")
     if layers == 0 and len(set(widths)) > 1:
         raise ConfigError("layers_per_block: 0 leaves nothing that could change the width in "
                           f"block_out_channels={widths}")
@@ -256,10 +265,12 @@ def check_vae_config(
     for key in ("latents_mean", "latents_std"):
         if c[key] is None: continue
         if not isinstance(c[key], tuple) or len(c[key]) != c.latent_channels:
-            raise ConfigError(f"{key}: expected {c.latent_channels} numbers, one a channel, got {c[key]!r}")
+            raise ConfigError(f"{key}: expected {c.latent_channels} numbers, one a "
+                              f"channel, got {c[key]!r}")
         for value in c[key]: number(key, value)
     sample_size = check_size("sample_size", c.sample_size)
-    return dict(found, block_out_channels=widths, layers_per_block=layers, sample_size=sample_size)
+    found |= dict(block_out_channels=widths, layers_per_block=layers, sample_size=sample_size)
+    return found
 
 # %% ../nbs/08_vae.ipynb #cell062
 @patch_to(AutoencoderKL)
@@ -283,7 +294,8 @@ def decode(
 ) -> Tensor:  # pictures `(n, out_channels, factor * h, factor * w)`, about [-1, 1], not clamped
     "Enlarge latents into pictures. A ValueError where they do not fit."
     check_tensor("z", z, "n", self.config.latent_channels, "h", "w")
-    if not z.numel(): raise ValueError(f"z: expected at least one number, got {tuple(z.shape)}")
+    if not z.numel():
+        raise ValueError(f"z: expected at least one number, got {tuple(z.shape)}")
     check_dtype(self.decoder.conv_in.weight, z=z)
     return self._in_slices(self._enlarge, z)
 
@@ -298,7 +310,7 @@ def forward(
     return self.decode(posterior.mode() if noise is None else posterior.sample(noise=noise)), posterior
 
 def _check_range(x):
-    "Bytes taken for pictures are too large a mistake to miss. (On a GPU, a look would make all wait.)"
+    "Bytes taken for pictures are too large a mistake to miss. (A GPU would have to wait.)"
     if x.device.type != "cpu" or torch.compiler.is_compiling(): return
     low, high = (value.item() for value in x.detach().aminmax())
     if not -20 <= low <= high <= 20:
@@ -315,26 +327,29 @@ def _compress(self, x):
 
 @patch_to(AutoencoderKL)
 def _enlarge(self, z):
-    enlarge = lambda z: self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+    before = self.post_quant_conv or nn.Identity()
+    enlarge = lambda z: self.decoder(before(z))
     return self._in_tiles(enlarge, z, self.tile_latent_min_size, self.tile_sample_min_size)
 
 @patch_to(AutoencoderKL)
 def _in_slices(self, net, x):
-    return torch.cat([net(one) for one in x.split(1)]) if self.use_slicing and len(x) > 1 else net(x)
+    if not self.use_slicing or len(x) < 2: return net(x)
+    return torch.cat([net(one) for one in x.split(1)])
 
 @patch_to(AutoencoderKL)
 def _in_tiles(self, net, x, size, size_out):
-    "`net`, on tiles of side `size` that overlap, each faded into the ones above and to the left."
+    "`net` on tiles of side `size` that overlap, each faded into those above and to the left."
     if not self.use_tiling or max(x.shape[2:]) <= size: return net(x)
-    step, fade = int(size * (1 - self.tile_overlap_factor)), int(size_out * self.tile_overlap_factor)
+    overlap = self.tile_overlap_factor
+    step, fade = int(size * (1 - overlap)), int(size_out * overlap)
     keep = size_out - fade
     if step < 1 or keep < 1:
-        raise ConfigError(f"tile_latent_min_size, tile_overlap_factor: tiles of {size} that overlap by "
-                          f"{self.tile_overlap_factor} never get to the end")
-    shrink, least = max(1, size // max(size_out, 1)), min(side - (side - 1) // step * step for side in x.shape[2:])
-    if least < shrink:
-        raise ConfigError(f"tile_sample_min_size: tiles of {size} leave a last one of {least}, too small to be "
-                          f"made {shrink} times smaller")
+        raise ConfigError(f"tile_latent_min_size, tile_overlap_factor: tiles of {size} that "
+                          f"overlap by {overlap} never get to the end")
+    least = min(side - (side - 1) // step * step for side in x.shape[2:])
+    if least * size_out < size:
+        raise ConfigError(f"tile_sample_min_size: tiles of {size} leave a last one of {least}, "
+                          "too small to be made smaller")
     rows = []
     for top in range(0, x.shape[2], step):
         row = []
@@ -344,14 +359,16 @@ def _in_tiles(self, net, x, size, size_out):
             if row: tile = _fade(row[-1], tile, fade, 3)
             row.append(tile)
         rows.append(row)
-    return torch.cat([torch.cat([tile[:, :, :keep, :keep] for tile in row], 3) for row in rows], 2)
+    rows = [torch.cat([tile[:, :, :keep, :keep] for tile in row], 3) for row in rows]
+    return torch.cat(rows, 2)
 
 def _fade(before, tile, width, dim):
     "The first `width` lines of a tile come out of the last ones of the tile before."
     width = min(width, before.shape[dim], tile.shape[dim])
     share = torch.arange(width, dtype=tile.dtype, device=tile.device) / max(width, 1)
     share = share.view([-1, 1] if dim == 2 else [1, -1])
-    old, new = before.narrow(dim, before.shape[dim] - width, width), tile.narrow(dim, 0, width)
+    old = before.narrow(dim, before.shape[dim] - width, width)
+    new = tile.narrow(dim, 0, width)
     rest = tile.narrow(dim, width, tile.shape[dim] - width)
     return torch.cat([old * (1 - share) + new * share, rest], dim)
 
@@ -368,7 +385,7 @@ def disable_slicing(self):
 
 @patch_to(AutoencoderKL)
 def enable_tiling(self, use_tiling: bool = True):
-    "Pictures larger than `tile_sample_min_size`, at first `sample_size`, go through in overlapping tiles."
+    "Pictures larger than `tile_sample_min_size` (at first `sample_size`) go through in tiles."
     self.use_tiling = use_tiling
 
 @patch_to(AutoencoderKL)
@@ -451,7 +468,8 @@ def vae_batches(
 ):  # a `batch_fn` for `Trainer`
     "Pictures, and the noise that their latents will be shaken with."
     if book.size % whole_number("factor", factor, 1):
-        raise ValueError(f"factor: expected a divisor of the pictures' side, {book.size}, got {factor}")
+        raise ValueError("factor: expected a divisor of the pictures' side, "
+                         f"{book.size}, got {factor}")
     def batch(generator):
         images = book.paint(book.sample_scenes(batch_size, generator, n_objects=n_objects, split="train"))
         side = book.size // factor
@@ -521,6 +539,7 @@ def measure_scaling_factor(
     latents = torch.cat([vae.encode(part).mode() for part in images.split(256)])
     spread = latents.float().std().item()
     if not 0 < spread < float("inf"):
-        raise ValueError(f"images: expected pictures whose latents differ, got a deviation of {spread}")
+        raise ValueError("images: expected pictures whose latents differ, got a "
+                         f"deviation of {spread}")
     dict.update(vae.config, scaling_factor=1 / spread)
     return vae.config.scaling_factor
