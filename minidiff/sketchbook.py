@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COLORS', 'BACKGROUNDS', 'SKETCH', 'SIZES', 'PLACES', 'RELATIONS', 'circle', 'square', 'ring', 'triangle',
-           'star', 'heart', 'Scenes', 'everything_said', 'check_scenes', 'blank_scenes', 'all_combinations',
-           'swap_objects', 'is_heldout', 'arrange', 'coverage', 'paint', 'choose_said', 'write_captions', 'in_split',
-           'check_order', 'sample_scenes', 'Sketchbook', 'vary', 'page_color', 'length', 'spread', 'pour',
-           'find_objects', 'center_of_mass', 'Album', 'cut_out', 'recognise', 'locate', 'compare', 'Critic',
+           'star', 'heart', 'Scenes', 'everything_said', 'check_scenes', 'check_order', 'blank_scenes',
+           'all_combinations', 'swap_objects', 'is_heldout', 'arrange', 'coverage', 'paint', 'choose_said',
+           'write_captions', 'in_split', 'sample_scenes', 'Sketchbook', 'vary', 'page_color', 'length', 'spread',
+           'pour', 'find_objects', 'center_of_mass', 'Album', 'cut_out', 'recognise', 'locate', 'compare', 'Critic',
            'read_sketches']
 
 # %% ../nbs/00_dali.ipynb #cell004
@@ -149,6 +149,21 @@ def check_scenes(
         if (getattr(scenes, name) >= most).any():
             raise ValueError(f"scenes.{name}: expected numbers below {most}, got "
                              f"{getattr(scenes, name).max()}")
+
+def check_order(
+    n,  # how many
+    generator,
+    n_objects=None,  # 1, 2 or None
+    split="train",  # "train", "heldout" or "all"
+) -> int:  # n
+    "A `ValueError` for what no sketchbook could draw."
+    n = whole_number("n", n, 0, 10 ** 7)
+    one_of("n_objects", n_objects, 1, 2, None)
+    one_of("split", split, "train", "heldout", "all")
+    if generator is not None and getattr(generator, "device", None) != torch.device("cpu"):
+        raise ValueError("generator: expected a torch.Generator of the CPU, got "
+                         f"{generator!r}")
+    return n
 
 def blank_scenes(n: int) -> Scenes:
     "`n` scenes with nothing in them."
@@ -311,21 +326,6 @@ def _combinations(n_objects, split):
     return table[in_split(table, split)]
 
 # %% ../nbs/00_dali.ipynb #cell123
-def check_order(
-    n,  # how many
-    generator,
-    n_objects=None,  # 1, 2 or None
-    split="train",  # "train", "heldout" or "all"
-) -> int:  # n
-    "A `ValueError` for what no sketchbook could draw."
-    n = whole_number("n", n, 0, 10 ** 7)
-    one_of("n_objects", n_objects, 1, 2, None)
-    one_of("split", split, "train", "heldout", "all")
-    if generator is not None and getattr(generator, "device", None) != torch.device("cpu"):
-        raise ValueError("generator: expected a torch.Generator of the CPU, got "
-                         f"{generator!r}")
-    return n
-
 def sample_scenes(
     n: int,
     generator: torch.Generator | None = None,

@@ -553,7 +553,7 @@ def same_ids(folder, rounds):
 FLAGS = dict(lstrip=False, rstrip=False, single_word=False)
 
 
-@pytest.mark.parametrize("kind", ["plain", "added_tokens.json", "decoder", "raw", "dictionaries", "saved by transformers"])
+@pytest.mark.parametrize("kind", ["plain", "added_tokens.json", "decoder", "raw", "dictionaries", "like SD 2", "saved by transformers"])
 def test_added_tokens_are_found_as_transformers_finds_them(tokenizer, kind, rounds, tmp_path):
     n = len(tokenizer)
     tokenizer.save_pretrained(tmp_path)
@@ -569,6 +569,9 @@ def test_added_tokens_are_found_as_transformers_finds_them(tokenizer, kind, roun
         specials["bos_token"] = dict(content="<|startoftext|>", normalized=True, **FLAGS)
         specials["eos_token"] = specials["unk_token"] = dict(content="<|endoftext|>", normalized=True, **FLAGS)
         (tmp_path / "special_tokens_map.json").write_text(json.dumps(specials))
+    if kind == "like SD 2":
+        specials = json.loads((tmp_path / "special_tokens_map.json").read_text())
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps({**specials, "pad_token": "!"}))
     if kind == "saved by transformers":
         real = transformers.CLIPTokenizerFast.from_pretrained(tmp_path)
         real.add_tokens(["<Cat>", "<dog>"])
