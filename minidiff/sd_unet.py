@@ -6,7 +6,8 @@
 __all__ = ['ACTIVATIONS', 'timestep_embedding', 'TimestepEmbedding', 'ResnetBlock2D', 'Downsample2D', 'Upsample2D', 'to_tokens',
            'to_image', 'attend', 'Attention', 'GEGLU', 'FeedForward', 'BasicTransformerBlock', 'Transformer2DModel',
            'DownBlock2D', 'CrossAttnDownBlock2D', 'UNetMidBlock2DCrossAttn', 'UpBlock2D', 'CrossAttnUpBlock2D',
-           'UNetEncoder', 'AttentionPooling', 'TextTimeEmbedding', 'UNet2DConditionModel', 'record_attention']
+           'UNetEncoder', 'AttentionPooling', 'TextTimeEmbedding', 'check_dtype', 'check_ids', 'UNet2DConditionModel',
+           'check_unet_config', 'check_levels', 'check_size', 'record_attention']
 
 # %% ../nbs/03_sd_unet.ipynb #cell007
 import math
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .hub import ConfigError, Pretrained, patch_to, register_config
+from .hub import (ConfigError, Pretrained, check_tensor, number, one_of, patch_to,
+                          register_config, whole_number)
 
 # %% ../nbs/03_sd_unet.ipynb #cell013
 def timestep_embedding(
@@ -288,17 +290,8 @@ class CrossAttnUpBlock2D(UpBlock2D):
 # %% ../nbs/03_sd_unet.ipynb #cell068
 def _per_level(c, key):
     "A config value for each level, whether it was given once for all or level by level."
-    value, n = c[key], len(c.block_out_channels)
-    values = value if isinstance(value, tuple) else (value,) * n
-    if len(values) == n and all(isinstance(v, int) for v in values): return values
-    raise ConfigError(f"{key}: expected a number, or {n} of them as in block_out_channels, got {value!r}")
-
-def _choose(c, key, *choices):
-    "A config value that must be one of `choices`, or a tuple of such."
-    for v in c[key] if isinstance(c[key], tuple) else (c[key],):
-        if v not in choices:
-            raise ConfigError(f"{key}: expected {' or '.join(map(repr, choices))}, got {v!r}")
-    return c[key]
+    value = c[key]
+    return value if isinstance(value, tuple) else (value,) * len(c.block_out_channels)
 
 # %% ../nbs/03_sd_unet.ipynb #cell070
 class UNetEncoder(nn.Module):
@@ -306,39 +299,39 @@ class UNetEncoder(nn.Module):
     def __init__(self, c): # the config of a `UNet2DConditionModel`
         super().__init__()
         widths, time_dim = c.block_out_channels, 4 * c.block_out_channels[0]
-        self._recipes(c, widths, time_dim)
+        self._recipes(c, time_dim)
+        self.text_width = _check_text_width(c)
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
         self.embed = partial(timestep_embedding, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
         self.time_embedding = TimestepEmbedding(widths[0], time_dim, c.act_fn, c.time_cond_proj_dim)
         self._build_extras(c, widths[0], time_dim)
 
         blocks, below = dict(DownBlock2D=DownBlock2D, CrossAttnDownBlock2D=CrossAttnDownBlock2D), widths[0]
-        kinds, self.down_blocks = _choose(c, "down_block_types", *blocks), nn.ModuleList()
-        for i, (kind, (w, n, depth, transformer)) in enumerate(zip(kinds, self.levels)):
+        self.down_blocks = nn.ModuleList()
+        levels = enumerate(zip(c.down_block_types, self.levels))
+        for i, (kind, (w, n, depth, transformer)) in levels:
             listens = transformer if "Attn" in kind else None
             downsample = i < len(widths) - 1
             self.down_blocks.append(blocks[kind](below, w, n, downsample, self.resnet, listens, depth))
             below = w
-        middle = _choose(c, "mid_block_type", "UNetMidBlock2DCrossAttn", None)
         both = partial(transformer, only_cross_attention=False)
-        self.mid_block = UNetMidBlock2DCrossAttn(w, self.resnet, both, depth) if middle else None
+        self.mid_block = None
+        if c.mid_block_type: self.mid_block = UNetMidBlock2DCrossAttn(w, self.resnet, both, depth)
 
 # %% ../nbs/03_sd_unet.ipynb #cell071
 @patch_to(UNetEncoder)
-def _recipes(self, c, widths, time_dim):
+def _recipes(self, c, time_dim):
     "How to make a residual block; and for each level its width, layers, transformer depth, transformer."
-    groups = c.norm_num_groups
-    each = [_per_level(c, "layers_per_block"), _per_level(c, "transformer_layers_per_block")]
-    each += [_per_level(c, "attention_head_dim"), _per_level(c, "only_cross_attention")]
-    self.resnet = partial(ResnetBlock2D, temb_channels=time_dim, groups=groups, eps=c.norm_eps,
-                          dropout=c.dropout, act=_choose(c, "act_fn", *ACTIVATIONS))
-    transformer = partial(Transformer2DModel, cross_attention_dim=c.cross_attention_dim, groups=groups)
-    transformer, self.levels = partial(transformer, linear=c.use_linear_projection), []
-    for w, n, depth, heads, only in zip(widths, *each):
-        if w % heads or w % groups:
-            both = f"attention_head_dim={heads} and norm_num_groups={groups}"
-            raise ConfigError(f"block_out_channels: {w} is not a multiple of {both}")
-        self.levels.append((w, n, depth, partial(transformer, heads=heads, only_cross_attention=bool(only))))
+    self.resnet = partial(ResnetBlock2D, temb_channels=time_dim, groups=c.norm_num_groups,
+                          eps=c.norm_eps, dropout=c.dropout, act=c.act_fn)
+    keys = ("block_out_channels", "layers_per_block", "transformer_layers_per_block",
+            "attention_head_dim", "cross_attention_dim", "only_cross_attention")
+    self.levels = []
+    for w, n, depth, heads, text, only in zip(*(_per_level(c, key) for key in keys)):
+        transformer = partial(Transformer2DModel, heads=heads, cross_attention_dim=text,
+                              groups=c.norm_num_groups, linear=bool(c.use_linear_projection),
+                              only_cross_attention=only)
+        self.levels.append((w, n, depth, transformer))
 
 # %% ../nbs/03_sd_unet.ipynb #cell073
 class AttentionPooling(nn.Module):
@@ -369,13 +362,25 @@ class TextTimeEmbedding(nn.Module):
 def _build_extras(self, c, width, time_dim):
     "What else goes into the time vector: classes, and the text as a whole."
     self.class_embedding = self.add_embedding = None
-    kind = _choose(c, "class_embed_type", None, "timestep", "projection")
-    extra = _choose(c, "addition_embed_type", None, "text", "text_time")
+    kind, extra = c.class_embed_type, c.addition_embed_type
     given, heads = c.projection_class_embeddings_input_dim, c.addition_embed_type_num_heads
-    if kind: self.class_embedding = TimestepEmbedding(width if kind == "timestep" else given, time_dim)
+    if kind == "timestep":
+        self.class_embedding = TimestepEmbedding(width, time_dim, c.act_fn)
+    elif kind == "projection": self.class_embedding = TimestepEmbedding(given, time_dim)
     elif c.num_class_embeds: self.class_embedding = nn.Embedding(c.num_class_embeds, time_dim)
     if extra == "text_time": self.add_embedding = TimestepEmbedding(given, time_dim)
-    elif extra: self.add_embedding = TextTimeEmbedding(c.cross_attention_dim, time_dim, heads)
+    elif extra: self.add_embedding = TextTimeEmbedding(_check_text_width(c), time_dim, heads)
+
+def _check_text_width(c):
+    "How wide the text's tokens are: the levels that listen agree on it."
+    listens = [*("Attn" in kind for kind in c.down_block_types), bool(c.mid_block_type)]
+    widths = _per_level(c, "cross_attention_dim")
+    listens += ["Attn" in kind for kind in c.up_block_types[::-1]]
+    heard = {w for w, ear in zip((*widths, widths[-1], *widths), listens) if ear}
+    heard = heard or {widths[-1]}
+    if len(heard) == 1: return heard.pop()
+    raise ConfigError("cross_attention_dim: all levels that listen get the same text, "
+                      f"got widths {widths}")
 
 # %% ../nbs/03_sd_unet.ipynb #cell076
 @patch_to(UNetEncoder)
@@ -383,34 +388,61 @@ def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, adde
                 class_labels=None, timestep_cond=None) -> Tensor: # (n, time_embed_dim)
     "Time, class, and the text as a whole, in the one vector that every residual block gets."
     c, width, added = self.config, self.conv_in.out_channels, added_cond_kwargs or {}
-    timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+    timestep = _check_timesteps(timestep, sample)
     temb = self.time_embedding(self.embed(timestep, width).to(sample.dtype), timestep_cond)
     if self.class_embedding is not None:
-        if class_labels is None: raise ValueError("class_labels: this model has classes, and needs them")
         if c.class_embed_type == "timestep": class_labels = self.embed(class_labels, width).to(sample.dtype)
         temb = temb + self.class_embedding(class_labels)
     if c.addition_embed_type == "text": temb = temb + self.add_embedding(encoder_hidden_states)
     if c.addition_embed_type == "text_time":
-        if {"text_embeds", "time_ids"} - set(added):
-            raise ValueError(f"added_cond_kwargs: expected text_embeds and time_ids, got {sorted(added)}")
         ids = self.embed(added["time_ids"], c.addition_time_embed_dim).flatten(1)
-        temb = temb + self.add_embedding(torch.cat([added["text_embeds"], ids.to(sample.dtype)], 1))
+        whole = torch.cat([added["text_embeds"], ids], 1)
+        temb = temb + self.add_embedding(whole.to(sample.dtype))
     return temb
+
+def _check_timesteps(timestep, sample):
+    "One number for all pictures, or one for each, as a tensor (n,)."
+    try: t = torch.as_tensor(timestep, device=sample.device)
+    except (TypeError, ValueError, RuntimeError): t = torch.empty(0)
+    fits = t.ndim < 2 and t.numel() in (1, len(sample))
+    if not fits or t.dtype == torch.bool or t.is_complex():
+        raise ValueError(f"timestep: expected a number, or a tensor ({len(sample)},) "
+                         f"of them, got {timestep!r}")
+    seen = t.device.type == "cpu" and not torch.compiler.is_compiling() # a GPU would wait
+    if seen and not t.isfinite().all():
+        raise ValueError(f"timestep: expected finite numbers, got {timestep!r}")
+    return t.expand(len(sample))
 
 # %% ../nbs/03_sd_unet.ipynb #cell078
 @patch_to(UNetEncoder)
-def check(self, sample: Tensor, encoder_hidden_states: Tensor):
-    "Raise a `ValueError` that names the argument, if a shape does not fit the config."
-    c, n = self.config, len(self.down_blocks) - 1
-    shape, text = tuple(sample.shape), tuple(encoder_hidden_states.shape)
-    if len(shape) != 4 or shape[1] != c.in_channels:
-        raise ValueError(f"sample: expected (n, {c.in_channels}, height, width), got {shape}")
-    if min(shape[2:]) < 2 ** n:
-        raise ValueError(f"sample: height and width must be {2 ** n} or more, "
-                         f"to be halved {n} time{'s'[:n - 1]}, got {shape[2:]}")
-    if len(text) != 3 or text[::2] != (shape[0], c.cross_attention_dim):
-        raise ValueError(f"encoder_hidden_states: expected ({shape[0]}, tokens, "
-                         f"{c.cross_attention_dim}), got {text}")
+def check(self, sample: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask=None,
+          class_labels=None, timestep_cond=None, added_cond_kwargs=None):
+    "Raise a `ValueError` that names the argument, if one does not fit the config."
+    c = self.config
+    check_tensor("sample", sample, "n", c.in_channels, "height", "width")
+    if not sample.numel():
+        raise ValueError(f"sample: expected at least one pixel, got {tuple(sample.shape)}")
+    n, text = len(sample), encoder_hidden_states
+    check_tensor("encoder_hidden_states", text, n, "tokens", self.text_width)
+    mask = encoder_attention_mask
+    if mask is not None and getattr(mask, "shape", None) != text.shape[:2]:
+        got = tuple(mask.shape) if torch.is_tensor(mask) else repr(mask)
+        raise ValueError("encoder_attention_mask: expected a tensor "
+                         f"{tuple(text.shape[:2])}, got {got}")
+    self._check_extras(n, class_labels, timestep_cond, added_cond_kwargs or {})
+    check_dtype(self.conv_in.weight, sample=sample, encoder_hidden_states=text)
+
+def check_dtype(
+    weight, # of the layer that gets them
+    **tensors, # by the name of the argument
+):
+    "What goes into a net is of the type of its weights, unless `torch.autocast` sees to it."
+    try: autocast = torch.is_autocast_enabled(weight.device.type)
+    except RuntimeError: autocast = False # a device that has no such thing, as `meta`
+    for name, x in tensors.items():
+        if x.dtype != weight.dtype and not autocast:
+            raise ValueError(f"{name}: expected {weight.dtype} as the weights are, got "
+                             f"{x.dtype}")
 
 @patch_to(UNetEncoder)
 def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
@@ -420,6 +452,58 @@ def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]
         x, steps = block(x, temb, context, mask)
         stack += steps
     return x if self.mid_block is None else self.mid_block(x, temb, context, mask), stack
+
+# %% ../nbs/03_sd_unet.ipynb #cell078a
+@patch_to(UNetEncoder)
+def _check_extras(self, n, class_labels, timestep_cond, added):
+    "What is given beside picture and text must be what the config has a use for."
+    c, rows = self.config, partial(_check_rows, n)
+    if (class_labels is None) != (self.class_embedding is None):
+        why = "no classes" if class_labels is not None else "classes, and needs them"
+        raise ValueError(f"class_labels: this model has {why}")
+    if isinstance(self.class_embedding, nn.Embedding):
+        rows("class_labels", class_labels, floating=False)
+        check_ids("class_labels", class_labels, c.num_class_embeds)
+    elif c.class_embed_type == "timestep":
+        rows("class_labels", class_labels, floating=None)
+    elif class_labels is not None:
+        rows("class_labels", class_labels, c.projection_class_embeddings_input_dim)
+    if timestep_cond is not None:
+        if not c.time_cond_proj_dim:
+            raise ValueError("timestep_cond: this model has no use for it")
+        rows("timestep_cond", timestep_cond, c.time_cond_proj_dim)
+    wanted = {"text_embeds", "time_ids"} if c.addition_embed_type == "text_time" else set()
+    if not isinstance(added, dict) or set(added) != wanted:
+        wish = " and ".join(sorted(wanted)) or "nothing, as this model has no use for it"
+        got = sorted(added) if isinstance(added, dict) else added
+        raise ValueError(f"added_cond_kwargs: expected {wish}, got {got}")
+    if wanted:
+        rows("text_embeds", added["text_embeds"], "width")
+        ids = rows("time_ids", added["time_ids"], "numbers", floating=None)
+        d, count, each = added["text_embeds"].shape[1], ids.shape[1], c.addition_time_embed_dim
+        total = c.projection_class_embeddings_input_dim
+        if d + count * each != total:
+            raise ValueError(f"added_cond_kwargs: text_embeds of width {d} and {count} time_ids "
+                             f"of width {each} do not add up to {total}")
+
+def _check_rows(n, name, x, *shape, floating=True):
+    "A tensor with a row for each of `n` pictures, or one row for all. (floating=None: either)"
+    if not torch.is_tensor(x): raise ValueError(f"{name}: expected a tensor, got {x!r}")
+    floating = x.is_floating_point() if floating is None else floating
+    rows = 1 if x.ndim and len(x) == 1 else n
+    return check_tensor(name, x, rows, *shape, floating=floating)
+
+def check_ids(
+    name: str, # of the argument
+    ids: Tensor, # whole numbers
+    most: int, # rows of the table that they point into
+):
+    "Row numbers of a table must exist. (Looked at on the CPU only: a GPU would wait.)"
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel(): return
+    low, high = (x.item() for x in ids.aminmax())
+    if low < 0 or high >= most:
+        raise ValueError(f"{name}: expected numbers from 0 to {most - 1}, got "
+                         f"{low if low < 0 else high}")
 
 # %% ../nbs/03_sd_unet.ipynb #cell080
 class UNet2DConditionModel(Pretrained, UNetEncoder):
@@ -441,7 +525,7 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
         act_fn: str = "silu", # one of `ACTIVATIONS`
         norm_num_groups: int = 32, # of every GroupNorm
         norm_eps: float = 1e-5, # of the residual blocks' GroupNorms
-        cross_attention_dim: int = 1280, # width of the text's tokens
+        cross_attention_dim: int | tuple = 1280, # width of the text's tokens
         transformer_layers_per_block: int | tuple = 1, # depth of each transformer, per level
         attention_head_dim: int | tuple = 8, # the number (!) of attention heads, per level
         use_linear_projection: bool = False, # see `Transformer2DModel`
@@ -454,10 +538,7 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
         projection_class_embeddings_input_dim: int | None = None, # "text_time", "projection": what they take
         addition_embed_type_num_heads: int = 64, # "text": heads of the pooling
     ):
-        for key in ("down_block_types", "up_block_types"):
-            given, levels = len(self.config[key]), len(block_out_channels)
-            if given != levels:
-                raise ConfigError(f"{key}: expected {levels} as in block_out_channels, got {given}")
+        dict.update(self.config, check_unet_config(self.config))
         super().__init__(self.config)
         self._build_decoder(self.config)
 
@@ -471,6 +552,107 @@ UNet2DConditionModel.fixed_config = dict(
     time_embedding_dim=None, time_embedding_act_fn=None, timestep_post_act=None, conv_in_kernel=3,
     conv_out_kernel=3, attention_type="default", class_embeddings_concat=False, cross_attention_norm=None)
 
+# %% ../nbs/03_sd_unet.ipynb #cell081b
+_COUNTS = ("in_channels", "out_channels", "norm_num_groups", "addition_embed_type_num_heads")
+_COUNTS_OR_NONE = ("num_class_embeds", "time_cond_proj_dim",
+                   "projection_class_embeddings_input_dim", "addition_time_embed_dim")
+_FLAGS = ("flip_sin_to_cos", "use_linear_projection", "upcast_attention")
+_CHOICES = dict(
+    act_fn=tuple(ACTIVATIONS), mid_block_type=("UNetMidBlock2DCrossAttn", None),
+    class_embed_type=(None, "timestep", "projection"),
+    addition_embed_type=(None, "text", "text_time"))
+_MOST = 2 ** 15 # the largest width or count that a config may ask for
+
+def check_unet_config(
+    c, # the config of a `UNet2DConditionModel`
+) -> dict: # its numbers, whole ones as `int`
+    "A `ConfigError` that names the key, if no U-Net can be built from this."
+    check_levels(c)
+    whole = partial(whole_number, low=1, high=_MOST)
+    found = {key: whole(key, c[key]) for key in _COUNTS}
+    found |= {key: whole(key, c[key]) for key in _COUNTS_OR_NONE if c[key] is not None}
+    for key in ("block_out_channels", "attention_head_dim", "cross_attention_dim"):
+        found[key] = _check_each(c, key, whole)
+    for key in ("layers_per_block", "transformer_layers_per_block"):
+        found[key] = _check_each(c, key, partial(whole_number, low=0, high=1000))
+    if c.sample_size is not None:
+        found["sample_size"] = check_size("sample_size", c.sample_size)
+    flag = lambda key, value: one_of(key, value, True, False)
+    found["only_cross_attention"] = _check_each(c, "only_cross_attention", flag)
+    for key in _FLAGS: one_of(key, c[key], True, False, None)
+    for key, choices in _CHOICES.items(): one_of(key, c[key], *choices)
+    number("freq_shift", c.freq_shift)
+    number("norm_eps", c.norm_eps, low=0)
+    number("dropout", c.dropout, low=0, high=1)
+    _check_together(type(c)({**c, **found}))
+    return found
+
+def check_levels(
+    c, # a config
+    down=("DownBlock2D", "CrossAttnDownBlock2D"), # what down_block_types may hold
+    up=("UpBlock2D", "CrossAttnUpBlock2D"), # what up_block_types may hold
+):
+    "A width for each level, and the name of a block down and of one up for each width."
+    widths = c.block_out_channels
+    if not isinstance(widths, tuple) or not 1 <= len(widths) <= 16:
+        raise ConfigError("block_out_channels: expected a width for each level, got "
+                          f"{widths!r}")
+    for key, known in dict(down_block_types=down, up_block_types=up).items():
+        if not isinstance(c[key], tuple) or len(c[key]) != len(widths):
+            raise ConfigError(f"{key}: expected {len(widths)} as in "
+                              f"block_out_channels, got {c[key]!r}")
+        for kind in c[key]: one_of(key, kind, *known)
+
+def check_size(name, size):
+    "Pixels a side, or (height, width)."
+    if not isinstance(size, tuple): return whole_number(name, size, 1)
+    if len(size) == 2: return tuple(whole_number(name, side, 1) for side in size)
+    raise ConfigError(f"{name}: expected a number, or height and width, got {size!r}")
+
+def _check_each(c, key, check):
+    value, n = c[key], len(c.block_out_channels)
+    if not isinstance(value, tuple): return check(key, value)
+    if len(value) == n: return tuple(check(key, v) for v in value)
+    raise ConfigError(f"{key}: expected a number, or {n} of them as in block_out_channels, "
+                      f"got {value!r}")
+
+def _check_together(c):
+    "Keys that fit only together."
+    keys = ("block_out_channels", "attention_head_dim", "layers_per_block",
+            "transformer_layers_per_block")
+    widths, heads, layers, depth = (_per_level(c, key) for key in keys)
+    n, text = len(widths), _check_text_width(c)
+    listens = ["Attn" in a + b for a, b in zip(c.down_block_types, c.up_block_types[::-1])]
+    listens[-1] |= bool(c.mid_block_type)
+    for w, h, ear in zip(widths, heads, listens):
+        for key, divisor in dict(norm_num_groups=c.norm_num_groups, attention_head_dim=h).items():
+            if w % divisor and (ear or key == "norm_num_groups"):
+                raise ConfigError(f"block_out_channels: {w} is not a multiple of "
+                                  f"{key}={divisor}")
+    if any(not k and a != b for k, a, b in zip(layers, (widths[0], *widths), widths)):
+        raise ConfigError("layers_per_block: 0 leaves nothing that could change the "
+                          f"width in {widths}")
+    needs = dict(projection=c.class_embed_type, text_time=c.addition_embed_type)
+    if any(k == v for k, v in needs.items()) and not c.projection_class_embeddings_input_dim:
+        raise ConfigError("projection_class_embeddings_input_dim: class_embed_type='projection' "
+                          "and addition_embed_type='text_time' need it, got None")
+    if c.addition_embed_type == "text_time" and not c.addition_time_embed_dim:
+        raise ConfigError("addition_time_embed_dim: addition_embed_type='text_time' "
+                          "needs it, got None")
+    if c.addition_embed_type == "text" and text % c.addition_embed_type_num_heads:
+        raise ConfigError(f"addition_embed_type_num_heads: expected a divisor of {text}, the text's "
+                          f"width, got {c.addition_embed_type_num_heads}")
+    if c.freq_shift in {dim // 2 for dim in (widths[0], c.addition_time_embed_dim) if dim}:
+        raise ConfigError("freq_shift: expected anything but half a width, got "
+                          f"{c.freq_shift}")
+    blocks = sum((2 * k + 1) * (1 + d * ear) for k, d, ear in zip(layers, depth, listens))
+    weights = sum((2 * k + 1) * w * w * (20 + 16 * d * ear)
+                  for w, k, d, ear in zip(widths, layers, depth, listens))
+    if blocks > 2000 or weights > 3e10:
+        raise ConfigError(f"layers_per_block, transformer_layers_per_block: these {blocks} blocks "
+                          f"would hold some {weights / 1e9:.0f} billion weights; "
+                          "the largest real ones have 3")
+
 # %% ../nbs/03_sd_unet.ipynb #cell082
 @patch_to(UNet2DConditionModel)
 def _build_decoder(self, c):
@@ -478,8 +660,9 @@ def _build_decoder(self, c):
     blocks = dict(UpBlock2D=UpBlock2D, CrossAttnUpBlock2D=CrossAttnUpBlock2D)
     stack, last = [self.levels[0][0]], len(self.levels) - 1
     for i, (below, n, *_) in enumerate(self.levels): stack += [below] * (n + (i < last))
-    kinds, self.up_blocks = _choose(c, "up_block_types", *blocks), nn.ModuleList()
-    for i, (kind, (w, n, depth, transformer)) in enumerate(zip(kinds, self.levels[::-1])):
+    self.up_blocks = nn.ModuleList()
+    levels = enumerate(zip(c.up_block_types, self.levels[::-1]))
+    for i, (kind, (w, n, depth, transformer)) in levels:
         skips, listens = [stack.pop() for _ in range(n + 1)], transformer if "Attn" in kind else None
         self.up_blocks.append(blocks[kind](below, skips, w, i < last, self.resnet, listens, depth))
         below = w
@@ -501,16 +684,29 @@ def forward(self,
     mid_block_additional_residual: Tensor | None = None, # a ControlNet's: added at the bottom
 ) -> Tensor: # (n, out_channels, h, w): the predicted noise, or what else it was trained to predict
     "Raises a `ValueError` where a shape does not fit the config."
-    self.check(sample, encoder_hidden_states)
     text, mask = encoder_hidden_states, encoder_attention_mask
+    self.check(sample, text, mask, class_labels, timestep_cond, added_cond_kwargs)
     temb = self.time_vector(sample, timestep, text, added_cond_kwargs, class_labels, timestep_cond)
-    if mask is not None: mask = (1 - mask[:, None, None].to(sample.dtype)) * -10000.0
+    if mask is not None: mask = (1 - mask[:, None, None].to(sample)) * -10000.0
     x, stack = self.encode(sample, temb, text, mask)
-    if down_block_additional_residuals is not None:
-        stack = [s + r for s, r in zip(stack, down_block_additional_residuals, strict=True)]
-    if mid_block_additional_residual is not None: x = x + mid_block_additional_residual
+    down, middle = down_block_additional_residuals, mid_block_additional_residual
+    if down is not None or middle is not None:
+        _check_residuals([*stack, x], down, middle)
+        x, stack = x + middle, [s + r for s, r in zip(stack, down)]
     for block in self.up_blocks: x = block(x, stack, temb, text, mask)
     return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+
+def _check_residuals(own, down, middle):
+    "A ControlNet answers with one tensor for every skip, and one for the bottom."
+    names = ["down_block_additional_residuals"] * (len(own) - 1)
+    names.append("mid_block_additional_residual")
+    if not isinstance(down, (list, tuple)) or len(down) != len(own) - 1:
+        got = len(down) if isinstance(down, (list, tuple)) else down
+        raise ValueError(f"{names[0]}: expected {len(own) - 1} tensors, one for each "
+                         f"skip, got {got}")
+    for name, x, like in zip(names, (*down, middle), own):
+        if not torch.is_tensor(x): raise ValueError(f"{name}: expected a tensor, got {x!r}")
+        check_tensor(name, x, *like.shape)
 
 # %% ../nbs/03_sd_unet.ipynb #cell085
 @patch_to(UNet2DConditionModel)
@@ -518,6 +714,16 @@ def enable_gradient_checkpointing(self, on: bool = True):
     "Trade time for memory: the inside of a layer is computed again in the backward pass."
     for module in self.modules():
         if isinstance(module, _Stack): module.checkpointing = on
+
+@patch_to(UNet2DConditionModel)
+def disable_gradient_checkpointing(self):
+    "Keep what each layer computes, as usual."
+    self.enable_gradient_checkpointing(False)
+
+@patch_to(UNet2DConditionModel, as_prop=True)
+def is_gradient_checkpointing(self) -> bool:
+    "Is it enabled?"
+    return any(getattr(module, "checkpointing", False) for module in self.modules())
 
 @patch_to(UNet2DConditionModel)
 def zero_init(self) -> "UNet2DConditionModel": # itself

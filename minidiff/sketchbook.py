@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'COLORS', 'BACKGROUNDS', 'SKETCH', 'SIZES', 'PLACES', 'RELATIONS', 'circle', 'square', 'ring', 'triangle',
-           'star', 'heart', 'Scenes', 'everything_said', 'blank_scenes', 'all_combinations', 'swap_objects',
-           'is_heldout', 'arrange', 'coverage', 'paint', 'choose_said', 'write_captions', 'in_split', 'sample_scenes',
-           'Sketchbook', 'vary', 'page_color', 'length', 'spread', 'pour', 'find_objects', 'center_of_mass', 'Album',
-           'cut_out', 'recognise', 'locate', 'compare', 'Critic', 'read_sketches']
+           'star', 'heart', 'Scenes', 'everything_said', 'check_scenes', 'check_order', 'blank_scenes',
+           'all_combinations', 'swap_objects', 'is_heldout', 'arrange', 'coverage', 'paint', 'choose_said',
+           'write_captions', 'in_split', 'sample_scenes', 'Sketchbook', 'vary', 'page_color', 'length', 'spread',
+           'pour', 'find_objects', 'center_of_mass', 'Album', 'cut_out', 'recognise', 'locate', 'compare', 'Critic',
+           'read_sketches']
 
 # %% ../nbs/00_dali.ipynb #cell004
 import math
@@ -17,6 +18,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .hub import check_tensor, number, one_of, whole_number
 
 # %% ../nbs/00_dali.ipynb #cell067
 def circle(x: Tensor, y: Tensor) -> Tensor:
@@ -121,6 +124,46 @@ def everything_said(scenes: Scenes) -> dict[str, Tensor]:
     "The masks of captions that mention all there is."
     return dict(size=scenes.kind >= 0, place=scenes.n_objects == 1,
                 relation=scenes.n_objects == 2, background=scenes.n_objects > 0)
+
+def check_scenes(
+    scenes,
+    kinds: int | None = None,   # how many there are (None: not asked)
+    colors: int | None = None,  # how many there are (None: objects need not have any)
+):
+    "A `ValueError` where these are no scenes, or hold what a sketchbook does not know."
+    if not isinstance(scenes, Scenes):
+        raise ValueError(f"scenes: expected Scenes, got {scenes!r}")
+    n = len(scenes.n_objects)
+    shapes = dict(n_objects=(n,), place=(n,), relation=(n,), background=(n,), kind=(n, 2),
+                  color=(n, 2), size=(n, 2), position=(n, 2, 2))
+    for name, shape in shapes.items():
+        column = getattr(scenes, name)
+        check_tensor(f"scenes.{name}", column, *shape, floating=name == "position")
+    if kinds is None or scenes.kind.device.type != "cpu": return     # a GPU would have to wait
+    there, colored = scenes.kind >= 0, scenes.color >= 0
+    if (scenes.kind >= kinds).any() or (colors and (there & ~colored).any()):
+        raise ValueError("scenes: expected those of this sketchbook, got objects that "
+                         "it does not know")
+    limits = dict(color=colors or len(COLORS), size=len(SIZES), background=len(BACKGROUNDS))
+    for name, most in limits.items():
+        if (getattr(scenes, name) >= most).any():
+            raise ValueError(f"scenes.{name}: expected numbers below {most}, got "
+                             f"{getattr(scenes, name).max()}")
+
+def check_order(
+    n,  # how many
+    generator,
+    n_objects=None,  # 1, 2 or None
+    split="train",  # "train", "heldout" or "all"
+) -> int:  # n
+    "A `ValueError` for what no sketchbook could draw."
+    n = whole_number("n", n, 0, 10 ** 7)
+    one_of("n_objects", n_objects, 1, 2, None)
+    one_of("split", split, "train", "heldout", "all")
+    if generator is not None and getattr(generator, "device", None) != torch.device("cpu"):
+        raise ValueError("generator: expected a torch.Generator of the CPU, got "
+                         f"{generator!r}")
+    return n
 
 def blank_scenes(n: int) -> Scenes:
     "`n` scenes with nothing in them."
@@ -227,6 +270,8 @@ def choose_said(
     share: float = 0.55,  # how often a thing that may be left out is mentioned
 ) -> dict[str, Tensor]:
     "Draw what the captions will mention."
+    check_order(0, generator)
+    number("share", share, 0, 1)
     said = everything_said(scenes)
     for name in ("size", "place", "background"):
         said[name] &= torch.rand(said[name].shape, generator=generator) < share
@@ -240,6 +285,13 @@ def write_captions(
     noun=lambda kind, color: f"{_color_words[color]} {_kind_words[kind]}",   # the name of an object
 ) -> list[str]:
     "One line for each scene."
+    check_order(0, generator)
+    for name, mask in everything_said(scenes).items():
+        given = said.get(name) if isinstance(said, dict) else None
+        if name == "relation": continue                           # it is always said
+        if getattr(given, "shape", None) != mask.shape:
+            raise ValueError(f"said[{name!r}]: expected a mask {tuple(mask.shape)}, "
+                             f"got {given!r}")
     columns = (scenes.kind, scenes.color, scenes.size, scenes.place, scenes.relation,
                scenes.background, said["size"], said["place"], said["background"],
                torch.rand(len(scenes), 6, generator=generator))
@@ -265,8 +317,7 @@ def in_split(
     split: str,  # "train", "heldout" or "all"
 ) -> Tensor:     # (n,) bool
     "Which scenes belong to this part of the book."
-    if split not in ("train", "heldout", "all"):
-        raise ValueError(f"split must be 'train', 'heldout' or 'all', got {split!r}")
+    one_of("split", split, "train", "heldout", "all")
     return is_heldout(scenes) == (split == "heldout") if split != "all" else scenes.n_objects > 0
 
 @lru_cache
@@ -282,8 +333,7 @@ def sample_scenes(
     split: str = "train",                      # "train", "heldout" or "all"
 ) -> Scenes:
     "Draw `n` random scenes; until a caption is written, everything counts as said."
-    if n_objects not in (None, 1, 2):
-        raise ValueError(f"n_objects must be 1, 2 or None, got {n_objects}")
+    n = check_order(n, generator, n_objects, split)
     rand = lambda *shape: torch.rand(*shape, generator=generator)
     two = rand(n) < (0.5 if n_objects is None else n_objects - 1)
     ones, twos, u = _combinations(1, split), _combinations(2, split), rand(n)
@@ -305,10 +355,8 @@ class Sketchbook:
     def __init__(self,
                  size: int = 32,            # pixels a side, at least 32
                  objects: str = "shapes"):  # what is drawn: "shapes" or "stickers"
-        if size < 32: raise ValueError(f"size must be at least 32 pixels, got {size}")
-        if objects not in ("shapes", "stickers"):
-            raise ValueError(f"objects must be 'shapes' or 'stickers', got {objects!r}")
-        self.size, self.objects = size, objects
+        self.size = whole_number("size", size, 32, 4096)
+        self.objects = one_of("objects", objects, "shapes", "stickers")
 
     def sample_scenes(self, n: int, generator: torch.Generator | None = None,
                       n_objects: int | None = None, split: str = "train") -> Scenes:
@@ -317,6 +365,7 @@ class Sketchbook:
 
     def paint(self, scenes: Scenes) -> Tensor:
         "Paint the scenes, on their own device: (n, 3, size, size) float32 in [-1, 1]."
+        check_scenes(scenes, len(KINDS), len(COLORS))
         starts = range(0, max(len(scenes), 1), 256)           # lots that fit into the cache
         return torch.cat([paint(scenes[start:start + 256], self.size) for start in starts])
 
@@ -325,6 +374,10 @@ class Sketchbook:
         "Captions, and what they mention: `said` if given, else drawn at random."
         if said is None: said = choose_said(scenes, generator)
         return write_captions(scenes, said, generator), said
+
+    def critic(self) -> "Critic":
+        "Who reads pictures of this book."
+        return Critic(self.size)
 
     def draw(self, n: int, generator: torch.Generator | None = None, n_objects: int | None = None,
              split: str = "train") -> tuple[Tensor, list[str], Scenes]:
@@ -357,6 +410,8 @@ def vary(
     split: str = "train",                      # where the results may come from
 ) -> Scenes:
     "Hard negatives: one thing said is changed in each scene, or exchanged between its objects."
+    check_order(0, generator, split=split)
+    check_scenes(scenes)
     bare = ((scenes.kind >= 0) & (scenes.color < 0)).any(1).sum().item()
     if bare:
         raise ValueError(f"scenes must hold coloured shapes, got {bare} of {len(scenes)} "
@@ -539,15 +594,16 @@ class Critic:
     def __init__(self, size: int = 32,      # pixels a side of the pictures to be read
                  objects: str = "shapes"):  # what is in them: "shapes" or "stickers"
         Sketchbook(size, objects)           # refuses what no sketchbook would draw
-        self.size, self.objects, self.album = size, objects, Album()
+        self.size, self.objects, self.album = int(size), objects, Album()
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Scenes:   # (n, 3, size, size) in [-1, 1], on any device
         "What each picture shows, on the CPU; `n_objects` 0: not clear; other fields -1: not clear."
-        if images.dim() != 4 or images.shape[1:] != (3, self.size, self.size):
-            expected = f"(n, 3, {self.size}, {self.size})"
-            raise ValueError(f"images must be {expected}, got {tuple(images.shape)}")
-        images = images.float().cpu().nan_to_num(0).clamp(-1, 1)
+        images = check_tensor("images", images, "n", 3, self.size, self.size).float().cpu()
+        if not (images.abs() <= 20).all():
+            raise ValueError("images: expected numbers in [-1, 1], or nearly, got some up to "
+                             f"{images.abs().max():g}; pictures of bytes become that by x / 127.5 - 1")
+        images = images.clamp(-1, 1)
         if self.size != SKETCH: images = F.interpolate(images, (SKETCH, SKETCH), mode="area")
         return Scenes.cat([self.read_sketches(lot) for lot in images.split(256)])
 
@@ -555,14 +611,20 @@ class Critic:
         "A lot of them at a time."
         return read_sketches(images, self)
 
+    def _compare(self, images, scenes):
+        check_scenes(scenes)
+        if len(scenes) == len(images): return compare(self.read(images), scenes.to("cpu"))
+        raise ValueError(f"scenes: expected one for each of {len(images)} images, got "
+                         f"{len(scenes)}")
+
     def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:
         "Per picture (n,): is all that was said about kind, color, ... right? `whole`: is everything?"
-        verdict = compare(self.read(images), scenes.to("cpu"))
+        verdict = self._compare(images, scenes)
         return {name: (right | ~asked).all(1) for name, (right, asked) in verdict.items()}
 
     def score(self, images: Tensor, scenes: Scenes) -> dict[str, float]:
         "Share right of all that was said per attribute (nan: nothing was); `whole`: of pictures."
-        verdict = compare(self.read(images), scenes.to("cpu"))
+        verdict = self._compare(images, scenes)
         return {name: right[asked].float().mean().item() for name, (right, asked) in verdict.items()}
 
 # %% ../nbs/00_dali.ipynb #cell170

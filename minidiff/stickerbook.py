@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import sketchbook
-from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook, arrange, blank_scenes,
+from .hub import one_of
+from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook, arrange, blank_scenes, check_order,
+                                 check_scenes,
                                  choose_said, cut_out, in_split, length, locate, page_color, write_captions)
 
 # %% ../nbs/workshop/stickers.ipynb #cell007
@@ -73,13 +75,12 @@ class StickerBook(Sketchbook):
     def __init__(self,
                  size: int = 32,  # pixels a side, at least 32
                  objects: str = "stickers"):
-        super().__init__(size, objects)
+        super().__init__(size, one_of("objects", objects, "stickers"))
 
     def sample_scenes(self, n: int, generator: torch.Generator | None = None,
                       n_objects: int | None = None, split: str = "train") -> Scenes:
         "Draw `n` random scenes; until a caption is written, everything counts as said."
-        if n_objects not in (None, 1, 2):
-            raise ValueError(f"n_objects must be 1, 2 or None, got {n_objects}")
+        n = check_order(n, generator, n_objects, split)
         pick = lambda words, *shape: (torch.rand(*shape, generator=generator) * words).long()
         scenes = blank_scenes(n)
         two = torch.rand(n, generator=generator) < (0.5 if n_objects is None else n_objects - 1)
@@ -100,8 +101,13 @@ class StickerBook(Sketchbook):
 
     def paint(self, scenes: Scenes) -> Tensor:
         "Paint the scenes, on the CPU: (n, 3, size, size) float32 in [-1, 1]."
+        check_scenes(scenes, len(STICKERS))
         starts, scenes = range(0, max(len(scenes), 1), 256), scenes.to("cpu")
         return torch.cat([paint_stickers(scenes[start:start + 256], self.size) for start in starts])
+
+    def critic(self) -> "StickerCritic":
+        "Who reads pictures of this book."
+        return StickerCritic(self.size)
 
     def caption(self, scenes: Scenes, generator: torch.Generator | None = None,
                 said: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
@@ -190,8 +196,8 @@ class StickerCritic(Critic):
     def __init__(self,
                  size: int = 32,  # pixels a side of the pictures to be read
                  objects: str = "stickers"):
-        Sketchbook(size, objects)
-        self.size, self.objects = size, objects
+        Sketchbook(size, one_of("objects", objects, "stickers"))
+        self.size, self.objects = int(size), objects
 
     def read_sketches(self, images: Tensor) -> Scenes:
         "Which stickers, how large, and where; colours are -1."

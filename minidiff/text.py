@@ -4,24 +4,27 @@
 
 # %% auto #0
 __all__ = ['START', 'END', 'clean', 'split_words', 'byte_alphabet', 'spell', 'merge_pair', 'count_pairs', 'train_bpe', 'Tokens',
-           'CLIPTokenizer', 'quick_gelu', 'attend', 'CLIPAttention', 'causal_mask', 'CLIPMLP', 'CLIPEncoderLayer',
-           'CLIPEncoder', 'CLIPTextEmbeddings', 'CLIPVisionEmbeddings', 'init_clip_weights', 'TextOutput',
-           'CLIPTextModel', 'CLIPTextModelWithProjection', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput', 'CLIPModel',
-           'clip_loss']
+           'CLIPTokenizer', 'check_vocab', 'quick_gelu', 'attend', 'CLIPAttention', 'causal_mask', 'CLIPMLP',
+           'CLIPEncoderLayer', 'CLIPEncoder', 'CLIPTextEmbeddings', 'CLIPVisionEmbeddings', 'init_clip_weights',
+           'TextOutput', 'check_clip_config', 'part_config', 'CLIPTextModel', 'CLIPTextModelWithProjection',
+           'VisionOutput', 'CLIPVisionModel', 'CLIPOutput', 'CLIPModel', 'clip_loss']
 
 # %% ../nbs/06_text.ipynb #cell004
-import functools, json, math, unicodedata, warnings
+import functools, json, math, re, unicodedata, warnings
 from collections import Counter
 from collections.abc import Iterable
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (Config, ConfigError, LoadError, Pretrained, atomic_write, find_folder, patch_to,
-                          read_json, register_config, write_json)
+from .hub import (Config, ConfigError, LoadError, Pretrained, atomic_write, check_tensor, find_folder,
+                          number, one_of, patch_to, read_json, register_config, whole_number, write_json)
+from .sd_unet import check_dtype, check_ids
 
 # %% ../nbs/06_text.ipynb #cell006
 def clean(
@@ -39,6 +42,7 @@ def _kind(c):
     if c.isspace() and not "\x1c" <= c <= "\x1f": return "space"
     return {"L": "letter", "N": "number"}.get(unicodedata.category(c)[0], "mark")
 
+START, END = "<|startoftext|>", "<|endoftext|>"
 _ENDINGS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 
 def split_words(
@@ -48,11 +52,12 @@ def split_words(
     words, start = [], 0
     while start < len(text):
         kind, end = _kind(text[start]), start + 1
-        ending = next((e for e in _ENDINGS if text.startswith(e, start)), None)
+        ending = next((e for e in (START, END, *_ENDINGS) if text.startswith(e, start)), None)
         if ending: end = start + len(ending)
         elif kind != "number":
             while end < len(text) and _kind(text[end]) == kind: end += 1
-        if kind != "space": words.append(text[start:end])
+        if ending in (START, END): words += ["<|", ending[2:-2], "|>"]  # spelt out, it is no token
+        elif kind != "space": words.append(text[start:end])
         start = end
     return words
 
@@ -92,9 +97,24 @@ def count_pairs(
         for pair in zip(symbols, symbols[1:]): pairs[pair] += n
     return pairs
 
-# %% ../nbs/06_text.ipynb #cell011
-START, END = "<|startoftext|>", "<|endoftext|>"
+# %% ../nbs/06_text.ipynb #cell010f
+def _as_texts(text):
+    "One text or several, as a list."
+    alone = isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
+    texts = [text] if alone else list(text)
+    for t in texts:
+        if not isinstance(t, str):
+            got = repr(t) if len(repr(t)) <= 60 else repr(t)[:57] + "..."
+            raise ValueError("text must be a str or a list of str, got "
+                             f"{type(t).__name__}: {got}")
+        if not t.isascii() and any("\ud800" <= c <= "\udfff" for c in t):
+            raise ValueError("text must be of Unicode characters, got half of one in "
+                             f"{_shorten(t)!r}")
+    return texts
 
+def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
+
+# %% ../nbs/06_text.ipynb #cell011
 def train_bpe(
     texts,  # an iterable of str
     vocab_size: int,  # how many tokens at most: 514, and one for each merge
@@ -104,12 +124,13 @@ def train_bpe(
     Ties go to the pair that comes first in the alphabet, so the same texts give the same tokens.
     Merging stops early when every word has become one token.
     """
-    if vocab_size < 514:
+    if whole_number("vocab_size", vocab_size) < 514:
         raise ValueError("vocab_size must be at least 514 (256 bytes twice, and two specials), "
                          f"got {vocab_size}")
-    words = Counter(spell(w)
-                    for w, n in Counter(w for t in texts for w in split_words(clean(t))).items()
-                    for _ in range(n))
+    if isinstance(texts, str):
+        raise ValueError(f"texts: expected several, got one: {texts[:60]!r}")
+    counts = Counter(w for t in _as_texts(texts) for w in split_words(clean(t)))
+    words = Counter(spell(w) for w, n in counts.items() for _ in range(n))
     merges = []
     while len(merges) < vocab_size - 514 and (pairs := count_pairs(words)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
@@ -126,36 +147,56 @@ class Tokens(dict):
         if key in self: return self[key]
         raise AttributeError(key)
 
-    def to(self, device): return Tokens({k: v.to(device) for k, v in self.items()})
+    def to(self, device):
+        if all(torch.is_tensor(v) for v in self.values()):
+            return Tokens({k: v.to(device) for k, v in self.items()})
+        raise ValueError("to: only tensors live on a device; ask for "
+                         "return_tensors=\"pt\"")
 
 # %% ../nbs/06_text.ipynb #cell014
-class CLIPTokenizer:
-    """Text to ids and back, byte for byte like CLIP's own tokenizer (Radford et al. 2021, section 2.4).
+_NO_LIMIT = 10 ** 6  # a `model_max_length` above this means that there is none
 
-    Every text can be encoded, since every byte is a token. transformers reads the folders it saves,
-    and it reads theirs.
+class CLIPTokenizer:
+    """Text to ids and back, id for id like transformers' fast tokenizer for CLIP.
+
+    (Radford et al. 2021, section 2.4.) Every text can be encoded, since every byte is a token.
+    transformers reads the folders it saves, and it reads theirs.
     """
     def __init__(
         self,
         vocab: dict,  # token -> id
         merges,  # pairs of tokens, the first learnt first
-        model_max_length: int = 77,  # the longest row of ids, start and end included
+        model_max_length: int = 77,  # the longest row of ids; above a million: no limit
         bos_token: str = START,
         eos_token: str = END,
         unk_token: str = END,  # stands for a byte that the vocabulary lacks; ours never lacks one
         pad_token: str = END,  # Stable Diffusion 1.x fills up with the end token, 2.x with "!"
-        added_tokens: dict | None = None,  # further tokens -> id; found before the text is cut into words
+        added_tokens: dict | None = None,  # further ones -> id, or dict(id=, special=, normalized=)
     ):
-        self.vocab, self.merges, self.model_max_length = (
-            dict(vocab), [tuple(m) for m in merges], model_max_length)
-        self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
+        self.model_max_length = whole_number("model_max_length", model_max_length, 2)
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
             bos_token, eos_token, unk_token, pad_token)
-        self.added_tokens = (
-            {t: self.vocab[t] for t in (bos_token, eos_token, unk_token, pad_token)} | (added_tokens or {}))
-        self.vocab.update(self.added_tokens)
+        specials = dict(bos_token=bos_token, eos_token=eos_token,
+                        unk_token=unk_token, pad_token=pad_token)
+        self.vocab, self.merges = check_vocab(vocab, merges)
+        self.special_tokens, self.normalized_tokens = set(specials.values()), set()
+        self.added_tokens = {}
+        for token, given in (added_tokens or {}).items(): self._add(token, given)
+        for name, token in specials.items():
+            if token not in self.vocab:
+                raise ConfigError(f"{name}: the vocabulary has no token {token!r}")
+            self.added_tokens[token] = self.vocab[token]
+        ids = self.vocab.values()
+        if set(ids) != set(range(len(ids))):
+            raise ConfigError(f"vocab: expected the ids 0 to {len(ids) - 1}, each "
+                              f"once, got {min(ids)} to {max(ids)}")
+        self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         self.tokens = {i: token for token, i in self.vocab.items()}
-        self._cache = {}
+        for token in self.normalized_tokens: self.tokens[self.vocab[token]] = clean(token)
+        exact = [t for t in self.added_tokens if t not in self.normalized_tokens]
+        self._exact = _finder(exact)
+        self._cleaned = {clean(t): t for t in self.normalized_tokens}
+        self._normalized, self._cache = _finder(self._cleaned), {}
 
     def __len__(self): return len(self.vocab)
     def __repr__(self):
@@ -167,14 +208,61 @@ class CLIPTokenizer:
     pad_token_id = property(lambda self: self.vocab[self.pad_token])
     unk_token_id = property(lambda self: self.vocab[self.unk_token])
 
+# %% ../nbs/06_text.ipynb #cell014b
+@patch_to(CLIPTokenizer)
+def _add(self, token, given):
+    "Take in an added token: its id, or a dictionary that also says how it is found."
+    about = given if isinstance(given, dict) else {"id": given}
+    special = about.get("special", token in self.special_tokens)
+    if not isinstance(token, str) or not token.strip() or about.get("single_word"):
+        raise ConfigError("added_tokens: expected a text that may stand anywhere, got "
+                          f"{token!r}: {given!r}")
+    self.added_tokens[token] = whole_number(f"added_tokens[{token!r}]", about.get("id"), 0)
+    if self.vocab.setdefault(token, self.added_tokens[token]) != self.added_tokens[token]:
+        raise ConfigError(f"added_tokens: {token!r} has the id {self.vocab[token]} "
+                          f"already, got {given!r}")
+    if special: self.special_tokens.add(token)
+    if about.get("normalized", not special): self.normalized_tokens.add(token)
+
+def _finder(tokens):
+    "Cuts a text at these tokens, at the longest where several begin; every other piece is one."
+    if not tokens: return lambda text: [text]
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
+
+def check_vocab(
+    vocab,  # token -> id
+    merges,  # pairs of tokens
+) -> tuple:  # a copy of both
+    "A `ConfigError` for what is no vocabulary, and for merges of what it does not hold."
+    if not isinstance(vocab, dict) or not all(isinstance(t, str) for t in vocab):
+        raise ConfigError("vocab: expected a dictionary of token -> id, got a "
+                          f"{type(vocab).__name__}")
+    ids = vocab.values()
+    if not all(type(i) is int and i >= 0 for i in ids) or len(set(ids)) < len(ids):
+        raise ConfigError("vocab: expected whole numbers from 0 upwards, each once")
+    if isinstance(merges, (str, dict)) or not isinstance(merges, Iterable):
+        raise ConfigError("merges: expected pairs of tokens, got a "
+                          f"{type(merges).__name__}")
+    pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in merges]
+    for pair in pairs:
+        two = isinstance(pair, tuple) and len(pair) == 2
+        if not two or not all(isinstance(t, str) for t in pair):
+            raise ConfigError(f"merges: expected pairs of tokens, got {pair!r}")
+        if not {*pair, "".join(pair)} <= vocab.keys():
+            raise ConfigError(f"merges: {pair!r} or what it makes is not in the "
+                              "vocabulary")
+    return dict(vocab), pairs
+
 # %% ../nbs/06_text.ipynb #cell015
 @patch_to(CLIPTokenizer)
 def merge(
     self,
     word: str,  # one piece from `split_words`
 ) -> tuple:  # of str: its tokens
-    "Apply the merges to one word, the one learnt first first."
+    "Apply the merges to one word, those learnt early before those learnt late."
     symbols = spell(word)
+    if len(symbols) > 500: return _merge_long(symbols, self.ranks)
     while len(symbols) > 1:
         pair = min(zip(symbols, symbols[1:]), key=lambda pair: self.ranks.get(pair, math.inf))
         if pair not in self.ranks: break
@@ -187,31 +275,72 @@ def tokenize(
     text: str,  # anything
 ) -> list:  # of str: its tokens, without start and end
     "The tokens of a text."
-    for token in sorted(self.added_tokens, key=len, reverse=True):
-        before, found, after = text.partition(token)
-        if found: return self.tokenize(before) + [token] + self.tokenize(after)
+    text, = _as_texts(text)
     tokens = []
-    for chunk in clean(text).split(" "):  # no word crosses a space, so a chunk's tokens can be kept
-        if chunk not in self._cache:
-            if len(self._cache) > 50_000: self._cache.clear()
-            self._cache[chunk] = [token for word in split_words(chunk) for token in self.merge(word)]
-        tokens += self._cache[chunk]
+    for i, part in enumerate(self._exact(text)):
+        if i % 2:
+            tokens.append(part)
+            continue
+        for j, piece in enumerate(self._normalized(clean(part))):
+            tokens += [self._cleaned[piece]] if j % 2 else self._words(piece)
     return tokens
+
+@patch_to(CLIPTokenizer)
+def _words(self, text):
+    tokens = []
+    for chunk in text.split(" "):  # no word crosses a space, so a chunk's tokens can be kept
+        found = self._cache.get(chunk)
+        if found is None:
+            found = [token for word in split_words(chunk) for token in self.merge(word)]
+            if len(self._cache) > 50_000: self._cache.clear()
+            if len(chunk) < 100: self._cache[chunk] = found
+        tokens += found
+    return tokens
+
+# %% ../nbs/06_text.ipynb #cell015b
+def _merge_long(symbols, ranks):
+    "What `merge` does, in a time that grows little faster than the word."
+    symbols, n, heap = list(symbols), len(symbols), []
+    left, right = [*range(-1, n - 1)], [*range(1, n + 1)]
+
+    def offer(i):  # the pair that starts at i, if it is to be merged
+        pair = (symbols[i], symbols[right[i]]) if i >= 0 and right[i] < n else None
+        if pair in ranks: heappush(heap, (ranks[pair], i, pair))
+
+    for i in range(n): offer(i)
+    while heap:
+        _, i, pair = heappop(heap)
+        j = right[i]
+        if j >= n or (symbols[i], symbols[j]) != pair: continue  # gone by now
+        symbols[i], symbols[j], right[i] = "".join(pair), None, right[j]
+        if right[j] < n: left[right[j]] = i
+        offer(left[i])
+        offer(i)
+    return tuple(s for s in symbols if s is not None)
 
 # %% ../nbs/06_text.ipynb #cell016
 @patch_to(CLIPTokenizer)
 def __call__(
     self,
     text,  # str, or a list of them
-    padding: str | bool = False,  # "max_length", "longest" (or True), or False
+    padding: str | bool = False,  # "max_length", "longest" (or True), "do_not_pad" (or False)
     max_length: int | None = None,  # `model_max_length` where none is given
-    truncation: bool = True,  # cut what is longer, with one warning
-    return_tensors: str | None = None,  # "pt" for tensors, None for lists
+    truncation: bool | str = True,  # cut what is longer, and warn; or "longest_first", "do_not_truncate"
+    return_tensors: str | None = None,  # "pt" for tensors, "np" for arrays, None for lists
 ) -> Tokens:  # input_ids and attention_mask: one row of ids a text, (n, length) as tensors
     "Encode: start token, the text's tokens, end token, and padding."
-    texts, length = _as_texts(text), max_length or self.model_max_length
+    one_of("padding", padding, "max_length", "longest", "do_not_pad", True, False)
+    one_of("truncation", truncation, True, False, "longest_first", "only_first",
+           "do_not_truncate")
+    one_of("return_tensors", return_tensors, "pt", "np", None)
+    length = self.model_max_length if self.model_max_length <= _NO_LIMIT else None
+    if max_length is not None: length = whole_number("max_length", max_length, 2, _NO_LIMIT)
+    if length is None and padding == "max_length":
+        raise ValueError("max_length: padding=\"max_length\" needs it, as this "
+                         "tokenizer knows no limit")
+    texts = _as_texts(text)
     rows = [[self.vocab.get(token, self.unk_token_id) for token in self.tokenize(t)] for t in texts]
-    if truncation:
+    if length is not None and truncation not in (False, "do_not_truncate"):
         _warn_about_cuts(texts, rows, length)
         rows = [row[:length - 2] for row in rows]
     rows = [[self.bos_token_id, *row, self.eos_token_id] for row in rows]
@@ -219,21 +348,13 @@ def __call__(
              else max(map(len, rows), default=0) if padding in (True, "longest") else 0)
     masks = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
     rows = [row + [self.pad_token_id] * (width - len(row)) for row in rows]
-    if return_tensors == "pt":
-        return Tokens(input_ids=_rows_to_tensor(rows), attention_mask=_rows_to_tensor(masks))
-    if isinstance(text, str): rows, masks = rows[0], masks[0]
+    if return_tensors is None and isinstance(text, str): rows, masks = rows[0], masks[0]
+    if return_tensors is not None:
+        rows, masks = (_rows_to_tensor(r, width) for r in (rows, masks))
+    if return_tensors == "np": rows, masks = rows.numpy(), masks.numpy()
     return Tokens(input_ids=rows, attention_mask=masks)
 
 # %% ../nbs/06_text.ipynb #cell016b
-def _as_texts(text):
-    "One text or several, as a list."
-    alone = isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
-    texts = [text] if alone else list(text)
-    for t in texts:
-        if not isinstance(t, str):
-            raise TypeError(f"text must be a str or a list of str, got {type(t).__name__}: {t!r}")
-    return texts
-
 def _warn_about_cuts(texts, rows, length):
     cut = [(len(row) - (length - 2), t) for row, t in zip(rows, texts) if len(row) > length - 2]
     if not cut: return
@@ -243,28 +364,32 @@ def _warn_about_cuts(texts, rows, length):
     warnings.warn(f"cut the last {n} tokens of {what}: "
                   f"only {length - 2} fit between the start and the end token", stacklevel=3)
 
-def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
-
-def _rows_to_tensor(rows):
+def _rows_to_tensor(rows, width):
     if len({len(row) for row in rows}) > 1:
         raise ValueError(f"texts of {min(map(len, rows))} to {max(map(len, rows))} tokens make no tensor; "
                          "give padding=\"longest\" or padding=\"max_length\"")
-    return torch.tensor(rows, dtype=torch.long)
+    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), -1 if rows else width)
 
 # %% ../nbs/06_text.ipynb #cell017
 @patch_to(CLIPTokenizer)
 def decode(
     self,
-    ids,  # one row of ids, a list or a 1-d tensor
+    ids,  # one row of ids, a list, a 1-d tensor or array
     skip_special_tokens: bool = False,  # leave out start, end, padding
 ) -> str:  # the text, in lower case, marks set apart
     "Ids back to text."
-    ids = ids.tolist() if torch.is_tensor(ids) else list(ids)
-    tokens = [self.tokens[i] for i in ids if not (skip_special_tokens and i in self.added_tokens.values())]
+    ids = ids.tolist() if torch.is_tensor(ids) or isinstance(ids, np.ndarray) else ids
+    ids = [ids] if isinstance(ids, int) else ids
+    row = isinstance(ids, (list, tuple))
+    if not row or not all(type(i) is int and i in self.tokens for i in ids):
+        raise ValueError(f"ids: expected one row of numbers from 0 to {len(self) - 1}, "
+                         f"got {str(ids)[:60]}")
+    left_out = {self.vocab[t] for t in self.special_tokens} if skip_special_tokens else ()
+    tokens = [self.tokens[i] for i in ids if i not in left_out]
     byte_of = {c: b for b, c in byte_alphabet().items()}
-    text = bytes(byte for token in tokens for c in token
-                 for byte in ([byte_of[c]] if c in byte_of else c.encode()))
-    return text.decode("utf-8", errors="replace").replace("</w>", " ").strip()
+    spelt = (bytes(byte_of[c] for c in t) if byte_of.keys() >= set(t) else t.encode()
+             for t in tokens)
+    return b"".join(spelt).decode("utf-8", errors="replace").replace("</w>", " ").strip()
 
 @patch_to(CLIPTokenizer)
 def batch_decode(self, rows, skip_special_tokens: bool = False) -> list:
@@ -278,13 +403,23 @@ def save_pretrained(
     folder,  # created where it does not exist
 ):
     "Save the tokenizer's four files, as Stable Diffusion's folders hold them."
+    folder = Path(folder)
     specials = {name: getattr(self, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
-    write_json(self.vocab, Path(folder)/"vocab.json")
+    write_json(self.vocab, folder/"vocab.json")
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges)
-    atomic_write(Path(folder)/"merges.txt", lambda p: Path(p).write_text(merges, encoding="utf-8"))
-    write_json(specials, Path(folder)/"special_tokens_map.json")
-    write_json({"tokenizer_class": "CLIPTokenizer", "model_max_length": self.model_max_length, **specials},
-               Path(folder)/"tokenizer_config.json")
+    atomic_write(folder/"merges.txt", lambda p: Path(p).write_text(merges, encoding="utf-8"))
+    write_json(specials, folder/"special_tokens_map.json")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.model_max_length}
+    config |= specials
+    if self.normalized_tokens or self.added_tokens.keys() != set(specials.values()):
+        flags = dict(lstrip=False, rstrip=False, single_word=False)
+        config["added_tokens_decoder"] = {
+            str(i): dict(content=t, special=t in self.special_tokens,
+                         normalized=t in self.normalized_tokens, **flags)
+            for t, i in self.added_tokens.items()}
+    write_json(config, folder/"tokenizer_config.json")
+    for stale in ("tokenizer.json", "added_tokens.json"):  # of a tokenizer that stood here before
+        (folder/stale).unlink(missing_ok=True)
 
 # %% ../nbs/06_text.ipynb #cell019
 @patch_to(CLIPTokenizer)
@@ -299,38 +434,56 @@ def from_pretrained(
     patterns = [f"{subfolder}/{p}" if subfolder else p for p in ("*.json", "merges.txt")]
     folder = find_folder(name, patterns, revision)
     if subfolder: folder = folder/subfolder
-    config = {**_read_if_there(folder/"special_tokens_map.json"),
-              **_read_if_there(folder/"tokenizer_config.json")}
-    vocab, merges, added = _read_vocab(folder)
-    for i, token in config.get("added_tokens_decoder", {}).items(): added[_content(token)] = int(i)
-    names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    specials = {n: _content(config[n]) for n in names if config.get(n) is not None}
-    length = min(int(config.get("model_max_length", 77)), 100_000)
-    try: return cls({**vocab, **added}, merges, model_max_length=length, added_tokens=added, **specials)
-    except KeyError as error:
-        raise LoadError(f"the vocabulary in {folder} lacks the special token {error}") from None
+    config = _read_if_there(folder/"tokenizer_config.json")
+    old = "added_tokens_decoder" not in config  # then the other files are asked, and win
+    if old: config |= _read_if_there(folder/"special_tokens_map.json")
+    try:
+        vocab, merges = _read_vocab(folder)
+        specials, added = _read_added(folder, config, vocab, old)
+        length = config.get("model_max_length")
+        if length is None: length = 10 ** 30  # as transformers has it: no limit
+        return cls(vocab, merges, model_max_length=length, added_tokens=added, **specials)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = "" if isinstance(error, ValueError) else "a part is missing, or of another kind: "
+        raise LoadError(f"{folder} holds no tokenizer that can be read: {what}{error}") from None
 
 # %% ../nbs/06_text.ipynb #cell019a
-def _content(token): return token["content"] if isinstance(token, dict) else token
 def _read_if_there(path): return read_json(path) if path.is_file() else {}
 
 def _read_vocab(folder):
-    "(vocab, merges, added tokens) of a tokenizer's folder."
-    added = {t: i for t, i in _read_if_there(folder/"added_tokens.json").items()}
+    "(vocab, merges) of a tokenizer's folder."
     if (folder/"vocab.json").is_file():
         if not (folder/"merges.txt").is_file(): raise LoadError(f"there is no file {folder/'merges.txt'}")
         lines = (folder/"merges.txt").read_text(encoding="utf-8").split("\n")
-        pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-        return read_json(folder/"vocab.json"), pairs, added
+        lines = lines[1:] if lines[0].startswith("#version") else lines
+        merges = [tuple(line.split(" ")) for line in lines if line]
+        return read_json(folder/"vocab.json"), merges
     if not (folder/"tokenizer.json").is_file():
         raise LoadError(f"{folder} holds no tokenizer: neither vocab.json with merges.txt, "
                         "nor tokenizer.json")
-    whole = read_json(folder/"tokenizer.json")
-    model = whole.get("model", {})
-    if model.get("end_of_word_suffix") != "</w>":
+    model = read_json(folder/"tokenizer.json").get("model")
+    if not isinstance(model, dict) or model.get("end_of_word_suffix") != "</w>":
         raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    return model["vocab"], merges, added | {t["content"]: t["id"] for t in whole.get("added_tokens", [])}
+    merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    return model["vocab"], merges
+
+def _read_added(folder, config, vocab, old):
+    "The four special tokens by name, and all added ones as `CLIPTokenizer` takes them."
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    given = {name: config[name] for name in names if config.get(name) is not None}
+    specials = {name: t["content"] if isinstance(t, dict) else t for name, t in given.items()}
+    decoder = config.get("added_tokens_decoder") or {}
+    added = {t["content"]: {**t, "id": int(i)} for i, t in decoder.items()}
+    if not old: return specials, added
+    for name, t in given.items():  # old files write some of them as dictionaries
+        about = t if isinstance(t, dict) else {"normalized": False}
+        if specials[name] in vocab:
+            added[specials[name]] = {**about, "id": vocab[specials[name]], "special": True}
+    for t, i in _read_if_there(folder/"added_tokens.json").items():
+        added[t] = {"id": i, "special": t in specials.values()}
+    for t in _read_if_there(folder/"tokenizer.json").get("added_tokens", []):
+        added[t["content"]] = t
+    return specials, added
 
 # %% ../nbs/06_text.ipynb #cell021
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
@@ -340,9 +493,7 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
 _ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 def _activation(name):
-    if name not in _ACTIVATIONS:
-        raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
-    return _ACTIVATIONS[name]
+    return _ACTIVATIONS[one_of("hidden_act", name, *_ACTIVATIONS)]
 
 # %% ../nbs/06_text.ipynb #cell022
 def attend(
@@ -354,7 +505,7 @@ def attend(
 ) -> torch.Tensor:  # (..., L, d)
     "Scaled dot-product attention (Vaswani et al. 2017, equation 1)."
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    if mask is not None: scores = scores.masked_fill(~mask, -math.inf)
+    if mask is not None: scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return F.dropout(scores.softmax(-1), dropout) @ v
 
 # %% ../nbs/06_text.ipynb #cell023
@@ -432,6 +583,7 @@ class CLIPTextEmbeddings(nn.Module):
 
     def forward(self, ids):
         length, most = ids.shape[1], self.position_embedding.num_embeddings
+        check_ids("input_ids", ids, self.token_embedding.num_embeddings)
         if length > most: raise ValueError(f"input_ids must have at most {most} tokens a text, got {length}")
         return self.token_embedding(ids) + self.position_embedding.weight[:length]
 
@@ -446,9 +598,9 @@ class CLIPVisionEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding((size // patch) ** 2 + 1, width)
 
     def forward(self, images):
-        if images.shape[-2:] != (self.image_size,) * 2:
-            raise ValueError(f"pixel_values must be {self.image_size} pixels square, "
-                             f"got {tuple(images.shape)}")
+        weight, size = self.patch_embedding.weight, self.image_size
+        check_tensor("pixel_values", images, "n", weight.shape[1], size, size)
+        check_dtype(weight, pixel_values=images)
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(len(images), 1, -1).to(patches.dtype)
         return torch.cat([first, patches], 1) + self.position_embedding.weight
@@ -460,7 +612,7 @@ def init_clip_weights(
     layers: int,  # blocks of the encoder; the more, the smaller what each adds at first
     factor: float = 1.0,  # initializer_factor
 ):
-    "Weights to start training from, as CLIP starts (Radford et al. 2021, section 2.5)."
+    "Weights to start training from, drawn as transformers' CLIP draws them."
     def normal(weight, std): nn.init.normal_(weight, std=std * factor)
     for m in model.modules():
         if isinstance(m, nn.Linear):
@@ -501,18 +653,74 @@ _IGNORED = frozenset("""
     num_return_sequences chunk_size_feed_forward output_scores return_dict_in_generate
     forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty
     suppress_tokens begin_suppress_tokens finetuning_task id2label label2id tokenizer_class prefix
-    sep_token_id decoder_start_token_id task_specific_params problem_type text_config_dict
-    vision_config_dict
+    sep_token_id decoder_start_token_id task_specific_params problem_type
 """.split())
 
+def check_clip_config(
+    c,  # the config of one tower
+) -> dict:  # its numbers, whole ones as `int`
+    "A `ConfigError` that names the key, if no tower can be built from this."
+    most = dict(vocab_size=10 ** 7, num_hidden_layers=1000)
+    counts = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+              "vocab_size", "max_position_embeddings", "num_channels", "image_size", "patch_size")
+    if c.projection_dim is not None: counts += ("projection_dim",)
+    least = dict(num_hidden_layers=0)
+    found = {key: whole_number(key, c[key], least.get(key, 1), most.get(key, 2 ** 15))
+             for key in counts if key in c}
+    for key in ("pad_token_id", "bos_token_id"):
+        if c.get(key) is not None: whole_number(key, c[key])
+    if "eos_token_id" in c:
+        found["eos_token_id"] = whole_number("eos_token_id", c.eos_token_id)
+    width, inner, layers, heads = (found[key] for key in counts[:4])
+    if width % heads:
+        raise ConfigError("hidden_size must be a multiple of num_attention_heads, got "
+                          f"{width} and {heads}")
+    if found.get("patch_size", 0) > found.get("image_size", 0):
+        raise ConfigError(f"patch_size: expected at most image_size={c.image_size}, "
+                          f"got {c.patch_size}")
+    one_of("hidden_act", c.hidden_act, *_ACTIVATIONS)
+    number("layer_norm_eps", c.layer_norm_eps, low=0)
+    number("attention_dropout", c.attention_dropout, low=0, high=1)
+    weights = width * (layers * (4 * width + 2 * inner) + found.get("vocab_size", 0))
+    if weights > 3e10:
+        raise ConfigError(f"num_hidden_layers, hidden_size, vocab_size: a tower of {weights / 1e9:.0f} "
+                          "billion weights; the largest real ones have 2")
+    return found
+
+class _Part(Pretrained):
+    "A part of CLIP, which opens from a folder of its own, and from that of the whole."
+    weights_name = "model.safetensors"
+    ignored_config_keys = _IGNORED
+    part, kept = "text", ("text_model.",)  # key of its config, names of its weights in the whole
+
+    @classmethod
+    def _check_config(cls, config):
+        towers = ("text_config", "vision_config", "config_dict")
+        if not any(k.endswith(towers) for k in config): return super()._check_config(config)
+        inner, known = part_config(config, cls.part), cls.config_keys()
+        return super()._check_config({**inner, **{k: v for k, v in config.items() if k in known}})
+
+    @classmethod
+    def weights_from_file(cls, weights):
+        weights = {k: v for k, v in weights.items() if not k.endswith("position_ids")}
+        names = ("text_model.", "vision_model.", "visual_projection.", "text_projection.",
+                 "logit_scale")
+        ours = lambda key: key.startswith(cls.kept) or not key.startswith(names)
+        return {k: v for k, v in weights.items() if ours(k)}
+
+def part_config(config, part):
+    "The config of one tower in that of a whole CLIP. (In old files the one with `_dict` counts.)"
+    old, new = config.get(f"{part}_config_dict"), config.get(f"{part}_config")
+    found = new if old is None else old
+    if found is None or isinstance(found, dict): return dict(found or {})
+    raise ConfigError(f"{part}_config: expected a dictionary, got {found!r}")
+
 # %% ../nbs/06_text.ipynb #cell031
-class CLIPTextModel(Pretrained, nn.Module):
+class CLIPTextModel(_Part, nn.Module):
     """CLIP's text tower: tokens in, one vector a token and one for the whole text out.
 
     Same config keys, weight names and numbers as transformers' class of this name.
     """
-    weights_name = "model.safetensors"
-    ignored_config_keys = _IGNORED
     config_extras = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
 
     @register_config
@@ -521,7 +729,7 @@ class CLIPTextModel(Pretrained, nn.Module):
         vocab_size: int = 49408,
         hidden_size: int = 512,  # width of a token
         intermediate_size: int = 2048,  # width inside a block's MLP
-        projection_dim: int = 512,  # of the projection into the space that texts and pictures share
+        projection_dim: int | None = 512,  # of the space that texts and pictures share
         num_hidden_layers: int = 12,
         num_attention_heads: int = 8,
         max_position_embeddings: int = 77,  # the longest row of ids
@@ -533,9 +741,11 @@ class CLIPTextModel(Pretrained, nn.Module):
         eos_token_id: int = 49407,  # where the text is pooled; in old files 2: "the row's highest id"
     ):
         super().__init__()
-        self.embeddings, self.encoder = CLIPTextEmbeddings(self.config), CLIPEncoder(self.config)
-        self.final_layer_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        init_clip_weights(self, num_hidden_layers)
+        dict.update(self.config, check_clip_config(self.config))
+        c = self.config
+        self.embeddings, self.encoder = CLIPTextEmbeddings(c), CLIPEncoder(c)
+        self.final_layer_norm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        init_clip_weights(self, c.num_hidden_layers)
 
 # %% ../nbs/06_text.ipynb #cell031b
 @patch_to(CLIPTextModel)
@@ -545,8 +755,16 @@ def forward(
     attention_mask: torch.Tensor | None = None,  # (n, L), 0 where nobody may look; none in Stable Diffusion
 ) -> TextOutput:
     "The states of all tokens, the pooled one, and what each block said."
-    mask = causal_mask(input_ids.shape[1], input_ids.device)
-    if attention_mask is not None: mask = mask & attention_mask.bool()[:, None, None]
+    n, length = check_tensor("input_ids", input_ids, "n", "length", floating=False).shape
+    if not input_ids.numel():
+        raise ValueError(f"input_ids: expected at least one id, got {(n, length)}")
+    mask = causal_mask(length, input_ids.device)
+    if attention_mask is not None:
+        got = getattr(attention_mask, "shape", attention_mask)
+        if not torch.is_tensor(attention_mask) or got != input_ids.shape:
+            raise ValueError(f"attention_mask: expected a tensor {(n, length)}, as "
+                             f"input_ids, got {got}")
+        mask = mask & attention_mask.to(input_ids.device).bool()[:, None, None]
     states = self.encoder(self.embeddings(input_ids), mask)
     last = self.final_layer_norm(states[-1])
     pooled = last[torch.arange(len(last), device=last.device), self.end_positions(input_ids)]
@@ -569,13 +787,13 @@ def weights_to_file(cls, weights): return {f"text_model.{k}": v for k, v in weig
 @patch_to(CLIPTextModel)
 @classmethod
 def weights_from_file(cls, weights):
-    return {k.removeprefix("text_model."): v for k, v in weights.items() if not k.endswith("position_ids")}
+    weights = super(CLIPTextModel, cls).weights_from_file(weights)
+    return {k.removeprefix("text_model."): v for k, v in weights.items()}
 
 # %% ../nbs/06_text.ipynb #cell032
-class CLIPTextModelWithProjection(Pretrained, nn.Module):
+class CLIPTextModelWithProjection(_Part, nn.Module):
     "A text tower with its projection: `text_embeds` is what the second text encoder of SDXL pools."
-    weights_name = "model.safetensors"
-    ignored_config_keys = _IGNORED
+    kept = ("text_model.", "text_projection.")
     config_extras = {"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"}
 
     @classmethod
@@ -585,16 +803,13 @@ class CLIPTextModelWithProjection(Pretrained, nn.Module):
         super().__init__()
         self.text_model = CLIPTextModel(**self._check_config(config))
         self.config = self.text_model.config
+        whole_number("projection_dim", self.config.projection_dim, 1)
         self.text_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
         nn.init.normal_(self.text_projection.weight, std=self.config.hidden_size ** -0.5)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> TextOutput:
         out = self.text_model(input_ids, attention_mask)
         return out._replace(text_embeds=self.text_projection(out.pooler_output))
-
-    @classmethod
-    def weights_from_file(cls, weights):
-        return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
 
 # %% ../nbs/06_text.ipynb #cell034
 class VisionOutput(NamedTuple):
@@ -603,10 +818,9 @@ class VisionOutput(NamedTuple):
     pooler_output: torch.Tensor  # (n, width): the class token's state after the last norm
     hidden_states: tuple  # layers + 1 tensors (n, 1 + P, width)
 
-class CLIPVisionModel(Pretrained, nn.Module):
+class CLIPVisionModel(_Part, nn.Module):
     "CLIP's vision tower, a vision transformer: one vector a patch and one for the whole picture."
-    weights_name = "model.safetensors"
-    ignored_config_keys = _IGNORED
+    part, kept = "vision", ("vision_model.",)
     config_extras = {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"}
 
     @register_config
@@ -625,10 +839,12 @@ class CLIPVisionModel(Pretrained, nn.Module):
         attention_dropout: float = 0.0,
     ):
         super().__init__()
-        self.embeddings, self.encoder = CLIPVisionEmbeddings(self.config), CLIPEncoder(self.config)
-        self.pre_layrnorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)  # spelt as in the files
-        self.post_layernorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        init_clip_weights(self, num_hidden_layers)
+        dict.update(self.config, check_clip_config(self.config))
+        c = self.config
+        self.embeddings, self.encoder = CLIPVisionEmbeddings(c), CLIPEncoder(c)
+        self.pre_layrnorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)  # spelt as in the files
+        self.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        init_clip_weights(self, c.num_hidden_layers)
 
     def forward(self, pixel_values: torch.Tensor) -> VisionOutput:  # (n, 3, size, size)
         states = self.encoder(self.pre_layrnorm(self.embeddings(pixel_values)))
@@ -639,8 +855,8 @@ class CLIPVisionModel(Pretrained, nn.Module):
 
     @classmethod
     def weights_from_file(cls, weights):
-        return {k.removeprefix("vision_model."): v for k, v in weights.items()
-                if not k.endswith("position_ids")}
+        weights = super().weights_from_file(weights)
+        return {k.removeprefix("vision_model."): v for k, v in weights.items()}
 
 # %% ../nbs/06_text.ipynb #cell036a
 class CLIPOutput(NamedTuple):
@@ -659,6 +875,14 @@ class CLIPModel(Pretrained, nn.Module):
     ignored_config_keys = _IGNORED
     config_extras = {"architectures": ["CLIPModel"], "model_type": "clip"}
 
+    @classmethod
+    def _check_config(cls, config):
+        rest = {k: v for k, v in config.items() if not k.endswith("config_dict")}
+        for part in ("text", "vision"):
+            given = {f"{part}_config", f"{part}_config_dict"} & config.keys()
+            if given: rest[f"{part}_config"] = part_config(config, part)
+        return super()._check_config(rest)
+
     @register_config
     def __init__(
         self,
@@ -670,8 +894,10 @@ class CLIPModel(Pretrained, nn.Module):
         super().__init__()
         self.text_model, self.vision_model = (
             CLIPTextModel.from_config(text_config or {}), CLIPVisionModel.from_config(vision_config or {}))
-        self.config.update(text_config=dict(self.text_model.config),
-                           vision_config=dict(self.vision_model.config))
+        towers = dict(text_config=self.text_model, vision_config=self.vision_model)
+        dict.update(self.config, {key: dict(tower.config) for key, tower in towers.items()})
+        whole_number("projection_dim", projection_dim, 1, 2 ** 15)
+        number("logit_scale_init_value", logit_scale_init_value)
         wide_text, wide_vision = self.text_model.config.hidden_size, self.vision_model.config.hidden_size
         self.visual_projection = nn.Linear(wide_vision, projection_dim, bias=False)
         self.text_projection = nn.Linear(wide_text, projection_dim, bias=False)
@@ -706,6 +932,11 @@ def clip_loss(
     With several processes, every process compares its rows with everybody's.
     """
     from minidiff.training import all_gather_with_grad
+    check_tensor("image_embeds", image_embeds, "n", "width")
+    check_tensor("text_embeds", text_embeds, *image_embeds.shape)
+    if not torch.is_tensor(logit_scale) or logit_scale.numel() != 1:
+        raise ValueError("logit_scale: expected a tensor of one number, got "
+                         f"{logit_scale!r}")
     v, t = all_gather_with_grad(image_embeds.float()), all_gather_with_grad(text_embeds.float())
     logits = logit_scale.float().clamp(max=math.log(100)).exp() * v @ t.T
     target = torch.arange(len(logits), device=logits.device)

@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .hub import patch_to
+from .hub import ConfigError, check_tensor, one_of, patch_to, whole_number
 
 # %% ../nbs/02_unet.ipynb #cell021
 NORMS = dict(batch=nn.BatchNorm2d, none=lambda channels: nn.Identity(),
@@ -52,7 +52,7 @@ def enlarger(
     if how == "nearest":
         smooth = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         return nn.Sequential(nn.Upsample(scale_factor=2), smooth), out_channels
-    raise ValueError(f"how: expected transpose, bilinear or nearest, got {how!r}")
+    one_of("how", how, "transpose", "bilinear", "nearest")
 
 # %% ../nbs/02_unet.ipynb #cell041
 class Up(nn.Module):
@@ -87,19 +87,37 @@ class UNet(nn.Module):
         skips: bool = True, # False: cut all bridges, to see what they are good for
     ):
         super().__init__()
+        widths = _check_widths(widths, norm)
+        for key, count in dict(in_channels=in_channels, out_channels=out_channels).items():
+            whole_number(key, count, 1, 2 ** 15)
+        one_of("skips", skips, True, False)
+        one_of("how", how, "transpose", "bilinear", "nearest")
         self.in_channels, pairs = in_channels, list(zip(widths, widths[1:]))
         self.first = DoubleConv(in_channels, widths[0], norm)
         self.downs = nn.ModuleList(Down(a, b, norm) for a, b in pairs)
         self.ups = nn.ModuleList(Up(b, a * skips, a, how, norm) for a, b in pairs[::-1])
         self.last = nn.Conv2d(widths[0], out_channels, 1)
 
+def _check_widths(widths, norm):
+    "The channels of each level, or a `ConfigError`."
+    one_of("norm", norm, *NORMS)
+    if not isinstance(widths, (list, tuple)) or not 1 <= len(widths) <= 16:
+        raise ConfigError("widths: expected the channels of each level, got "
+                          f"{widths!r}")
+    widths = [whole_number("widths", w, 1, 2 ** 15) for w in widths]
+    for w in widths:
+        groups = max(1, w // 16)
+        if norm == "group" and w % groups:
+            raise ConfigError(f"widths: norm='group' makes {groups} groups of {w} "
+                              "channels, which do not fit")
+    return widths
+
 # %% ../nbs/02_unet.ipynb #cell048
 @patch_to(UNet)
 def forward(self, x: Tensor) -> Tensor: # (n, in_channels, h, w) -> (n, out_channels, h, w)
     "Raises a `ValueError` where the picture has the wrong channels or is too small to be halved."
+    check_tensor("x", x, "n", self.in_channels, "height", "width")
     n, size = len(self.downs), tuple(x.shape[2:])
-    if x.ndim != 4 or x.shape[1] != self.in_channels:
-        raise ValueError(f"x: expected (n, {self.in_channels}, height, width), got {tuple(x.shape)}")
     if min(size) < 2 ** n:
         raise ValueError(f"x: height and width must be {2 ** n} or more, "
                          f"to be halved {n} times, got {size}")

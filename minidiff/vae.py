@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VAE_TRAINING', 'DiagonalGaussianDistribution', 'vae_loss', 'DownEncoderBlock2D', 'UpDecoderBlock2D', 'Encoder',
-           'Decoder', 'AutoencoderKL', 'small_vae', 'orthogonal_start', 'vae_batches', 'vae_training_loss', 'psnr',
-           'evaluate_vae', 'measure_scaling_factor']
+           'Decoder', 'AutoencoderKL', 'check_vae_config', 'small_vae', 'orthogonal_start', 'vae_batches',
+           'vae_training_loss', 'psnr', 'evaluate_vae', 'measure_scaling_factor']
 
 # %% ../nbs/08_vae.ipynb #cell004
 from collections.abc import Sequence
@@ -13,10 +13,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .hub import ConfigError, Pretrained, patch_to, register_config
-from .sd_unet import ACTIVATIONS, Attention, Downsample2D, ResnetBlock2D, Upsample2D
-from .sketchbook import Critic, Sketchbook
+from .hub import (ConfigError, Pretrained, check_tensor, number, one_of, patch_to,
+                          register_config, whole_number)
+from .sd_unet import (ACTIVATIONS, Attention, Downsample2D, ResnetBlock2D, Upsample2D,
+                              check_dtype, check_levels, check_size)
+from .sketchbook import Sketchbook
 
 # %% ../nbs/08_vae.ipynb #cell028
 class DiagonalGaussianDistribution:
@@ -25,6 +28,10 @@ class DiagonalGaussianDistribution:
     def __init__(self,
                  parameters: Tensor  # `(n, 2c, h, w)`: means in the first `c` channels, then log-variances
                  ):
+        if not torch.is_tensor(parameters) or parameters.ndim < 2 or parameters.shape[1] % 2:
+            got = tuple(parameters.shape) if torch.is_tensor(parameters) else repr(parameters)
+            raise ValueError("parameters: expected a tensor (n, 2c, ...), means and "
+                             f"log-variances, got {got}")
         self.parameters = parameters
         self.mean, logvar = parameters.chunk(2, dim=1)
         self.logvar = logvar.clamp(-30.0, 20.0)
@@ -43,14 +50,23 @@ class DiagonalGaussianDistribution:
 @patch_to(DiagonalGaussianDistribution)
 def sample(
     self: DiagonalGaussianDistribution,
-    generator: torch.Generator | None = None,  # where the noise is drawn from, if `noise` is not given
+    generator=None,  # where the noise is drawn from, if none is given; or one for each picture
     noise: Tensor | None = None,  # standard Gaussian noise `(n, c, h, w)`
 ) -> Tensor:
     "A latent `(n, c, h, w)` drawn by reparameterisation: mean + standard deviation * noise."
-    if noise is None:
-        device = self.mean.device if generator is None else generator.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
+    if noise is None: noise = _draw(self.mean, generator)
+    check_tensor("noise", noise, *self.mean.shape)
     return self.mean + self.std * noise.to(self.mean)
+
+def _draw(like, generator):
+    if isinstance(generator, (list, tuple)):
+        if len(generator) == len(like):
+            return torch.cat([_draw(*pair) for pair in zip(like.split(1), generator)])
+    elif generator is None or isinstance(generator, torch.Generator):
+        device = like.device if generator is None else generator.device
+        return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
+    raise ValueError("generator: expected a torch.Generator, or one for each of "
+                     f"{len(like)}, got {generator!r}")
 
 # %% ../nbs/08_vae.ipynb #cell036
 @patch_to(DiagonalGaussianDistribution)
@@ -63,6 +79,10 @@ def kl(
     mean, logvar = self.mean.to(dtype), self.logvar.to(dtype)
     if other is None: terms = mean**2 + logvar.exp() - 1 - logvar
     else:
+        same = isinstance(other, DiagonalGaussianDistribution) and other.mean.shape == mean.shape
+        if not same:
+            raise ValueError("other: expected a distribution of latents "
+                             f"{tuple(mean.shape)}, got {other!r}")
         other_mean, other_logvar = other.mean.to(dtype), other.logvar.to(dtype)
         terms = ((mean - other_mean)**2 + logvar.exp()) / other_logvar.exp() - 1 - logvar + other_logvar
     return 0.5 * terms.flatten(1).sum(1)
@@ -75,6 +95,7 @@ def vae_loss(
     kl_weight: float = 1e-3,  # nats against squared errors, both summed over a picture
 ) -> Tensor:  # a scalar, per pixel and channel
     "Squared error + `kl_weight` * KL, both summed over each picture, then divided by its number of values."
+    check_tensor("decoded", decoded, *x.shape)
     return F.mse_loss(decoded.float(), x.float()) + kl_weight * posterior.kl().mean() / x[0].numel()
 
 # %% ../nbs/08_vae.ipynb #cell048
@@ -122,11 +143,19 @@ class UpDecoderBlock2D(nn.Module):
         return x
 
 # %% ../nbs/08_vae.ipynb #cell054
+def _run(blocks, x, checkpointing):
+    for block in blocks:
+        again = checkpointing and torch.is_grad_enabled()  # run it once more in the backward pass
+        x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+    return x
+
 class Encoder(nn.Module):
     """Pictures `(n, in_channels, H, W)` to means and log-variances `(n, 2 * latent_channels, H / f, W / f)`.
 
     f is 2^(levels - 1).
     """
+    checkpointing = False  # see `enable_gradient_checkpointing`
+
     def __init__(self, in_channels, latent_channels, widths, layers, attention, **block):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
@@ -138,8 +167,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
 
     def forward(self, x):
-        x = self.conv_in(x)
-        for block in [*self.down_blocks, self.mid_block]: x = block(x)
+        x = _run([*self.down_blocks, self.mid_block], self.conv_in(x), self.checkpointing)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 # %% ../nbs/08_vae.ipynb #cell055
@@ -148,6 +176,8 @@ class Decoder(nn.Module):
 
     The encoder's mirror, with one residual block more on each level.
     """
+    checkpointing = False  # see `enable_gradient_checkpointing`
+
     def __init__(self, latent_channels, out_channels, widths, layers, attention, **block):
         super().__init__()
         widths = list(reversed(widths))
@@ -160,8 +190,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, z):
-        z = self.conv_in(z)
-        for block in [self.mid_block, *self.up_blocks]: z = block(z)
+        z = _run([self.mid_block, *self.up_blocks], self.conv_in(z), self.checkpointing)
         return self.conv_out(F.silu(self.conv_norm_out(z)))
 
 # %% ../nbs/08_vae.ipynb #cell059
@@ -189,34 +218,59 @@ class AutoencoderKL(Pretrained, nn.Module):
                  mid_block_add_attention: bool = True,  # attention at the smallest size
                  ):
         super().__init__()
-        self._check()
-        shape = dict(widths=block_out_channels, layers=layers_per_block, attention=mid_block_add_attention,
-                     groups=norm_num_groups, act=act_fn)
-        self.encoder = Encoder(in_channels, latent_channels, **shape)
-        self.decoder = Decoder(latent_channels, out_channels, **shape)
-        self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if use_quant_conv else None
-        self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if use_post_quant_conv else None
-        self.factor = 2 ** (len(block_out_channels) - 1)  # how many times less high and wide a latent is
+        dict.update(self.config, check_vae_config(self.config))
+        c = self.config
+        shape = dict(widths=c.block_out_channels, layers=c.layers_per_block,
+                     attention=c.mid_block_add_attention, groups=c.norm_num_groups, act=c.act_fn)
+        self.encoder = Encoder(c.in_channels, c.latent_channels, **shape)
+        self.decoder = Decoder(c.latent_channels, c.out_channels, **shape)
+        latent, two = c.latent_channels, 2 * c.latent_channels
+        self.quant_conv = nn.Conv2d(two, two, 1) if c.use_quant_conv else None
+        self.post_quant_conv = nn.Conv2d(latent, latent, 1) if c.use_post_quant_conv else None
+        self.factor = 2 ** (len(c.block_out_channels) - 1)  # how many times less high and wide a latent is
+        self.use_slicing = self.use_tiling = False  # see `enable_tiling`
+        side = c.sample_size[0] if isinstance(c.sample_size, tuple) else c.sample_size
+        self.tile_sample_min_size, self.tile_latent_min_size = side, side // self.factor
+        self.tile_overlap_factor = 0.25
 
 # %% ../nbs/08_vae.ipynb #cell060
-@patch_to(AutoencoderKL)
-def _check(self):
-    "Say in one line what cannot be built from this config."
-    config, widths = self.config, self.config.block_out_channels
-    for key, known in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        names = config[key]
-        if set(names) != {known}: raise ConfigError(f"{key} may hold {known!r} only, got {tuple(names)}")
-        if len(names) != len(widths):
-            raise ConfigError(f"{key} has {len(names)} names and block_out_channels {len(widths)} widths; "
-                              "give one name per width")
-    if any(width % config.norm_num_groups for width in widths):
-        raise ConfigError(f"norm_num_groups={config.norm_num_groups} must divide every one of "
-                          f"block_out_channels={tuple(widths)}")
-    if config.layers_per_block == 0 and len(set(widths)) > 1:
-        raise ConfigError("layers_per_block=0 leaves nothing that could change the width; "
-                          f"block_out_channels={tuple(widths)} must be equal")
-    if config.act_fn not in ACTIVATIONS:
-        raise ConfigError(f"act_fn={config.act_fn!r} is none of {', '.join(ACTIVATIONS)}")
+_FLAGS = ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention")
+
+def check_vae_config(
+    c,  # the config of an `AutoencoderKL`
+) -> dict:  # its numbers, whole ones as `int`
+    "A `ConfigError` that names the key, if no VAE can be built from this."
+    check_levels(c, ("DownEncoderBlock2D",), ("UpDecoderBlock2D",))
+    counts = ("in_channels", "out_channels", "latent_channels", "norm_num_groups")
+    found = {key: whole_number(key, c[key], 1, 2 ** 15) for key in counts}
+    key = "block_out_channels"
+    widths = tuple(whole_number(key, w, 1, 2 ** 15) for w in c.block_out_channels)
+    layers = whole_number("layers_per_block", c.layers_per_block, 0, 1000)
+    groups = found["norm_num_groups"]
+    for w in widths:
+        if w % groups:
+            raise ConfigError(f"block_out_channels: {w} is not a multiple of "
+                              f"norm_num_groups={groups}")
+    if layers == 0 and len(set(widths)) > 1:
+        raise ConfigError("layers_per_block: 0 leaves nothing that could change the width in "
+                          f"block_out_channels={widths}")
+    weights = sum((2 * layers + 2) * 20 * w * w for w in widths)
+    if weights > 3e10:
+        raise ConfigError(f"layers_per_block, block_out_channels: these blocks would hold some "
+                          f"{weights / 1e9:.0f} billion weights; the largest real ones have 0.1")
+    one_of("act_fn", c.act_fn, *ACTIVATIONS)
+    for key in _FLAGS: one_of(key, c[key], True, False)
+    number("scaling_factor", c.scaling_factor, above=0)
+    if c.shift_factor is not None: number("shift_factor", c.shift_factor)
+    for key in ("latents_mean", "latents_std"):
+        if c[key] is None: continue
+        if not isinstance(c[key], tuple) or len(c[key]) != c.latent_channels:
+            raise ConfigError(f"{key}: expected {c.latent_channels} numbers, one a "
+                              f"channel, got {c[key]!r}")
+        for value in c[key]: number(key, value)
+    sample_size = check_size("sample_size", c.sample_size)
+    found |= dict(block_out_channels=widths, layers_per_block=layers, sample_size=sample_size)
+    return found
 
 # %% ../nbs/08_vae.ipynb #cell062
 @patch_to(AutoencoderKL)
@@ -224,24 +278,26 @@ def encode(
     self: AutoencoderKL,
     x: Tensor,  # pictures `(n, in_channels, H, W)` in [-1, 1]
 ) -> DiagonalGaussianDistribution:  # of latents `(n, latent_channels, H / factor, W / factor)`, unscaled
-    "Compress pictures: the distribution of their latents. A ValueError where the shape does not fit."
-    if x.ndim != 4 or x.shape[1] != self.config.in_channels:
-        raise ValueError(f"x: expected (n, {self.config.in_channels}, H, W), got {tuple(x.shape)}")
-    if x.shape[2] % self.factor or x.shape[3] % self.factor:
+    "Compress pictures: the distribution of their latents. A ValueError where they do not fit."
+    check_tensor("x", x, "n", self.config.in_channels, "H", "W")
+    if x.shape[2] % self.factor or x.shape[3] % self.factor or not x.numel():
         raise ValueError(f"x: height and width must be multiples of {self.factor}, "
                          f"got {x.shape[2]} x {x.shape[3]}")
-    h = self.encoder(x)
-    return DiagonalGaussianDistribution(h if self.quant_conv is None else self.quant_conv(h))
+    check_dtype(self.encoder.conv_in.weight, x=x)
+    _check_range(x)
+    return DiagonalGaussianDistribution(self._in_slices(self._compress, x))
 
 @patch_to(AutoencoderKL)
 def decode(
     self: AutoencoderKL,
     z: Tensor,  # latents `(n, latent_channels, h, w)`, not scaled
 ) -> Tensor:  # pictures `(n, out_channels, factor * h, factor * w)`, about [-1, 1], not clamped
-    "Enlarge latents into pictures. A ValueError where the shape does not fit."
-    if z.ndim != 4 or z.shape[1] != self.config.latent_channels:
-        raise ValueError(f"z: expected (n, {self.config.latent_channels}, h, w), got {tuple(z.shape)}")
-    return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+    "Enlarge latents into pictures. A ValueError where they do not fit."
+    check_tensor("z", z, "n", self.config.latent_channels, "h", "w")
+    if not z.numel():
+        raise ValueError(f"z: expected at least one number, got {tuple(z.shape)}")
+    check_dtype(self.decoder.conv_in.weight, z=z)
+    return self._in_slices(self._enlarge, z)
 
 @patch_to(AutoencoderKL)
 def forward(
@@ -252,6 +308,105 @@ def forward(
     "Compress, draw, enlarge."
     posterior = self.encode(x)
     return self.decode(posterior.mode() if noise is None else posterior.sample(noise=noise)), posterior
+
+def _check_range(x):
+    "Bytes taken for pictures are too large a mistake to miss. (A GPU would have to wait.)"
+    if x.device.type != "cpu" or torch.compiler.is_compiling(): return
+    low, high = (value.item() for value in x.detach().aminmax())
+    if not -20 <= low <= high <= 20:
+        raise ValueError(f"x: expected pictures in [-1, 1], got numbers from {low:g} to {high:g}; "
+                         "pictures of bytes, 0 to 255, become that by x / 127.5 - 1")
+
+# %% ../nbs/08_vae.ipynb #cell062b
+@patch_to(AutoencoderKL)
+def _compress(self, x):
+    def compress(x):
+        h = self.encoder(x)
+        return h if self.quant_conv is None else self.quant_conv(h)
+    return self._in_tiles(compress, x, self.tile_sample_min_size, self.tile_latent_min_size)
+
+@patch_to(AutoencoderKL)
+def _enlarge(self, z):
+    before = self.post_quant_conv or nn.Identity()
+    enlarge = lambda z: self.decoder(before(z))
+    return self._in_tiles(enlarge, z, self.tile_latent_min_size, self.tile_sample_min_size)
+
+@patch_to(AutoencoderKL)
+def _in_slices(self, net, x):
+    if not self.use_slicing or len(x) < 2: return net(x)
+    return torch.cat([net(one) for one in x.split(1)])
+
+@patch_to(AutoencoderKL)
+def _in_tiles(self, net, x, size, size_out):
+    "`net` on tiles of side `size` that overlap, each faded into those above and to the left."
+    if not self.use_tiling or max(x.shape[2:]) <= size: return net(x)
+    overlap = self.tile_overlap_factor
+    step, fade = int(size * (1 - overlap)), int(size_out * overlap)
+    keep = size_out - fade
+    if step < 1 or keep < 1:
+        raise ConfigError(f"tile_latent_min_size, tile_overlap_factor: tiles of {size} that "
+                          f"overlap by {overlap} never get to the end")
+    least = min(side - (side - 1) // step * step for side in x.shape[2:])
+    if least * size_out < size:
+        raise ConfigError(f"tile_sample_min_size: tiles of {size} leave a last one of {least}, "
+                          "too small to be made smaller")
+    rows = []
+    for top in range(0, x.shape[2], step):
+        row = []
+        for left in range(0, x.shape[3], step):
+            tile = net(x[:, :, top:top + size, left:left + size])
+            if rows: tile = _fade(rows[-1][len(row)], tile, fade, 2)
+            if row: tile = _fade(row[-1], tile, fade, 3)
+            row.append(tile)
+        rows.append(row)
+    rows = [torch.cat([tile[:, :, :keep, :keep] for tile in row], 3) for row in rows]
+    return torch.cat(rows, 2)
+
+def _fade(before, tile, width, dim):
+    "The first `width` lines of a tile come out of the last ones of the tile before."
+    width = min(width, before.shape[dim], tile.shape[dim])
+    share = torch.arange(width, dtype=tile.dtype, device=tile.device) / max(width, 1)
+    share = share.view([-1, 1] if dim == 2 else [1, -1])
+    old = before.narrow(dim, before.shape[dim] - width, width)
+    new = tile.narrow(dim, 0, width)
+    rest = tile.narrow(dim, width, tile.shape[dim] - width)
+    return torch.cat([old * (1 - share) + new * share, rest], dim)
+
+# %% ../nbs/08_vae.ipynb #cell062c
+@patch_to(AutoencoderKL)
+def enable_slicing(self):
+    "Encode and decode one picture of a batch at a time."
+    self.use_slicing = True
+
+@patch_to(AutoencoderKL)
+def disable_slicing(self):
+    "Encode and decode all pictures of a batch at once, as usual."
+    self.use_slicing = False
+
+@patch_to(AutoencoderKL)
+def enable_tiling(self, use_tiling: bool = True):
+    "Pictures larger than `tile_sample_min_size` (at first `sample_size`) go through in tiles."
+    self.use_tiling = use_tiling
+
+@patch_to(AutoencoderKL)
+def disable_tiling(self):
+    "Encode and decode pictures whole, as usual."
+    self.enable_tiling(False)
+
+@patch_to(AutoencoderKL)
+def enable_gradient_checkpointing(self, on: bool = True):
+    "Trade time for memory: the inside of a level is computed again in the backward pass."
+    self.encoder.checkpointing = self.decoder.checkpointing = on
+
+@patch_to(AutoencoderKL)
+def disable_gradient_checkpointing(self):
+    "Keep what each level computes, as usual."
+    self.enable_gradient_checkpointing(False)
+
+@patch_to(AutoencoderKL, as_prop=True)
+def is_gradient_checkpointing(self) -> bool:
+    "Is it enabled?"
+    return self.encoder.checkpointing
 
 # %% ../nbs/08_vae.ipynb #cell071
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -282,7 +437,10 @@ def small_vae(
     **config,  # anything else that `AutoencoderKL` takes
 ) -> AutoencoderKL:
     "A VAE small enough to train on a laptop: 3 x 32 x 32 numbers to 4 x 8 x 8 and back."
-    levels = len(widths)
+    levels = len(widths) if isinstance(widths, (list, tuple)) else 1
+    if whole_number("size", size, 1) % 2 ** (levels - 1):
+        raise ConfigError(f"size: expected a multiple of {2 ** (levels - 1)}, to be halved by "
+                          f"{levels} levels, got {size}")
     return orthogonal_start(AutoencoderKL(
         block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -309,6 +467,9 @@ def vae_batches(
     n_objects: int | None = 2,  # objects in a picture; None: one or two
 ):  # a `batch_fn` for `Trainer`
     "Pictures, and the noise that their latents will be shaken with."
+    if book.size % whole_number("factor", factor, 1):
+        raise ValueError("factor: expected a divisor of the pictures' side, "
+                         f"{book.size}, got {factor}")
     def batch(generator):
         images = book.paint(book.sample_scenes(batch_size, generator, n_objects=n_objects, split="train"))
         side = book.size // factor
@@ -334,21 +495,22 @@ def psnr(
     y: Tensor,  # the same pictures after whatever was done to them
 ) -> Tensor:  # decibels `(n,)`
     "Peak signal-to-noise ratio of pictures in [-1, 1]: 10 log10(range^2 / mean squared error)."
+    check_tensor("y", y, *check_tensor("x", x, "n", "c", "H", "W").shape)
     return 10 * torch.log10(4 / (x - y.clamp(-1, 1)).square().flatten(1).mean(1))
 
 # %% ../nbs/08_vae.ipynb #cell090
 @torch.no_grad()
 def evaluate_vae(
     vae: AutoencoderKL,
-    book: Sketchbook,
+    book: Sketchbook,  # or another book, with a critic of its own
     n: int = 1000,  # how many pictures
     generator: torch.Generator | None = None,  # which pictures
 ) -> dict:  # `psnr` in decibels, and the critic's shares of right answers: `kind`, ..., `whole`
     "Compress and enlarge held-out pictures: how much is lost, and does the critic still read them right?"
-    scenes = book.sample_scenes(n, generator, split="heldout")
-    images, device = book.paint(scenes), next(vae.parameters()).device
-    decoded = torch.cat([vae(part.to(device))[0].float().cpu() for part in images.split(256)])
-    return dict(psnr=psnr(images, decoded).mean().item(), **Critic(book.size).score(decoded, scenes))
+    scenes = book.sample_scenes(whole_number("n", n, 1), generator, split="heldout")
+    images, like = book.paint(scenes), next(vae.parameters())
+    decoded = torch.cat([vae(part.to(like))[0].float().cpu() for part in images.split(256)])
+    return dict(psnr=psnr(images, decoded).mean().item(), **book.critic().score(decoded, scenes))
 
 # %% ../nbs/08_vae.ipynb #cell103
 @patch_to(AutoencoderKL)
@@ -375,5 +537,9 @@ def measure_scaling_factor(
 ) -> float:  # one over the standard deviation of all numbers in all latents
     "Measure how far the latents spread, and keep one over that as `vae.config.scaling_factor`."
     latents = torch.cat([vae.encode(part).mode() for part in images.split(256)])
-    vae.config["scaling_factor"] = 1 / latents.float().std().item()
+    spread = latents.float().std().item()
+    if not 0 < spread < float("inf"):
+        raise ValueError("images: expected pictures whose latents differ, got a "
+                         f"deviation of {spread}")
+    dict.update(vae.config, scaling_factor=1 / spread)
     return vae.config.scaling_factor

@@ -9,6 +9,10 @@ import pytest
 BIN = Path(sys.executable).parent
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the long runs, too: fuzzing and kills")
+
+
 def environment():
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
 
