@@ -9,7 +9,7 @@ __all__ = ['ConfigError', 'LoadError', 'one_of', 'whole_number', 'number', 'chec
            'weight_files', 'load_weights', 'check_place']
 
 # %% ../nbs/workshop/hub.ipynb #cell004
-import functools, glob, inspect, itertools, json, math, numbers, os, re, secrets, shutil, warnings
+import functools, glob, inspect, itertools, json, math, numbers, os, re, secrets, shutil, time, warnings
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PureWindowsPath
@@ -124,10 +124,11 @@ def register_config(init):
 
     @functools.wraps(init)
     def wrapper(self, *args, **kwargs):
-        kwargs = type(self)._check_config(kwargs)
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        object.__setattr__(self, "config", Config({k: v for k, v in list(bound.arguments.items())[1:]}))
+        if "config" not in vars(self):  # a subclass has noted its own
+            kwargs = type(self)._check_config(kwargs)
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            object.__setattr__(self, "config", Config(list(bound.arguments.items())[1:]))
         init(self, *args, **kwargs)
     return wrapper
 
@@ -187,10 +188,9 @@ def _check_savable(tensors, metadata):
         if not isinstance(name, str) or name == "__metadata__":
             raise ValueError(f"tensors: {_short(name)} is no name for a tensor")
         if not torch.is_tensor(value) or value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"tensors: expected a dense tensor with data as {name!r}, got {_short(value)}")
-    for pair in metadata.items():
-        if not all(isinstance(text, str) for text in pair):
-            raise ValueError(f"metadata: expected texts by name, got {_short(dict([pair]))}")
+            raise ValueError(f"tensors: expected a dense one with data as {name!r}, got {_short(value)}")
+    if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+        raise ValueError(f"metadata: expected texts by name, got {_short(metadata)}")
 
 def _one_line(error): return " ".join(str(error).split())
 
@@ -256,6 +256,16 @@ class Pretrained:
             raise ConfigError(f"{cls.__name__} has no config key {', '.join(map(repr, unknown))}; "
                               f"it knows {', '.join(known)}")
         return kept
+
+    @classmethod
+    def weights_to_file(cls, weights: dict) -> dict:
+        "Hook: names in memory -> names on disk."
+        return weights
+
+    @classmethod
+    def weights_from_file(cls, weights: dict) -> dict:
+        "Hook: names on disk -> names in memory."
+        return weights
 
 # %% ../nbs/workshop/hub.ipynb #cell026
 def patch_to(
@@ -343,42 +353,51 @@ def write_json(content: dict, path):
 @contextmanager
 def staged(
     folder,  # to be filled; created where it does not exist
-    index: str,  # the file that nobody opens the folder without: it goes first and comes last
+    index: str,  # the file that nobody opens it without: it goes first and comes last
     replaces,  # which of the older files go: `replaces(relative path)`
 ):
-    "Gives an empty folder to fill. At the end its files move into `folder`; until then, nothing there changes."
+    "Gives an empty folder to fill. At the end its files move into `folder`; before, nothing changes."
     folder = Path(folder)
-    fresh = not folder.exists()
-    stage = folder/f".saving-{secrets.token_hex(4)}"
-    stage.mkdir(parents=True)
+    fresh, stage = not folder.exists(), folder/f".saving-{secrets.token_hex(4)}"
+    if not fresh and not folder.is_dir(): raise LoadError(f"{folder} is a file; expected a folder")
+    for left in folder.glob(".saving-*"):  # by a save that was killed
+        if left.stat().st_mtime < time.time() - 3600: shutil.rmtree(left, ignore_errors=True)
     try:
+        stage.mkdir(parents=True)
         yield stage
         files = [p.relative_to(stage) for p in stage.rglob("*") if p.is_file()]
-        old = [p.relative_to(folder) for sub in {folder/f.parent for f in files} for p in sub.glob("*")]
+        old = [p.relative_to(folder) for part in {f.parent for f in files} for p in (folder/part).glob("*")]
         (folder/index).unlink(missing_ok=True)
         for file in old:
             if file not in files and replaces(file): (folder/file).unlink(missing_ok=True)
         for file in sorted(files, key=lambda f: f == Path(index)):
             (folder/file).parent.mkdir(exist_ok=True)
             os.replace(stage/file, folder/file)
+    except OSError as error:  # said of the folder, not of the stage
+        plain = functools.partial(re.sub, re.escape(f"{os.sep}{stage.name}"), "")
+        if error.errno is None: raise type(error)(plain(str(error))) from None
+        raise OSError(error.errno, error.strerror, plain(str(error.filename or folder))) from None
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-        if fresh and not any(folder.iterdir()): folder.rmdir()
+        if fresh and folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
 
 # %% ../nbs/workshop/hub.ipynb #shardcode
 def split_weights(
     weights: dict,  # name -> tensor
-    limit: int,  # bytes that a part holds at most, unless one tensor alone is larger
-) -> list:  # of such dictionaries, at least one
+    limit: int,  # bytes in a part; a tensor that needs more has a part of its own
+) -> list:  # of such dictionaries
     "Cut a model's weights into parts, in their order."
-    parts, size = [{}], 0
+    parts, part, size = [], {}, 0
     for name, tensor in weights.items():
-        if parts[-1] and size + tensor.nbytes > limit:
-            parts.append({})
-            size = 0
-        parts[-1][name] = tensor
+        if tensor.nbytes > limit:
+            parts.append({name: tensor})
+            continue
+        if size + tensor.nbytes > limit:
+            parts.append(part)
+            part, size = {}, 0
+        part[name] = tensor
         size += tensor.nbytes
-    return parts
+    return [*parts, part] if part or not parts else parts
 
 def _bytes(size):
     "A size such as \"5GB\", or a number, in bytes."
@@ -409,29 +428,17 @@ def is_weights_file(
 
 # %% ../nbs/workshop/hub.ipynb #savecode
 @patch_to(Pretrained)
-@classmethod
-def weights_to_file(cls, weights: dict) -> dict:
-    "Hook: names in memory -> names on disk."
-    return weights
-
-@patch_to(Pretrained)
-@classmethod
-def weights_from_file(cls, weights: dict) -> dict:
-    "Hook: names on disk -> names in memory."
-    return weights
-
-@patch_to(Pretrained)
 def save_pretrained(
     self,
     folder,  # created where it does not exist
-    variant: str | None = None,  # such as "fp16", to lie beside the weights of others; None: instead of them
-    max_shard_size: int | str = "10GB",  # weights that need more lie in several files, with an index
+    variant: str | None = None,  # such as "fp16", beside other weights; None: in their place
+    max_shard_size: int | str = "10GB",  # more lies in several files, with an index
     safe_serialization: bool = True,  # there is no other kind
     push_to_hub: bool = False,  # nor any sending
 ):
     "Save the config, and the weights where there are any, into `folder`."
-    if not safe_serialization: raise ConfigError("safe_serialization=False would write a pickle; we do not")
-    if push_to_hub: raise ConfigError("push_to_hub: save, then send with `huggingface_hub.upload_folder`")
+    if not safe_serialization: raise ConfigError("safe_serialization=False: no pickles are written")
+    if push_to_hub: raise ConfigError("push_to_hub: save, and `huggingface_hub.upload_folder` sends it")
     content = {"_class_name": type(self).__name__, **self.config_extras, **self.config}
     name, limit = self.weights_name, _bytes(max_shard_size)
     if name is None: return write_json(content, Path(folder)/self.config_name)
@@ -463,8 +470,8 @@ def find_folder(
     folder, repository = Path(os.path.expanduser(text)), text.removeprefix("hub:")
     asked, is_id = repository != text, re.fullmatch(r"\w[\w.-]*/[\w.-]+", repository, re.ASCII)
     if not asked:
-        if folder.is_dir(): return folder
-        if folder.exists():
+        if os.path.isdir(folder): return folder
+        if os.path.exists(folder):
             raise LoadError(f"{text} is a file; expected a folder, "
                             "or the id of a repository on the Hugging Face Hub")
     if not is_id or not asked and text.startswith("runs/"):
@@ -547,45 +554,46 @@ def _load_shards(index):
 # %% ../nbs/workshop/hub.ipynb #checkedcode
 _FLOATS = torch.float32, torch.float16, torch.bfloat16, torch.float64
 
-@patch_to(Pretrained)
-def _check_fit(self, weights, source):
-    "An error of one line, unless the weights are exactly those that the model has, in names, shapes and kind."
-    own = self.state_dict()
+def _check_fit(model, weights, source):
+    "Are the weights exactly those that the model has, in names, shapes and kinds of numbers?"
+    own = model.state_dict()
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     misfits = (missing, "missing"), (extra, "unexpected"), (shapes, "of another shape")
     parts = [f"{len(keys)} {what} (such as {min(keys)})" for keys, what in misfits if keys]
     if parts:
-        raise LoadError(f"{source} do not fit {type(self).__name__}: {', '.join(parts)}")
+        raise LoadError(f"{source} do not fit {type(model).__name__}: {', '.join(parts)}")
     for key, tensor in own.items():
-        if weights[key].dtype not in _FLOATS if tensor.is_floating_point() else weights[key].is_floating_point():
-            raise LoadError(f"{source}: {key} holds {weights[key].dtype} numbers, which the model "
-                            "cannot compute with (a quantised model?)")
+        kind, real = weights[key].dtype, tensor.is_floating_point()
+        if kind not in _FLOATS if real else kind.is_floating_point:
+            raise LoadError(f"{source}: {key} holds {kind} numbers, which the model "
+                            "cannot compute with (is it quantised?)")
 
 @patch_to(Pretrained)
 def load_checked(self, weights: dict, source="the weights"):
-    "Load weights that must fit exactly and be finite; else one line says what is wrong with which."
-    self._check_fit(weights, source)
+    "Load weights that must fit exactly and be finite; else one line says what is wrong."
+    _check_fit(self, weights, source)
     for key, tensor in weights.items():
-        whole = not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite()
-        if not whole and not tensor.isfinite().all():
+        finite = not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite()
+        if not finite and not tensor.isfinite().all():  # a sum may overflow
             raise LoadError(f"{source}: {key} holds NaN or infinite numbers, so the model is broken")
     self.load_state_dict(weights, strict=True)
 
-@contextmanager
-def _skeleton(n, source):
-    "Modules built here have shapes and no data; and the building stops where there are far more than `n`."
+def _check_config_fits(cls, config, weights, source):
+    "Would such a model have these weights? Asked of shapes alone, before it takes time and memory."
     from torch.nn.modules.module import register_module_parameter_registration_hook
-    count = itertools.count()
+    count, enough = itertools.count(), 2 * len(weights) + 1000
 
     def look(*_):
-        if next(count) > 2 * n + 1000: raise LoadError(f"{source} are {n}, and the config asks for many more")
+        if next(count) > enough: raise LoadError(f"{source} are {len(weights)}, the config asks for more")
 
     handle = register_module_parameter_registration_hook(look)
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            _check_fit(cls.from_config(config), weights, source)
+    except ConfigError as error:
+        if "meta" not in str(error.__cause__): raise  # else the class cannot be built without data
     finally: handle.remove()
 
 # %% ../nbs/workshop/hub.ipynb #cell034
@@ -599,9 +607,9 @@ def needed_files(
 ) -> list:  # those that `from_pretrained` reads
     "Config and weights, and nothing else."
     inside = f"{subfolder.strip('/')}/" if subfolder else ""
-    here = [name.removeprefix(inside) for name in names if name.startswith(inside)]
-    weights = weight_files(here, cls.weights_name, variant, inside or "the repository") if cls.weights_name else []
-    return [inside + name for name in (cls.config_name, *weights)]
+    here, needed = [n.removeprefix(inside) for n in names if n.startswith(inside)], [cls.config_name]
+    if cls.weights_name: needed += weight_files(here, cls.weights_name, variant, inside or "the repository")
+    return [inside + name for name in needed]
 
 @patch_to(Pretrained)
 @classmethod
@@ -628,8 +636,7 @@ def from_pretrained(
     source = f"the weights in {folder}"
     weights = cls.weights_from_file(load_weights(folder, cls.weights_name, variant))
     with _in_file(file):
-        with _skeleton(len(weights), source): skeleton = cls.from_config(config)
-        skeleton._check_fit(weights, source)  # before the memory is taken
+        _check_config_fits(cls, config, weights, source)
         self = cls.from_config(config)
     self.load_checked(weights, source)
     return self.to(device=device, dtype=dtype).eval()

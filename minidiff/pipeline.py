@@ -95,8 +95,10 @@ def _refuse_extras(**extras):
 def check_parts(self):
     "Raise a `ConfigError` where the five parts do not fit together."
     for part, kind in _NETWORKS.items():
-        if not isinstance(getattr(self, part), kind):
-            raise ConfigError(f"{part}: expected a minidiff {kind.__name__}, got {_short(getattr(self, part))}")
+        given = getattr(self, part)
+        if not isinstance(getattr(given, "_orig_mod", given), kind):  # `torch.compile` wraps them
+            given = f"{type(given).__module__}.{type(given).__name__}"
+            raise ConfigError(f"{part}: expected a minidiff {kind.__name__}, got a {given}")
     if not callable(self.tokenizer): raise ConfigError(f"tokenizer: expected one, got {_short(self.tokenizer)}")
     if not hasattr(self.scheduler, "set_timesteps"):
         raise ConfigError(f"scheduler: expected one, got {_short(self.scheduler)}")
@@ -146,7 +148,8 @@ def _check_index(index, folder, given=()):
         raise LoadError(f"{folder} holds a pipeline with two text encoders ({index.get('_class_name')}); "
                         "only those of Stable Diffusion 1.x and 2.x open here")
     for part, value in index.items():
-        if isinstance(value, list) and part not in (*_PARTS, *_EXTRAS, "scheduler") and value[1:] > [None]:
+        own = part in (*_PARTS, *_EXTRAS, "scheduler")
+        if not own and isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):
             raise LoadError(f"{folder} holds a pipeline with a {part} ({index.get('_class_name')}); "
                             "only those of Stable Diffusion 1.x and 2.x open here")
     for part, (_, name) in _PARTS.items():

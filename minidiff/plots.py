@@ -157,7 +157,12 @@ def _frame(frame):
     if isinstance(frame, (torch.Tensor, list, tuple)): return image_grid(frame)
     if isinstance(frame, bytes): return Image.open(io.BytesIO(frame)).convert("RGB")
     if hasattr(frame, "savefig"): return Image.open(io.BytesIO(_png(frame))).convert("RGB")
-    if isinstance(frame, np.ndarray): return Image.fromarray(frame).convert("RGB")
+    if isinstance(frame, np.ndarray):
+        if frame.dtype != np.uint8 or frame.ndim not in (2, 3):
+            raise ValueError(f"a frame as an array is (h, w, 3) uint8; got {frame.shape} {frame.dtype}")
+        return Image.fromarray(frame).convert("RGB")
+    if not hasattr(frame, "convert"):
+        raise ValueError(f"a frame is a tensor, a picture, an array or a figure; got {type(frame).__name__}")
     return frame.convert("RGB")
 
 def _strip(frames, max_bytes):
@@ -308,7 +313,9 @@ def plot_losses(
     "Display loss curves: smoothed as lines, on pale bands from the smallest to the largest value nearby."
     import matplotlib.pyplot as plt
     named = losses if isinstance(losses, dict) else {"loss": losses}
-    curves = {k: [float(v) for v in c] for k, c in named.items()}
+    try: curves = {k: [float(v) for v in c] for k, c in named.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"losses: expected numbers, or lists of them by name ({error})") from None
     smoothed = {k: smooth_curve(c, smooth) for k, c in curves.items()}
     fig, ax = plt.subplots(figsize=(6, 2.8), dpi=90, layout="constrained")
     for i, name in enumerate(curves):

@@ -179,10 +179,16 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import torch
-from minidiff.hub import save_safetensors, write_json
+from minidiff.hub import Pretrained, register_config, save_safetensors, write_json
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
-for name, write in (("w.safetensors", lambda p: save_safetensors({"a": torch.zeros(20000)}, p)), ("c.json", lambda p: write_json({"a": "x" * 9000}, p))):
+class Tiny(Pretrained, torch.nn.Module):
+    @register_config
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(100, 100)
+for name, write in (("w.safetensors", lambda p: save_safetensors({"a": torch.zeros(20000)}, p)), ("c.json", lambda p: write_json({"a": "x" * 9000}, p)),
+                    ("tiny", lambda p: Tiny().save_pretrained(p))):
     try: write(folder/name)
     except OSError as error: print(type(error).__name__, error)
 """
@@ -194,8 +200,9 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
     write_json({"a": 1}, tmp_path / "c.json")
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, env=environment(), timeout=120)
     lines = done.stdout.splitlines()
-    assert done.returncode == 0 and len(lines) == 2, done.stdout + done.stderr
-    assert all("large" in line and name in line and ".tmp" not in line for line, name in zip(lines, ("w.safetensors", "c.json")))
+    assert done.returncode == 0 and len(lines) == 3, done.stdout + done.stderr
+    for line, name in zip(lines, ("w.safetensors", "c.json", f"tiny/{STEM}.safetensors")):
+        assert "large" in line and str(tmp_path / name) in line and ".tmp" not in line
     assert files(tmp_path) == {"w.safetensors", "c.json"}
     assert load_safetensors(tmp_path / "w.safetensors")["a"].sum() == 3 and read_json(tmp_path / "c.json") == {"a": 1}
 
@@ -207,6 +214,21 @@ def test_files_follow_the_umask(mask, mode, tmp_path):
     try: Tiny().save_pretrained(tmp_path / "t")
     finally: os.umask(before)
     assert {stat.S_IMODE((tmp_path / "t" / name).stat().st_mode) for name in files(tmp_path / "t")} == {mode}
+
+
+def test_what_a_killed_save_left_is_cleared_away(tmp_path):
+    for name, age in (("old", 7200), ("new", 0)):
+        (tmp_path / f".saving-{name}").mkdir()
+        os.utime(tmp_path / f".saving-{name}", (time.time() - age,) * 2)
+    Tiny().save_pretrained(tmp_path)
+    assert [p.name for p in tmp_path.glob(".*")] == [".saving-new"]  # which may be at work
+
+
+def test_a_folder_that_is_none(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "x"):
+        with pytest.raises(OSError, match="file") as error: Tiny().save_pretrained(place)
+        assert ".saving" not in str(error.value)
 
 
 def test_an_error_in_the_way_of_a_write_names_the_path(tmp_path):
@@ -266,6 +288,18 @@ def test_large_but_finite_weights_are_loaded(tmp_path):
 def test_places_that_there_are_not(options, tmp_path):
     Tiny().save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=next(iter(options)).removeprefix("torch_")): Tiny.from_pretrained(tmp_path, **options)
+
+
+class NeedsData(Tiny):
+    @register_config
+    def __init__(self, channels=(4, 6)):
+        super().__init__(channels, layers=int(torch.ones(2).sum().item()))
+
+
+def test_a_class_that_cannot_be_built_without_data_opens_all_the_same(tmp_path):
+    model = NeedsData()
+    model.save_pretrained(tmp_path)
+    assert same(NeedsData.from_pretrained(tmp_path), model)
 
 
 def test_opening_draws_no_more_random_numbers_than_building(unet, tmp_path):

@@ -317,14 +317,28 @@ def unfit(**changes):
     (lambda: dict(unet=UNet2DConditionModel(**UNET, out_channels=3)), "answers in 3 channels"),
     (lambda: dict(unet=UNet2DConditionModel(**UNET, num_class_embeds=4)), "more than a text"),
     (lambda: dict(unet=UNet2DConditionModel(**{**UNET, "cross_attention_dim": 24})), "width 24.* 32 wide"),
-    (lambda: dict(unet=None), "unet: expected a minidiff UNet2DConditionModel, got None"),
-    (lambda: dict(vae=diffusers.AutoencoderKL(**VAE)), "vae: expected a minidiff AutoencoderKL"),
+    (lambda: dict(unet=None), "unet: expected a minidiff UNet2DConditionModel, got a builtins.NoneType"),
+    (lambda: dict(vae=diffusers.AutoencoderKL(**VAE)), "vae: expected a minidiff AutoencoderKL, got a diffusers"),
     (lambda: dict(tokenizer="clip"), "tokenizer"), (lambda: dict(scheduler="ddim"), "scheduler"),
     (lambda: dict(safety_checker=object()), "safety_checker"),
     (lambda: dict(image_encoder=object()), "image_encoder")])
 def test_parts_that_do_not_fit_are_refused_with_the_reason(changes, reason):
     unfit()
     with pytest.raises(ConfigError, match=reason): unfit(**changes())
+
+
+def test_a_compiled_unet_is_still_one(ours):
+    class Compiled(torch.nn.Module):  # as torch.compile wraps a module, without the wait
+        def __init__(self, module):
+            super().__init__()
+            self._orig_mod = module
+        def __getattr__(self, name): return super().__getattr__(name) if name == "_orig_mod" else getattr(self._orig_mod, name)
+        def forward(self, *args, **kwargs): return self._orig_mod(*args, **kwargs)
+
+    options = dict(prompt=PROMPT, latents=noise(), num_inference_steps=1, output_type="latent")
+    plain = ours(**options)
+    ours.unet = Compiled(ours.unet)
+    assert torch.equal(ours(**options), plain)
 
 
 def test_more_tokens_than_the_text_encoder_knows(ours):
