@@ -42,7 +42,8 @@ def whole_number(
 ) -> int:
     "`value` as an `int`, or a `ConfigError` where it is no whole number from `low` to `high`."
     whole = _is_number(value) and value == value // 1
-    if whole and (low is None or value >= low) and (high is None or value <= high): return int(value)
+    if whole and (low is None or value >= low) and (high is None or value <= high):
+        return int(value)
     raise ConfigError(f"{name} is a whole number{_limits(low, high)}; got {_short(value)}")
 
 def number(
@@ -113,7 +114,8 @@ class Config(dict):
 
 def _freeze(value):
     "A value as JSON brings it back, with tuples for lists."
-    if torch.is_tensor(value) or isinstance(value, (np.ndarray, np.generic)): value = value.tolist()
+    if torch.is_tensor(value) or isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
     if isinstance(value, dict): return value if isinstance(value, Config) else Config(value)
     return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
@@ -188,7 +190,8 @@ def _check_savable(tensors, metadata):
         if not isinstance(name, str) or name == "__metadata__":
             raise ValueError(f"tensors: {_short(name)} is no name for a tensor")
         if not torch.is_tensor(value) or value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"tensors: expected a dense one with data as {name!r}, got {_short(value)}")
+            raise ValueError(f"tensors: expected a dense one with data as {name!r}, got "
+                             f"{_short(value)}")
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
         raise ValueError(f"metadata: expected texts by name, got {_short(metadata)}")
 
@@ -200,7 +203,8 @@ def _first_bytes(path):
     if not path.is_file(): raise LoadError(f"there is no file {path}")
     with open(path, "rb") as file: start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
-        raise LoadError(f"{path} is a git-lfs pointer in place of a file; `git lfs pull` fetches the file")
+        raise LoadError(f"{path} is a git-lfs pointer in place of a file; `git lfs pull` fetches "
+                        "the file")
     return start
 
 def _open_safetensors(path):
@@ -208,10 +212,12 @@ def _open_safetensors(path):
     path = Path(path)
     start = _first_bytes(path)
     if (start[:2] == b"PK" or start[:1] == b"\x80") and start[8:9] != b"{":
-        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can run code, "
+        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can run "
+                        "code, "
                         "so only safetensors files are read")
     try: return safe_open(str(path), "pt")
-    except Exception as error: raise LoadError(f"{path} is broken or truncated: {_one_line(error)}") from None
+    except Exception as error:
+        raise LoadError(f"{path} is broken or truncated: {_one_line(error)}") from None
 
 def load_safetensors(
     path,  # a safetensors file
@@ -249,11 +255,14 @@ class Pretrained:
             if key in known: kept[key] = value
             elif key in cls.fixed_config:
                 if _freeze(value) != _freeze(cls.fixed_config[key]):
-                    raise ConfigError(f"{cls.__name__} supports {key}={cls.fixed_config[key]!r} only, "
+                    raise ConfigError(f"{cls.__name__} supports {key}={cls.fixed_config[key]!r} "
+                                      "only, "
                                       f"got {value!r}")
-            elif not key.startswith("_") and key not in cls.ignored_config_keys: unknown.append(key)
+            elif not key.startswith("_") and key not in cls.ignored_config_keys:
+                unknown.append(key)
         if unknown:
-            raise ConfigError(f"{cls.__name__} has no config key {', '.join(map(repr, unknown))}; "
+            raise ConfigError(f"{cls.__name__} has no config key "
+                              f"{', '.join(map(repr, unknown))}; "
                               f"it knows {', '.join(known)}")
         return kept
 
@@ -286,13 +295,15 @@ def read_text(path) -> str:
     path = Path(path)
     _first_bytes(path)
     try: return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error: raise LoadError(f"{path} is no text: {_one_line(error)}") from None
+    except UnicodeDecodeError as error:
+        raise LoadError(f"{path} is no text: {_one_line(error)}") from None
 
 def read_json(path) -> dict:
     "Read a JSON file that holds an object; a missing or broken one raises a `LoadError` of one line."
     text = read_text(path)
     try: content = json.loads(text, object_pairs_hook=_without_doubles)
-    except ValueError as error: raise LoadError(f"{path} is not JSON: {_one_line(error)}") from None
+    except ValueError as error:
+        raise LoadError(f"{path} is not JSON: {_one_line(error)}") from None
     except RecursionError: raise LoadError(f"{path} is not JSON: nested too deeply") from None
     if not isinstance(content, dict):
         raise LoadError(f"{path} should hold a JSON object, and holds a {type(content).__name__}")
@@ -319,7 +330,8 @@ def from_config(
         path = path/cls.config_name if path.is_dir() else path
         with _in_file(path): return cls.from_config(read_json(path), **overrides)
     if not isinstance(config, dict):
-        raise ConfigError(f"config: expected a dictionary, a file or a folder, got {_short(config)}")
+        raise ConfigError("config: expected a dictionary, a file or a folder, got "
+                          f"{_short(config)}")
     known = {*cls.config_keys(), *cls.fixed_config}
     asked = {k: v for k, v in config.items() if k in known or not _asks_nothing(v)}
     return _build(cls, cls._check_config({**asked, **overrides}))
@@ -359,7 +371,8 @@ def staged(
     "Gives an empty folder to fill. At the end its files move into `folder`; before, nothing changes."
     folder = Path(folder)
     fresh, stage = not folder.exists(), folder/f".saving-{secrets.token_hex(4)}"
-    if not fresh and not folder.is_dir(): raise LoadError(f"{folder} is a file; expected a folder")
+    if not fresh and not folder.is_dir():
+        raise LoadError(f"{folder} is a file; expected a folder")
     for left in folder.glob(".saving-*"):  # by a save that was killed
         if left.stat().st_mtime < time.time() - 3600: shutil.rmtree(left, ignore_errors=True)
     try:
@@ -437,8 +450,10 @@ def save_pretrained(
     push_to_hub: bool = False,  # nor any sending
 ):
     "Save the config, and the weights where there are any, into `folder`."
-    if not safe_serialization: raise ConfigError("safe_serialization=False: no pickles are written")
-    if push_to_hub: raise ConfigError("push_to_hub: save, and `huggingface_hub.upload_folder` sends it")
+    if not safe_serialization:
+        raise ConfigError("safe_serialization=False: no pickles are written")
+    if push_to_hub:
+        raise ConfigError("push_to_hub: save, and `huggingface_hub.upload_folder` sends it")
     content = {"_class_name": type(self).__name__, **self.config_extras, **self.config}
     name, limit = self.weights_name, _bytes(max_shard_size)
     if name is None: return write_json(content, Path(folder)/self.config_name)
@@ -465,7 +480,8 @@ def find_folder(
 ) -> Path:  # a folder on this disk
     "Where a model lies on this disk; it is fetched first when `name` is the id of a repository."
     if not isinstance(name, (str, PurePath)) or not str(name).strip():
-        raise LoadError(f"expected a folder, or a repository on the Hugging Face Hub; got {_short(name)}")
+        raise LoadError("expected a folder, or a repository on the Hugging Face Hub; got "
+                        f"{_short(name)}")
     text = name if isinstance(name, str) else name.as_posix()
     folder, repository = Path(os.path.expanduser(text)), text.removeprefix("hub:")
     asked, is_id = repository != text, re.fullmatch(r"\w[\w.-]*/[\w.-]+", repository, re.ASCII)
@@ -475,9 +491,11 @@ def find_folder(
             raise LoadError(f"{text} is a file; expected a folder, "
                             "or the id of a repository on the Hugging Face Hub")
     if not is_id or not asked and text.startswith("runs/"):
-        raise LoadError(f"{text}: expected hub:owner/name" if asked else f"there is no folder {text}")
+        raise LoadError(f"{text}: expected "
+                        "hub:owner/name" if asked else f"there is no folder {text}")
     if asked or hub: return _download(repository, patterns, revision, text)
-    raise LoadError(f"there is no folder {text}; hub:{text} would fetch it from the Hugging Face Hub")
+    raise LoadError(f"there is no folder {text}; hub:{text} would fetch it from the Hugging Face "
+                    "Hub")
 
 # %% ../nbs/workshop/hub.ipynb #downloadcode
 def _download(repository, patterns, revision, text):
@@ -485,15 +503,18 @@ def _download(repository, patterns, revision, text):
     fetch = functools.partial(snapshot_download, repository, revision=revision)
     try: names = HfApi().list_repo_files(repository, revision=revision)
     except Exception as error:
-        try: return Path(fetch(allow_patterns=[], local_files_only=True))  # what was fetched before
+        try:
+            return Path(fetch(allow_patterns=[], local_files_only=True))  # what was fetched before
         except Exception:
-            raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give one "
+            raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give "
+                            "one "
                             f"({type(error).__name__}: {_one_line(error)[:160]})") from None
     wanted = patterns if callable(patterns) else functools.partial(_matching, patterns)
     try: return Path(fetch(allow_patterns=[glob.escape(name) for name in wanted(names)]))
     except LoadError: raise
     except Exception as error:
-        raise LoadError(f"{text} could not be fetched ({type(error).__name__}: {_one_line(error)[:160]})"
+        raise LoadError(f"{text} could not be fetched ({type(error).__name__}: "
+                        f"{_one_line(error)[:160]})"
                         ) from None
 
 def _matching(patterns, names):
@@ -543,9 +564,11 @@ def _load_shards(index):
         raise LoadError(f"{index}: expected a weight_map that names a file for each weight")
     for file in sorted(set(places.values())):
         if PureWindowsPath(file).name != file or not file.endswith(".safetensors"):
-            raise LoadError(f"{index}: {_short(file)} is not the name of a safetensors file beside it")
+            raise LoadError(f"{index}: {_short(file)} is not the name of a safetensors file "
+                            "beside it")
         part = load_safetensors(index.parent/file)
-        if twice := weights.keys() & part.keys(): raise LoadError(f"{index}: {min(twice)} lies in two files")
+        if twice := weights.keys() & part.keys():
+            raise LoadError(f"{index}: {min(twice)} lies in two files")
         weights.update(part)
     if lost := places.keys() - weights.keys():
         raise LoadError(f"{index}: {min(lost)} is not where it says")
@@ -576,7 +599,8 @@ def load_checked(self, weights: dict, source="the weights"):
     for key, tensor in weights.items():
         finite = not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite()
         if not finite and not tensor.isfinite().all():  # a sum may overflow
-            raise LoadError(f"{source}: {key} holds NaN or infinite numbers, so the model is broken")
+            raise LoadError(f"{source}: {key} holds NaN or infinite numbers, so the model is "
+                            "broken")
     self.load_state_dict(weights, strict=True)
 
 @contextmanager
@@ -606,7 +630,8 @@ def needed_files(
     "Config and weights, and nothing else."
     inside = f"{subfolder.strip('/')}/" if subfolder else ""
     here, needed = [n.removeprefix(inside) for n in names if n.startswith(inside)], [cls.config_name]
-    if cls.weights_name: needed += weight_files(here, cls.weights_name, variant, inside or "the repository")
+    if cls.weights_name:
+        needed += weight_files(here, cls.weights_name, variant, inside or "the repository")
     return [inside + name for name in needed]
 
 @patch_to(Pretrained)
@@ -647,5 +672,6 @@ def check_place(dtype, device, use_safetensors=True):
     try:
         if device is not None: torch.empty(0, device=device)
     except Exception as error:
-        raise ConfigError(f"device: no {_short(device)} here ({_one_line(error)[:100]})") from None
+        raise ConfigError(f"device: no {_short(device)} here "
+                          f"({_one_line(error)[:100]})") from None
     return dtype, device

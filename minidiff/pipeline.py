@@ -67,18 +67,21 @@ class LatentDiffusionPipeline:
 
     device = property(lambda self: next(self.unet.parameters()).device)
     dtype = property(lambda self: next(self.unet.parameters()).dtype)
-    components = property(lambda self: {part: getattr(self, part) for part in (*_PARTS, "scheduler")})
+    components = property(
+        lambda self: {part: getattr(self, part) for part in (*_PARTS, "scheduler")})
 
     def to(self, *args, **kwargs):
         "Move (or convert) the three networks."
         for network in (self.vae, self.text_encoder, self.unet):
             try: network.to(*args, **kwargs)
             except (RuntimeError, TypeError, AssertionError) as error:
-                raise ConfigError(f"to: cannot go there ({' '.join(str(error).split())[:160]})") from None
+                raise ConfigError("to: cannot go there "
+                                  f"({' '.join(str(error).split())[:160]})") from None
         return self
 
     def __getattr__(self, name):
-        raise AttributeError(f"LatentDiffusionPipeline has no {name!r}; of diffusers' pipeline it keeps the "
+        raise AttributeError(f"LatentDiffusionPipeline has no {name!r}; of diffusers' "
+                             "pipeline it keeps the "
                              "call, `components`, `to`, `encode_prompt` and `save_pretrained`")
 
 # %% ../nbs/14_stable_diffusion.ipynb #partscode
@@ -89,7 +92,8 @@ _EXTRA_CHANNELS = {5: "a depth map", 8: "a picture to edit", 9: "a mask and a ma
 
 def _refuse_extras(**extras):
     for name, value in extras.items():
-        if value is not None: raise ConfigError(f"{name}: there is none here; expected None")
+        if value is not None:
+            raise ConfigError(f"{name}: there is none here; expected None")
 
 @patch_to(LatentDiffusionPipeline)
 def check_parts(self):
@@ -98,59 +102,69 @@ def check_parts(self):
         given = getattr(self, part)
         if not isinstance(getattr(given, "_orig_mod", given), kind):  # `torch.compile` wraps them
             given = f"{type(given).__module__}.{type(given).__name__}"
-            raise ConfigError(f"{part}: expected a minidiff {kind.__name__}, got a {given}")
-    if not callable(self.tokenizer): raise ConfigError(f"tokenizer: expected one, got {_short(self.tokenizer)}")
+            raise ConfigError(f"{part}: expected a minidiff {kind.__name__}, got a "
+                              f"{given}")
+    if not callable(self.tokenizer):
+        raise ConfigError(f"tokenizer: expected one, got {_short(self.tokenizer)}")
     if not hasattr(self.scheduler, "set_timesteps"):
         raise ConfigError(f"scheduler: expected one, got {_short(self.scheduler)}")
     unet, vae, text = self.unet.config, self.vae.config, self.text_encoder.config
     heard, channels = unet.cross_attention_dim, vae.latent_channels
-    widths = {*heard} if isinstance(heard, tuple) else {heard}  # once for all levels, or level by level
+    widths = {*heard} if isinstance(heard, tuple) else {heard}  # tuple: level by level
     if widths != {text.hidden_size}:
         raise ConfigError(f"the U-Net listens to vectors of width {heard}, "
                           f"and the text encoder makes them {text.hidden_size} wide")
     if unet.in_channels != channels:
         also = _EXTRA_CHANNELS.get(unet.in_channels)
-        also = f" (it wants {also} too, and this pipeline paints from text alone)" if also else ""
+        if also: also = f" (it wants {also} too, and this pipeline paints from text alone)"
         raise ConfigError(f"the U-Net takes {unet.in_channels} channels, "
-                          f"and the VAE's latents have {channels}{also}")
+                          f"and the VAE's latents have {channels}{also or ''}")
     if unet.out_channels not in (channels, 2 * channels):
-        raise ConfigError(f"the U-Net answers in {unet.out_channels} channels, expected {channels}, "
+        raise ConfigError(f"the U-Net answers in {unet.out_channels} channels, "
+                          f"expected {channels}, "
                           f"or {2 * channels} with a learned variance")
-    if unet.addition_embed_type == "text_time" or unet.class_embed_type or unet.num_class_embeds:
-        raise ConfigError("the U-Net wants more than a text (classes, or sizes as Stable Diffusion XL does), "
+    classes = unet.class_embed_type or unet.num_class_embeds
+    if classes or unet.addition_embed_type == "text_time":
+        raise ConfigError("the U-Net wants more than a text (classes, or sizes as "
+                          "Stable Diffusion XL does), "
                           "and this pipeline has no more")
     if len(self.tokenizer) > text.vocab_size:
         raise ConfigError(f"the tokenizer has {len(self.tokenizer)} tokens, "
                           f"and the text encoder knows {text.vocab_size}")
     if not number("the VAE's scaling_factor", vae.scaling_factor):
-        raise ConfigError("the VAE's scaling_factor is 0, so latents cannot be unscaled")
+        raise ConfigError("the VAE's scaling_factor is 0, so latents cannot be "
+                          "unscaled")
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell020a
 _EXTRAS = "safety_checker", "feature_extractor", "image_encoder"  # not opened
 _ALIKE = dict(
-    DPMSolverMultistepScheduler=("UniPCMultistep", "DEISMultistep", "DPMSolverSinglestep", "DPMSolverSDE",
-                                 "SASolver"),
-    EulerDiscreteScheduler=("LMSDiscrete", "IPNDM"), HeunDiscreteScheduler=("KDPM2Discrete",),
-    EulerAncestralDiscreteScheduler=("KDPM2AncestralDiscrete",), DDPMScheduler=("DDPMParallel",),
+    DPMSolverMultistepScheduler=("UniPCMultistep", "DEISMultistep", "DPMSolverSinglestep",
+                                 "DPMSolverSDE", "SASolver"),
+    EulerDiscreteScheduler=("LMSDiscrete", "IPNDM"),
+    EulerAncestralDiscreteScheduler=("KDPM2AncestralDiscrete",),
+    HeunDiscreteScheduler=("KDPM2Discrete",), DDPMScheduler=("DDPMParallel",),
     DDIMScheduler=("DDIMParallel", "DDIMInverse"))
 
 def _named_class(index, part, file):
     "The class that the index names for a part; None where it names none."
     value = index.get(part)
     if value is None: return None
-    if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str | None) for v in value):
-        return value[1]
-    raise LoadError(f"{file}: {part}: expected the names of a library and a class, got {_short(value)}")
+    pair = isinstance(value, list) and len(value) == 2
+    if pair and all(isinstance(name, str | None) for name in value): return value[1]
+    raise LoadError(f"{file}: {part}: expected the names of a library and a class, got "
+                    f"{_short(value)}")
 
 def _check_index(index, folder, given=()):
     file = f"{folder}/model_index.json"
     if _named_class(index, "text_encoder_2", file):
-        raise LoadError(f"{folder} holds a pipeline with two text encoders ({index.get('_class_name')}); "
+        raise LoadError(f"{folder} holds a pipeline with two text encoders "
+                        f"({index.get('_class_name')}); "
                         "only those of Stable Diffusion 1.x and 2.x open here")
     for part, value in index.items():
         own = part in (*_PARTS, *_EXTRAS, "scheduler")
         if not own and isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):
-            raise LoadError(f"{folder} holds a pipeline with a {part} ({index.get('_class_name')}); "
+            raise LoadError(f"{folder} holds a pipeline with a {part} "
+                            f"({index.get('_class_name')}); "
                             "only those of Stable Diffusion 1.x and 2.x open here")
     for part, (_, name) in _PARTS.items():
         found = name if part in given else _named_class(index, part, file)
@@ -159,24 +173,31 @@ def _check_index(index, folder, given=()):
             raise LoadError(f"{file}: the {part} is a {found}, expected a {name}")
     name = None if "scheduler" in given else _named_class(index, "scheduler", file)
     if name in SCHEDULERS or "scheduler" in given: return SCHEDULERS.get(name)
-    alike = next((ours for ours, names in _ALIKE.items() if f"{name}".removesuffix("Scheduler") in names), None)
-    raise LoadError(f"{file}: no scheduler {name} here; scheduler= takes one of ours in its place"
+    short = f"{name}".removesuffix("Scheduler")
+    alike = next((ours for ours, names in _ALIKE.items() if short in names), None)
+    raise LoadError(f"{file}: no scheduler {name} here; scheduler= takes one of ours "
+                    "in its place"
                     + (f", and {alike} comes closest" if alike else f": {', '.join(SCHEDULERS)}"))
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell021
 def _variants(names, variant, given):
-    "For each network that is to be opened: the variant, or None where it has no weights of that variant."
-    has = {part: any(is_weights_file(name.removeprefix(f"{part}/"), network.weights_name, variant)
-                     for name in names if name.startswith(f"{part}/"))
-           for part, network in _NETWORKS.items() if part not in given}
+    "For each network to be opened: the variant, or None where it has no such weights."
+    def has_it(part):
+        files = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+        own = _NETWORKS[part].weights_name
+        return any(is_weights_file(file, own, variant) for file in files)
+
+    has = {part: has_it(part) for part in _NETWORKS if part not in given}
     if variant and has and not any(has.values()):
-        raise LoadError(f"no network of the folder has weights of the variant {variant!r}")
+        raise LoadError("no network of the folder has weights of the variant "
+                        f"{variant!r}")
     return {part: variant if found else None for part, found in has.items()}
 
 def _needed(names, variant, given):
     "Which files of a repository to fetch."
     files = ["model_index.json", "scheduler/scheduler_config.json"]
-    files += [name for name in names if name.startswith("tokenizer/") and name.endswith((".json", ".txt"))]
+    files += [name for name in names
+              if name.startswith("tokenizer/") and name.endswith((".json", ".txt"))]
     for part, own in _variants(names, variant, given).items():
         files += _NETWORKS[part].needed_files(names, part, own)
     return [file for file in files if file.split("/")[0] not in given]
@@ -203,22 +224,28 @@ def from_pretrained(
     _refuse_extras(safety_checker=safety_checker, feature_extractor=feature_extractor,
                    image_encoder=image_encoder)
     if unknown := parts.keys() - {*_PARTS, "scheduler"}:
-        raise TypeError(f"LatentDiffusionPipeline.from_pretrained knows no {min(unknown)!r}")
+        raise TypeError("LatentDiffusionPipeline.from_pretrained knows no "
+                        f"{min(unknown)!r}")
     dtype, device = check_place(dtype or torch_dtype, device, use_safetensors)
     folder = find_folder(name, ("model_index.json",), revision, hub)
     own_scheduler = _check_index(read_json(folder/"model_index.json"), folder, parts)
     sampler = parts.get("scheduler", own_scheduler)
     if isinstance(sampler, type): parts.pop("scheduler", None)
-    folder = find_folder(name, functools.partial(_needed, variant=variant, given=parts), revision, hub)
-    files = [p.relative_to(folder).as_posix() for part in _NETWORKS for p in (folder/part).glob("*")]
+    needed = functools.partial(_needed, variant=variant, given=parts)
+    folder = find_folder(name, needed, revision, hub)
+    files = [f"{part}/{p.name}" for part in _NETWORKS for p in (folder/part).glob("*")]
     for part, own in _variants(files, variant, parts).items():
-        if own != variant: warnings.warn(f"there are no {variant} weights of the {part}; "
+        if own != variant:
+            warnings.warn(f"there are no {variant} weights of the {part}; "
                                          "it is opened in full", stacklevel=2)
-        parts[part] = _NETWORKS[part].from_pretrained(folder, part, variant=own, dtype=dtype, device=device)
+        parts[part] = _NETWORKS[part].from_pretrained(
+            folder, part, variant=own, dtype=dtype, device=device)
     if "tokenizer" not in parts:
-        if (folder/"tokenizer/merges.txt").exists(): read_text(folder/"tokenizer/merges.txt")
+        if (folder/"tokenizer/merges.txt").exists():
+            read_text(folder/"tokenizer/merges.txt")
         parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder/"tokenizer")
-    if "scheduler" not in parts: parts["scheduler"] = sampler.from_pretrained(folder/"scheduler")
+    if "scheduler" not in parts:
+        parts["scheduler"] = sampler.from_pretrained(folder/"scheduler")
     return cls(**parts)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell022
@@ -229,35 +256,37 @@ _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "added_tokens.
 def save_pretrained(
     self,
     folder,  # created where it does not exist; an older pipeline there is replaced
-    variant: str | None = None,  # such as "fp16": of the weights, which then lie beside those of others
-    max_shard_size: int | str = "10GB",  # weights that need more lie in several files, with an index
+    variant: str | None = None,  # such as "fp16", beside other weights; None: in their place
+    max_shard_size: int | str = "10GB",  # more lies in several files, with an index
     safe_serialization: bool = True,  # there is no other kind
     push_to_hub: bool = False,  # nor any sending
 ):
-    """Save the five parts and the index, as `diffusers.StableDiffusionPipeline.from_pretrained` opens them.
+    """Save the five parts and the index, as diffusers' `StableDiffusionPipeline` opens them.
 
     Interrupted, it leaves the older pipeline whole, or a folder that does not open."""
-    options = dict(variant=variant, max_shard_size=max_shard_size, safe_serialization=safe_serialization,
-                   push_to_hub=push_to_hub)
-    nothing = dict.fromkeys(_EXTRAS, [None, None])
-    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **nothing, **_PARTS,
+    options = dict(variant=variant, max_shard_size=max_shard_size,
+                   safe_serialization=safe_serialization, push_to_hub=push_to_hub)
+    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False,
+             **dict.fromkeys(_EXTRAS, [None, None]), **_PARTS,
              "scheduler": ("diffusers", type(self.scheduler).__name__)}
 
     def replaces(file):
         if file.parts[0] == "tokenizer": return file.name in _TOKENIZER_FILES
-        network = _NETWORKS.get(file.parts[0])
-        return bool(network) and is_weights_file(file.name, network.weights_name, variant, variant is None)
+        name = getattr(_NETWORKS.get(file.parts[0]), "weights_name", None)
+        return bool(name) and is_weights_file(file.name, name, variant, variant is None)
 
     with staged(folder, "model_index.json", replaces) as stage:
-        for part in (*_PARTS, "scheduler"):
-            getattr(self, part).save_pretrained(stage/part, **(options if part in _NETWORKS else {}))
+        for part, own in self.components.items():
+            own.save_pretrained(stage/part, **(options if part in _NETWORKS else {}))
         write_json(index, stage/"model_index.json")
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell024a
 def _as_list(prompt, name, n=None):
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts) or not prompts:
-        raise ValueError(f"{name} must be a string or a list of strings, got {_short(prompt)}")
+    several = isinstance(prompts, (list, tuple)) and len(prompts) > 0
+    if not several or not all(isinstance(p, str) for p in prompts):
+        raise ValueError(f"{name} must be a string or a list of strings, got "
+                         f"{_short(prompt)}")
     if n is not None and len(prompts) == 1: prompts = list(prompts) * n
     if n is not None and len(prompts) != n:
         raise ValueError(f"{name} has {len(prompts)} texts, and there are {n} prompts")
@@ -270,11 +299,13 @@ def encode_prompt(
     self,
     prompts,  # a list of n strings, or one
     clip_skip: int | None = None,  # how many of the text encoder's last layers to leave out
-    max_length: int | None = None,  # tokens a text; the longest that the model knows where none is given
+    max_length: int | None = None,  # tokens a text; None: the most that the model knows
 ) -> torch.Tensor:  # (n, 77, width): one vector a token, padded to that length
     "What the U-Net hears."
-    config, own = self.text_encoder.config, getattr(self.tokenizer, "model_max_length", None)
-    length = max_length or int(min(own or config.max_position_embeddings, config.max_position_embeddings))
+    config = self.text_encoder.config
+    most = config.max_position_embeddings
+    own = getattr(self.tokenizer, "model_max_length", None) or most  # some name none, or 10**30
+    length = max_length or int(min(own, most))
     ids = self.tokenizer(_as_list(prompts, "prompts"), padding="max_length", max_length=length,
                          truncation=True, return_tensors="pt").input_ids
     output = self.text_encoder(ids.to(next(self.text_encoder.parameters()).device))
@@ -283,15 +314,19 @@ def encode_prompt(
     return self.text_encoder.final_layer_norm(output.hidden_states[-1 - skip])
 
 @patch_to(LatentDiffusionPipeline)
-def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided, clip_skip, copies):
-    "What the U-Net hears for each picture, texts or vectors given; with guidance the negative ones first."
+def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds,
+            guided, clip_skip, copies):
+    "What the U-Net hears for each picture; with guidance, what to go away from comes first."
     for text, vectors, name in ((prompt, prompt_embeds, "prompt"),
                                 (negative_prompt, negative_prompt_embeds, "negative_prompt")):
-        if text is not None and vectors is not None: raise ValueError(f"give {name} or {name}_embeds, not both")
-    if prompt is None and prompt_embeds is None: raise ValueError("give a prompt, or prompt_embeds")
+        if text is not None and vectors is not None:
+            raise ValueError(f"give {name} or {name}_embeds, not both")
+    if prompt is None and prompt_embeds is None:
+        raise ValueError("give a prompt, or prompt_embeds")
     width = self.text_encoder.config.hidden_size
     states = prompt_embeds
-    if states is None: states = self.encode_prompt(_as_list(prompt, "prompt"), clip_skip)
+    if states is None:
+        states = self.encode_prompt(_as_list(prompt, "prompt"), clip_skip)
     _finite("prompt_embeds", check_tensor("prompt_embeds", states, "n", "tokens", width))
     n, tokens = states.shape[:2]
     negative = _as_list("" if negative_prompt is None else negative_prompt, "negative_prompt", n)
@@ -299,12 +334,13 @@ def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
     if not guided: return states
     if negative_prompt_embeds is None:
         if tokens > self.text_encoder.config.max_position_embeddings:
-            raise ValueError(f"prompt_embeds has {tokens} tokens, more than the text encoder reads; "
+            raise ValueError(f"prompt_embeds has {tokens} tokens, more than the text "
+                             "encoder reads; "
                              "give negative_prompt_embeds too")
         negative_prompt_embeds = self.encode_prompt(negative, max_length=tokens)
     check_tensor("negative_prompt_embeds", negative_prompt_embeds, n, tokens, width)
-    negative = _finite("negative_prompt_embeds", negative_prompt_embeds).repeat_interleave(copies, 0)
-    return torch.cat([negative.to(states), states])
+    negative = _finite("negative_prompt_embeds", negative_prompt_embeds)
+    return torch.cat([negative.repeat_interleave(copies, 0).to(states), states])
 
 def _finite(name, x):
     if x.isfinite().all(): return x
@@ -317,17 +353,19 @@ def start_latents(
     n: int,  # how many pictures
     height: int | None = None,  # of a picture, in pixels; the size it was trained at where none is given
     width: int | None = None,
-    generator: torch.Generator | list | None = None,  # where the noise comes from; or one for each picture
+    generator: torch.Generator | list | None = None,  # of the noise; or one for each picture
 ) -> torch.Tensor:  # (n, channels, height / factor, width / factor), standard Gaussian noise
     "The canvas before the first stroke."
     factor, size = self.vae.factor, self.unet.config.sample_size
     if size is None and (height is None or width is None):
-        raise ValueError("the U-Net's config names no sample_size; give height and width")
+        raise ValueError("the U-Net's config names no sample_size; give height and "
+                         "width")
     sizes = size if isinstance(size, tuple) else (size, size)
     height = sizes[0] * factor if height is None else whole_number("height", height, 1, 2**15)
     width = sizes[1] * factor if width is None else whole_number("width", width, 1, 2**15)
     if height % factor or width % factor:
-        raise ValueError(f"height and width must be multiples of {factor}, got {height} x {width}")
+        raise ValueError(f"height and width must be multiples of {factor}, got "
+                         f"{height} x {width}")
     shape = n, self.unet.config.in_channels, height // factor, width // factor
     _check_generator(generator, n)
     return randn_like(torch.empty(shape, device=self.device), generator).to(self.dtype)
@@ -335,9 +373,11 @@ def start_latents(
 def _check_generator(generator, n):
     several = generator if isinstance(generator, (list, tuple)) else [generator]
     if not all(g is None or isinstance(g, torch.Generator) for g in several):
-        raise ValueError(f"generator: expected a torch.Generator or a list of them, got {_short(generator)}")
+        raise ValueError("generator: expected a torch.Generator or a list of them, "
+                         f"got {_short(generator)}")
     if several is generator and len(several) != n:
-        raise ValueError(f"generator: expected one for each of {n} pictures, got {len(several)}")
+        raise ValueError(f"generator: expected one for each of {n} pictures, got "
+                         f"{len(several)}")
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell027b
 def rescale_guided(
@@ -360,7 +400,8 @@ def _plan(self, steps, timesteps, sigmas):
     for name in own.keys() - known.keys():
         raise ValueError(f"{name}: {type(self.scheduler).__name__} takes none")
     if own: self.scheduler.set_timesteps(**own, device=self.device)
-    else: self.scheduler.set_timesteps(whole_number("num_inference_steps", steps, 1), device=self.device)
+    else:
+        self.scheduler.set_timesteps(whole_number("num_inference_steps", steps, 1), device=self.device)
 
 @patch_to(LatentDiffusionPipeline)
 def _step_options(self, generator, options):
@@ -372,7 +413,8 @@ def _step_options(self, generator, options):
         warnings.warn(f"eta is not used: {name} has none", stacklevel=5)
     for option in options:
         if option not in known or option in ("model_output", "timestep", "sample", "return_dict"):
-            raise TypeError(f"LatentDiffusionPipeline knows no {option!r}, and neither does {name}.step")
+            raise TypeError(f"LatentDiffusionPipeline knows no {option!r}, and neither "
+                            f"does {name}.step")
     return options | ({"generator": generator} if "generator" in known else {})
 
 # %% ../nbs/14_stable_diffusion.ipynb #denoisecode
@@ -386,7 +428,7 @@ def denoise(
     scale: float = 7.5,  # of the guidance
     generator: torch.Generator | list | None = None,  # for samplers that add noise on the way
     callback: Callable | None = None,  # `callback(step, timestep, latents)` after each step
-    callback_on_step_end: Callable | None = None,  # `(pipeline, step, timestep, tensors)` -> changed ones
+    callback_on_step_end: Callable | None = None,  # (pipeline, step, timestep, dict) -> changes
     callback_on_step_end_tensor_inputs=("latents",),  # which it gets: "latents", "prompt_embeds"
     guidance_rescale: float = 0.0,  # see `rescale_guided`
     timesteps=None,  # those to visit, in place of `steps`
@@ -399,12 +441,14 @@ def denoise(
     watched = [one_of("callback_on_step_end_tensor_inputs", name, "latents", "prompt_embeds",
                       "negative_prompt_embeds") for name in callback_on_step_end_tensor_inputs or ()]
     if len(states) != (n if scale == 1 or told else 2 * n) and len(states) != 2 * n:
-        raise ValueError(f"states: expected {2 * n}, two for each canvas, got {len(states)}")
+        raise ValueError(f"states: expected {2 * n}, two for each canvas, got "
+                         f"{len(states)}")
     latents, states = latents.to(self.device, self.dtype), states.to(self.device, self.dtype)
     extra = {"timestep_cond": self._scale_vector(scale, told, n)} if told else {}
     self._plan(steps, timesteps, sigmas)
     latents = latents * self.scheduler.init_noise_sigma
-    self._guidance_scale, self._num_timesteps, self._interrupt = scale, len(self.scheduler.timesteps), False
+    self._guidance_scale, self._interrupt = scale, False  # callbacks may set them
+    self._num_timesteps = len(self.scheduler.timesteps)
     for i, t in enumerate(self.scheduler.timesteps):
         if self._interrupt: break
         x, twice = self.scheduler.scale_model_input(latents, t), len(states) == 2 * n
@@ -412,12 +456,15 @@ def denoise(
         if twice:
             without, with_text = answer.chunk(2)
             answer = guide(without, with_text, self._guidance_scale)
-            if guidance_rescale: answer = rescale_guided(answer, with_text, guidance_rescale)
+            if guidance_rescale:
+                answer = rescale_guided(answer, with_text, guidance_rescale)
         latents = self.scheduler.step(answer, t, latents, **options).prev_sample
         if callback_on_step_end:
             tensors = dict(latents=latents, prompt_embeds=states, negative_prompt_embeds=states[:n])
-            changed = callback_on_step_end(self, i, t, {name: tensors[name] for name in watched}) or {}
-            latents, states = changed.get("latents", latents), changed.get("prompt_embeds", states)
+            tensors = {name: tensors[name] for name in watched}
+            changed = callback_on_step_end(self, i, t, tensors) or {}
+            latents = changed.get("latents", latents)
+            states = changed.get("prompt_embeds", states)
         if callback: callback(i, t, latents)
     return latents
 
@@ -455,12 +502,12 @@ def __call__(
     negative_prompt=None,  # what to go away from: a string, or a list of n
     num_images_per_prompt: int = 1,  # pictures of each prompt
     eta: float = 0.0,  # share of fresh noise, for samplers that have it
-    generator: torch.Generator | list | None = None,  # where the noise comes from; or one for each picture
+    generator: torch.Generator | list | None = None,  # of the noise; or one for each picture
     latents: torch.Tensor | None = None,  # (n, c, h, w) standard Gaussian noise to start from
     prompt_embeds: torch.Tensor | None = None,  # (n, tokens, width) in place of `prompt`
     negative_prompt_embeds: torch.Tensor | None = None,  # the same, of `negative_prompt`
-    output_type: str = "pil",  # "pil": pictures; "pt": (n, 3, h, w) in [-1, 1]; "np": (n, h, w, 3) in [0, 1]; "latent"
-    return_dict: bool | None = None,  # None: the pictures; as in diffusers, True: `.images`, False: a tuple
+    output_type: str = "pil",  # or "pt": (n, 3, h, w) in [-1, 1]; "np": (n, h, w, 3) in [0, 1]; "latent"
+    return_dict: bool | None = None,  # None: the pictures; True: `.images`; False: a tuple
     guidance_rescale: float = 0.0,  # 0 to 1, see `rescale_guided`
     clip_skip: int | None = None,  # how many of the text encoder's last layers to leave out
     callback: Callable | None = None,  # `callback(step, timestep, latents)`
@@ -471,21 +518,26 @@ def __call__(
     "Paint what the prompts say."
     self.check_parts()
     one_of("output_type", output_type, "pil", "pt", "np", "latent")
-    scale, rescale = number("guidance_scale", guidance_scale), number("guidance_rescale", guidance_rescale, 0, 1)
+    scale = number("guidance_scale", guidance_scale)
+    rescale = number("guidance_rescale", guidance_rescale, 0, 1)
     copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1)
     guided = scale != 1 and not self.unet.config.time_cond_proj_dim
-    states = self._states(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided, clip_skip, copies)
+    states = self._states(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds,
+                          guided, clip_skip, copies)
     n = len(states) // 2 if guided else len(states)
     if latents is None: latents = self.start_latents(n, height, width, generator)
     else: self._check_latents(latents, n, height, width, generator)
     latents = self.denoise(
         latents, states, num_inference_steps, scale, generator, callback, callback_on_step_end,
-        callback_on_step_end_tensor_inputs, rescale, timesteps, sigmas, eta=number("eta", eta, 0, 1), **step_options)
+        callback_on_step_end_tensor_inputs, rescale, timesteps, sigmas,
+        eta=number("eta", eta, 0, 1), **step_options)
     images = latents if output_type == "latent" else self._enlarge(latents)
     if output_type == "pil": images = to_pil(images)
     if output_type == "np":
-        images = (_finite("the picture", images) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-    return images if return_dict is None else PipelineOutput(images) if return_dict else (images, None)
+        images = (_finite("the picture", images) / 2 + 0.5).clamp(0, 1)
+        images = images.permute(0, 2, 3, 1).cpu().numpy()
+    if return_dict is None: return images
+    return PipelineOutput(images) if return_dict else (images, None)
 
 @patch_to(LatentDiffusionPipeline)
 def _check_latents(self, latents, n, height, width, generator):
@@ -493,7 +545,8 @@ def _check_latents(self, latents, n, height, width, generator):
     check_tensor("latents", latents, n, self.unet.config.in_channels, "h", "w")
     for name, side, cells in (("height", height, latents.shape[2]), ("width", width, latents.shape[3])):
         if side is not None and side != cells * self.vae.factor:
-            raise ValueError(f"{name} is {_short(side)}, and latents make it {cells * self.vae.factor}")
+            raise ValueError(f"{name} is {_short(side)}, and latents make it "
+                             f"{cells * self.vae.factor}")
     _finite("latents", latents)
 
 @patch_to(LatentDiffusionPipeline)

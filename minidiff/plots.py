@@ -29,10 +29,12 @@ def to_uint8(
     images = _as_tensor(images).detach().cpu()
     if images.ndim == 3: images = images[None]
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
-        raise ValueError(f"images: expected (n, 3, h, w) or (n, 1, h, w), got {tuple(images.shape)}")
+        raise ValueError("images: expected (n, 3, h, w) or (n, 1, h, w), got "
+                         f"{tuple(images.shape)}")
     if images.dtype == torch.uint8: return images.permute(0, 2, 3, 1).numpy()
     if not images.is_floating_point():
-        raise ValueError(f"images: expected numbers in [-1, 1] or bytes, got {images.dtype}")
+        raise ValueError("images: expected numbers in [-1, 1] or bytes, got "
+                         f"{images.dtype}")
     images = images.float()
     if not images.isfinite().all():
         raise ValueError("images hold NaN or infinite numbers, which have no colour")
@@ -41,11 +43,13 @@ def to_uint8(
 def _as_tensor(images):
     "One tensor, of a tensor, an array or a list of such."
     try:
-        if isinstance(images, (list, tuple)): return torch.stack([torch.as_tensor(i) for i in images])
+        if isinstance(images, (list, tuple)):
+            return torch.stack([torch.as_tensor(i) for i in images])
         return torch.as_tensor(images)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise ValueError(f"images: expected tensors of one shape, got {type(images).__name__} ({reason})") from None
+        raise ValueError("images: expected tensors of one shape, got "
+                         f"{type(images).__name__} ({reason})") from None
 
 # %% ../nbs/workshop/plots.ipynb #cell018
 def image_grid(
@@ -66,7 +70,8 @@ def image_grid(
         y, x = pad + i // ncols * (h + pad), pad + i % ncols * (w + pad)
         sheet[y:y + h, x:x + w] = picture
     if sheet.size * whole_number("upscale", upscale, 1)**2 > 2**31:
-        raise ValueError(f"upscale={upscale} would make a sheet of {upscale * sheet.shape[1]} x "
+        raise ValueError(f"upscale={upscale} would make a sheet of "
+                         f"{upscale * sheet.shape[1]} x "
                          f"{upscale * sheet.shape[0]} pixels")
     return Image.fromarray(sheet.repeat(upscale, 0).repeat(upscale, 1))
 
@@ -156,13 +161,16 @@ def _frame(frame):
     from PIL import Image
     if isinstance(frame, (torch.Tensor, list, tuple)): return image_grid(frame)
     if isinstance(frame, bytes): return Image.open(io.BytesIO(frame)).convert("RGB")
-    if hasattr(frame, "savefig"): return Image.open(io.BytesIO(_png(frame))).convert("RGB")
+    if hasattr(frame, "savefig"):
+        return Image.open(io.BytesIO(_png(frame))).convert("RGB")
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8 or frame.ndim not in (2, 3):
-            raise ValueError(f"a frame as an array is (h, w, 3) uint8; got {frame.shape} {frame.dtype}")
+            raise ValueError("a frame as an array is (h, w, 3) uint8; got "
+                             f"{frame.shape} {frame.dtype}")
         return Image.fromarray(frame).convert("RGB")
     if not hasattr(frame, "convert"):
-        raise ValueError(f"a frame is a tensor, a picture, an array or a figure; got {type(frame).__name__}")
+        raise ValueError("a frame is a tensor, a picture, an array or a figure; got "
+                         f"{type(frame).__name__}")
     return frame.convert("RGB")
 
 def _strip(frames, max_bytes):
@@ -170,7 +178,8 @@ def _strip(frames, max_bytes):
     from PIL import Image
     w, h = max(f.width for f in frames), max(f.height for f in frames)
     strip = Image.new("RGB", (w * len(frames), h), "white")
-    for i, f in enumerate(frames): strip.paste(f, (i * w + (w - f.width) // 2, (h - f.height) // 2))
+    for i, f in enumerate(frames):
+        strip.paste(f, (i * w + (w - f.width) // 2, (h - f.height) // 2))
     data, mime = _encode(strip, format="PNG", optimize=strip.width * h < 2e6), "image/png"
     for quality in (90, 75, 55, 35) if strip.width < 16384 else ():  # as wide as WebP can be
         if len(data) <= max_bytes: break
@@ -210,7 +219,8 @@ def _film(frames, titles, fps, alt, label="frame", start=None, max_bytes=140_000
     if not frames: raise ValueError("frames: expected at least one, got none")
     n, fps, auto = len(frames), number("fps", fps, above=0), start is None
     titles = _titles(range(1, n + 1) if titles is None else titles, n, "frame")
-    if len(titles) != n: raise ValueError(f"titles: expected {n}, one per frame, got {len(titles)}")
+    if len(titles) != n:
+        raise ValueError(f"titles: expected {n}, one per frame, got {len(titles)}")
     start = 0 if auto else start
     data, mime, w, h = _strip(frames, max_bytes)
     return _PLAYER.format(
@@ -249,7 +259,8 @@ def _look(draw, value):
     try: out = draw(value)
     finally: shown = _sink.pop()
     if out is None and not shown:
-        raise TypeError(f"draw({value!r}): expected it to return or show a picture, got nothing")
+        raise TypeError(f"draw({value!r}): expected it to return or show a picture, "
+                        "got nothing")
     return _frame(shown[-1] if out is None else out)
 
 def _live_slider(draw, values, names, label, alt, start):
@@ -295,7 +306,8 @@ def smooth_curve(
     smooth: float = 0.98,  # share of the past kept at each step, 0 for none
 ) -> list:
     "Exponential moving average, corrected for its empty start (Adam, section 3)."
-    if number("smooth", smooth, 0, 1) == 1: raise ValueError("smooth: expected less than 1, got 1")
+    if number("smooth", smooth, 0, 1) == 1:
+        raise ValueError("smooth: expected less than 1, got 1")
     out, mean = [], 0.0
     for k, v in enumerate(values, 1):
         mean = smooth * mean + (1 - smooth) * float(v)
@@ -315,7 +327,8 @@ def plot_losses(
     named = losses if isinstance(losses, dict) else {"loss": losses}
     try: curves = {k: [float(v) for v in c] for k, c in named.items()}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"losses: expected numbers, or lists of them by name ({error})") from None
+        raise ValueError("losses: expected numbers, or lists of them by name "
+                         f"({error})") from None
     smoothed = {k: smooth_curve(c, smooth) for k, c in curves.items()}
     fig, ax = plt.subplots(figsize=(6, 2.8), dpi=90, layout="constrained")
     for i, name in enumerate(curves):
@@ -343,7 +356,8 @@ def expect_error(
     try: yield
     except exceptions as error:
         if match and not re.search(match, str(error)):
-            raise AssertionError(f"expected a message with {match!r}, got {error}") from error
+            raise AssertionError(f"expected a message with {match!r}, got "
+                                 f"{error}") from error
         print(f"{type(error).__name__}: {error}")
     else:
         names = " or ".join(e.__name__ for e in exceptions)
@@ -360,7 +374,8 @@ def illustration(
     "Display one of the story's drawings with its description. An unknown name is answered with the list."
     alts = json.loads((_figures() / "alt.json").read_text(encoding="utf-8"))
     if name not in alts:
-        raise ValueError(f"name: no illustration {name!r}; there are {', '.join(sorted(alts))}")
+        raise ValueError(f"name: no illustration {name!r}; there are "
+                         f"{', '.join(sorted(alts))}")
     data = (_figures() / f"{name}.svg").read_bytes()
     width = re.search(rb'viewBox="0 0 ([\d.]+)', data)[1].decode()
     markup = (f'<img style="max-width:100%;height:auto" width="{width}" alt="{html.escape(alts[name])}" '
