@@ -543,7 +543,7 @@ def __call__(
 def _check_latents(self, latents, n, height, width, generator):
     _check_generator(generator, n)
     check_tensor("latents", latents, n, self.unet.config.in_channels, "h", "w")
-    for name, side, cells in (("height", height, latents.shape[2]), ("width", width, latents.shape[3])):
+    for name, side, cells in zip(("height", "width"), (height, width), latents.shape[2:]):
         if side is not None and side != cells * self.vae.factor:
             raise ValueError(f"{name} is {_short(side)}, and latents make it "
                              f"{cells * self.vae.factor}")
