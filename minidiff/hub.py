@@ -5,11 +5,14 @@
 # %% auto #0
 __all__ = ['ConfigError', 'LoadError', 'one_of', 'whole_number', 'number', 'check_tensor', 'Config', 'register_config',
            'atomic_write', 'save_safetensors', 'load_safetensors', 'load_metadata', 'Pretrained', 'patch_to',
-           'read_json', 'write_json', 'find_folder', 'load_weights']
+           'read_text', 'read_json', 'write_json', 'staged', 'split_weights', 'is_weights_file', 'find_folder',
+           'weight_files', 'load_weights', 'check_place']
 
 # %% ../nbs/workshop/hub.ipynb #cell004
-import functools, inspect, json, math, numbers, os, secrets
-from pathlib import Path
+import functools, glob, inspect, json, math, numbers, os, re, secrets, shutil, time
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath, PureWindowsPath
 
 import numpy as np
 import torch
@@ -39,7 +42,8 @@ def whole_number(
 ) -> int:
     "`value` as an `int`, or a `ConfigError` where it is no whole number from `low` to `high`."
     whole = _is_number(value) and value == value // 1
-    if whole and (low is None or value >= low) and (high is None or value <= high): return int(value)
+    if whole and (low is None or value >= low) and (high is None or value <= high):
+        return int(value)
     raise ConfigError(f"{name} is a whole number{_limits(low, high)}; got {_short(value)}")
 
 def number(
@@ -86,7 +90,7 @@ def check_tensor(
 
 # %% ../nbs/workshop/hub.ipynb #cell009
 class Config(dict):
-    "A dictionary whose keys are attributes too, with tuples for lists: JSON brings it back unchanged."
+    "A dictionary that cannot be changed, whose keys are attributes too, with tuples for lists."
     def __init__(self, *args, **kwargs):
         super().__init__({k: _freeze(v) for k, v in dict(*args, **kwargs).items()})
 
@@ -94,8 +98,26 @@ class Config(dict):
         if key in self: return self[key]
         raise AttributeError(f"the config has no key {key!r}; it has {', '.join(self)}")
 
+    def __setattr__(self, key, value):
+        if key != "by_default": self._refuse()  # schedulers note there what nobody chose
+        object.__setattr__(self, key, value)
+
+    def __reduce__(self):  # how `copy` and `pickle` take it apart
+        return type(self), (dict(self),), self.__dict__
+
+    def _refuse(self, *_, **__):
+        raise ConfigError("a config says what was built, so it cannot be changed; "
+                          "build anew with from_config(config, key=value)")
+
+    __setitem__ = __delitem__ = __delattr__ = __ior__ = _refuse
+    update = setdefault = pop = popitem = clear = _refuse
+
 def _freeze(value):
-    return tuple(_freeze(v) for v in value) if isinstance(value, (list, tuple)) else value
+    "A value as JSON brings it back, with tuples for lists."
+    if torch.is_tensor(value) or isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, dict): return value if isinstance(value, Config) else Config(value)
+    return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
 # %% ../nbs/workshop/hub.ipynb #cell012
 def register_config(init):
@@ -104,10 +126,11 @@ def register_config(init):
 
     @functools.wraps(init)
     def wrapper(self, *args, **kwargs):
-        kwargs = type(self)._check_config(kwargs)
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        object.__setattr__(self, "config", Config({k: v for k, v in list(bound.arguments.items())[1:]}))
+        if "config" not in vars(self):  # a subclass has noted its own
+            kwargs = type(self)._check_config(kwargs)
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            object.__setattr__(self, "config", Config(list(bound.arguments.items())[1:]))
         init(self, *args, **kwargs)
     return wrapper
 
@@ -116,44 +139,85 @@ def atomic_write(
     path,  # the file to write
     write,  # a function that gets the path of a temporary file beside it, and fills that
 ):
-    "Write a file so that, whatever happens, its path holds either the old content or the new one, whole."
+    """Write a file so that, whatever happens, its path holds either the old content or the new one, whole.
+
+    A full disk and the like raise an `OSError` of one line that names the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode & 0o777  # what a new file may be: the umask knows
         write(temporary)
+        os.chmod(temporary, mode)
         with open(temporary, "rb+") as file: os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None: raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
+# %% ../nbs/workshop/hub.ipynb #savetensors
 def save_safetensors(
     tensors: dict,  # name -> tensor, of any shape and type, on any device
     path,  # the file to write; written atomically
     metadata: dict | None = None,  # text -> text, kept in the header
 ):
     "Save tensors as a safetensors file."
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
+    metadata = {"format": "pt", **(metadata or {})}
+    _check_savable(tensors, metadata)
     tensors = {k: v.detach().to("cpu", copy=False).contiguous() for k, v in tensors.items()}
     seen = set()
     for k, v in tensors.items():  # no two tensors of a file may share memory
-        if v.data_ptr() in seen: tensors[k] = v.clone()
-        seen.add(v.data_ptr())
-    atomic_write(path, lambda p: save_file(tensors, p, metadata=metadata or {"format": "pt"}))
+        memory = v.untyped_storage().data_ptr()
+        if memory in seen: tensors[k] = v.clone()
+        seen.add(memory)
+
+    def write(temporary):
+        try: save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {_one_line(error)}") from None
+
+    atomic_write(path, write)
+
+def _check_savable(tensors, metadata):
+    if not isinstance(tensors, dict) or not tensors:
+        raise ValueError(f"tensors: expected names and tensors, got {_short(tensors)}")
+    for name, value in tensors.items():
+        if not isinstance(name, str) or name == "__metadata__":
+            raise ValueError(f"tensors: {_short(name)} is no name for a tensor")
+        if not torch.is_tensor(value) or value.layout != torch.strided or value.is_meta:
+            raise ValueError(f"tensors: expected a dense one with data as {name!r}, got "
+                             f"{_short(value)}")
+    if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+        raise ValueError(f"metadata: expected texts by name, got {_short(metadata)}")
+
+def _one_line(error): return " ".join(str(error).split())
 
 # %% ../nbs/workshop/hub.ipynb #cell016
+def _first_bytes(path):
+    "The first bytes of a file that is there, and not a mere pointer of git-lfs."
+    if not path.is_file(): raise LoadError(f"there is no file {path}")
+    with open(path, "rb") as file: start = file.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        raise LoadError(f"{path} is a git-lfs pointer in place of a file; `git lfs pull` fetches "
+                        "the file")
+    return start
+
 def _open_safetensors(path):
     from safetensors import safe_open
     path = Path(path)
-    if not path.is_file(): raise LoadError(f"there is no file {path}")
-    with open(path, "rb") as file: start = file.read(9)
-    if (start[:2] == b"PK" or start[:1] == b"\x80") and start[8:] != b"{":
-        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can run code, "
+    start = _first_bytes(path)
+    if (start[:2] == b"PK" or start[:1] == b"\x80") and start[8:9] != b"{":
+        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can run "
+                        "code, "
                         "so only safetensors files are read")
     try: return safe_open(str(path), "pt")
-    except Exception as error: raise LoadError(f"{path} is broken or truncated: {_one_line(error)}") from None
-
-def _one_line(error): return " ".join(str(error).split())
+    except Exception as error:
+        raise LoadError(f"{path} is broken or truncated: {_one_line(error)}") from None
 
 def load_safetensors(
     path,  # a safetensors file
@@ -186,16 +250,31 @@ class Pretrained:
         "`config` without the keys that change nothing; a key or value we do not support is an error."
         known, kept, unknown = cls.config_keys(), {}, []
         for key, value in config.items():
+            if isinstance(value, float) and math.isnan(value):
+                raise ConfigError(f"{cls.__name__}: {key} is NaN, which is no value")
             if key in known: kept[key] = value
             elif key in cls.fixed_config:
                 if _freeze(value) != _freeze(cls.fixed_config[key]):
-                    raise ConfigError(f"{cls.__name__} supports {key}={cls.fixed_config[key]!r} only, "
+                    raise ConfigError(f"{cls.__name__} supports {key}={cls.fixed_config[key]!r} "
+                                      "only, "
                                       f"got {value!r}")
-            elif not key.startswith("_") and key not in cls.ignored_config_keys: unknown.append(key)
+            elif not key.startswith("_") and key not in cls.ignored_config_keys:
+                unknown.append(key)
         if unknown:
-            raise ConfigError(f"{cls.__name__} has no config key {', '.join(map(repr, unknown))}; "
+            raise ConfigError(f"{cls.__name__} has no config key "
+                              f"{', '.join(map(repr, unknown))}; "
                               f"it knows {', '.join(known)}")
         return kept
+
+    @classmethod
+    def weights_to_file(cls, weights: dict) -> dict:
+        "Hook: names in memory -> names on disk."
+        return weights
+
+    @classmethod
+    def weights_from_file(cls, weights: dict) -> dict:
+        "Hook: names on disk -> names in memory."
+        return weights
 
 # %% ../nbs/workshop/hub.ipynb #cell026
 def patch_to(
@@ -211,16 +290,33 @@ def patch_to(
     return add
 
 # %% ../nbs/workshop/hub.ipynb #cell027
+def read_text(path) -> str:
+    "The text of a file in UTF-8; a missing or broken one raises a `LoadError` of one line."
+    path = Path(path)
+    _first_bytes(path)
+    try: return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LoadError(f"{path} is no text: {_one_line(error)}") from None
+
 def read_json(path) -> dict:
     "Read a JSON file that holds an object; a missing or broken one raises a `LoadError` of one line."
-    path = Path(path)
-    if not path.is_file(): raise LoadError(f"there is no file {path}")
-    try: content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error: raise LoadError(f"{path} is not JSON: {_one_line(error)}") from None
+    text = read_text(path)
+    try: content = json.loads(text, object_pairs_hook=_without_doubles)
+    except ValueError as error:
+        raise LoadError(f"{path} is not JSON: {_one_line(error)}") from None
+    except RecursionError: raise LoadError(f"{path} is not JSON: nested too deeply") from None
     if not isinstance(content, dict):
         raise LoadError(f"{path} should hold a JSON object, and holds a {type(content).__name__}")
     return content
 
+def _without_doubles(pairs):
+    content, seen = dict(pairs), set()
+    for key, _ in pairs if len(content) < len(pairs) else ():
+        if key in seen: raise ValueError(f"the key {_short(key)} occurs twice")
+        seen.add(key)
+    return content
+
+# %% ../nbs/workshop/hub.ipynb #fromconfig
 @patch_to(Pretrained)
 @classmethod
 def from_config(
@@ -229,110 +325,353 @@ def from_config(
     **overrides,  # keys that replace those of the config
 ):
     "Build from a config, with fresh weights."
-    if not isinstance(config, dict):
+    if isinstance(config, (str, PurePath)):
         path = Path(config)
-        config = read_json(path/cls.config_name if path.is_dir() else path)
-    return cls(**cls._check_config({**config, **overrides}))
+        path = path/cls.config_name if path.is_dir() else path
+        with _in_file(path): return cls.from_config(read_json(path), **overrides)
+    if not isinstance(config, dict):
+        raise ConfigError("config: expected a dictionary, a file or a folder, got "
+                          f"{_short(config)}")
+    known = {*cls.config_keys(), *cls.fixed_config}
+    asked = {k: v for k, v in config.items() if k in known or not _asks_nothing(v)}
+    return _build(cls, cls._check_config({**asked, **overrides}))
+
+def _asks_nothing(value):
+    "Is it null, false or empty?"
+    return value is None or value is False or isinstance(value, (str, list, tuple, dict)) and not value
+
+def _build(cls, config):
+    "An object of the class; what its `__init__` cannot digest is an error of the config."
+    try: return cls(**config)
+    except (ConfigError, LoadError): raise
+    except Exception as error:
+        raise ConfigError(f"no {cls.__name__} can be built from this config "
+                          f"({type(error).__name__}: {_one_line(error)[:200]})") from error
+
+@contextmanager
+def _in_file(path):
+    "Name the file whose config is wrong."
+    try: yield
+    except ConfigError as error: raise ConfigError(f"{path}: {error}") from error.__cause__
 
 # %% ../nbs/workshop/hub.ipynb #cell029
 def write_json(content: dict, path):
     "Write a dictionary as a JSON file, atomically."
-    atomic_write(path, lambda p: Path(p).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
+    try: text = json.dumps(content, indent=2) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not to be written as JSON ({_one_line(error)})") from None
+    atomic_write(path, lambda p: Path(p).write_text(text, encoding="utf-8", newline="\n"))
 
-@patch_to(Pretrained)
-@classmethod
-def weights_to_file(cls, weights: dict) -> dict:
-    "Hook: names in memory -> names on disk."
-    return weights
+@contextmanager
+def staged(
+    folder,  # to be filled; created where it does not exist
+    index: str,  # the file that nobody opens it without: it goes first and comes last
+    replaces,  # which of the older files go: `replaces(relative path)`
+):
+    "Gives an empty folder to fill. At the end its files move into `folder`; before, nothing changes."
+    folder = Path(folder)
+    fresh, stage = not folder.exists(), folder/f".saving-{secrets.token_hex(4)}"
+    if not fresh and not folder.is_dir():
+        raise LoadError(f"{folder} is a file; expected a folder")
+    for left in folder.glob(".saving-*"):  # by a save that was killed
+        if left.stat().st_mtime < time.time() - 3600: shutil.rmtree(left, ignore_errors=True)
+    try:
+        stage.mkdir(parents=True)
+        yield stage
+        files = [p.relative_to(stage) for p in stage.rglob("*") if p.is_file()]
+        old = [p.relative_to(folder) for part in {f.parent for f in files} for p in (folder/part).glob("*")]
+        (folder/index).unlink(missing_ok=True)
+        for file in old:
+            if file not in files and replaces(file): (folder/file).unlink(missing_ok=True)
+        for file in sorted(files, key=lambda f: f == Path(index)):
+            (folder/file).parent.mkdir(exist_ok=True)
+            os.replace(stage/file, folder/file)
+    except OSError as error:  # said of the folder, not of the stage
+        plain = functools.partial(re.sub, re.escape(f"{os.sep}{stage.name}"), "")
+        if error.errno is None: raise type(error)(plain(str(error))) from None
+        raise OSError(error.errno, error.strerror, plain(str(error.filename or folder))) from None
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if fresh and folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
 
-@patch_to(Pretrained)
-@classmethod
-def weights_from_file(cls, weights: dict) -> dict:
-    "Hook: names on disk -> names in memory."
-    return weights
+# %% ../nbs/workshop/hub.ipynb #shardcode
+def split_weights(
+    weights: dict,  # name -> tensor
+    limit: int,  # bytes in a part; a tensor that needs more has a part of its own
+) -> list:  # of such dictionaries
+    "Cut a model's weights into parts, in their order."
+    parts, part, size = [], {}, 0
+    for name, tensor in weights.items():
+        if tensor.nbytes > limit:
+            parts.append({name: tensor})
+            continue
+        if size + tensor.nbytes > limit:
+            parts.append(part)
+            part, size = {}, 0
+        part[name] = tensor
+        size += tensor.nbytes
+    return [*parts, part] if part or not parts else parts
 
+def _bytes(size):
+    "A size such as \"5GB\", or a number, in bytes."
+    found = re.fullmatch(r"(\d+)\s*([KMGT])B", str(size).strip().upper())
+    if found: size = int(found[1]) * 1000**(1 + "KMGT".index(found[2]))
+    if not isinstance(size, str): return whole_number("max_shard_size", size, 1)
+    raise ConfigError(f'max_shard_size is a number of bytes, or one as in "5GB"; got {_short(size)}')
+
+def _stem(weights_name, variant):
+    "The name of a file of weights, without its end."
+    stem = weights_name.removesuffix(".safetensors")
+    if variant is None: return stem
+    if isinstance(variant, str) and re.fullmatch(r"[\w-]+", variant): return f"{stem}.{variant}"
+    raise ConfigError(f'variant is a short name such as "fp16"; got {_short(variant)}')
+
+def is_weights_file(
+    file: str,  # its name
+    weights_name: str,  # such as "model.safetensors"
+    variant: str | None = None,  # of this variant, such as "fp16"
+    any_variant: bool = False,  # or of any, and of none
+) -> bool:
+    "Is it a file of a model's weights, or the index of several?"
+    stem, numbers = re.escape(_stem(weights_name, None)), r"(-\d{5}-of-\d{5})?"
+    own = r"(\.[\w-]+)?" if any_variant else rf"\.{variant}" if variant else ""
+    weights = rf"{stem}({own}{numbers}|{numbers}{own})\.safetensors"
+    index = rf"{stem}({own}\.safetensors\.index|\.safetensors\.index{own})\.json"
+    return bool(re.fullmatch(f"{weights}|{index}", file))
+
+# %% ../nbs/workshop/hub.ipynb #savecode
 @patch_to(Pretrained)
 def save_pretrained(
     self,
     folder,  # created where it does not exist
+    variant: str | None = None,  # such as "fp16", beside other weights; None: in their place
+    max_shard_size: int | str = "10GB",  # more lies in several files, with an index
+    safe_serialization: bool = True,  # there is no other kind
+    push_to_hub: bool = False,  # nor any sending
 ):
     "Save the config, and the weights where there are any, into `folder`."
-    folder = Path(folder)
+    if not safe_serialization:
+        raise ConfigError("safe_serialization=False: no pickles are written")
+    if push_to_hub:
+        raise ConfigError("push_to_hub: save, and `huggingface_hub.upload_folder` sends it")
     content = {"_class_name": type(self).__name__, **self.config_extras, **self.config}
-    write_json(content, folder/self.config_name)
-    if self.weights_name:
-        save_safetensors(self.weights_to_file(self.state_dict()), folder/self.weights_name)
+    name, limit = self.weights_name, _bytes(max_shard_size)
+    if name is None: return write_json(content, Path(folder)/self.config_name)
+    stem, rest = _stem(name, variant), f".{variant}" if variant else ""
+    def replaces(file): return is_weights_file(file.name, name, variant, variant is None)
+    with staged(folder, self.config_name, replaces) as stage:
+        parts = split_weights(self.weights_to_file(self.state_dict()), limit)
+        files = [f"{stem}-{i:05}-of-{len(parts):05}.safetensors" for i in range(1, len(parts) + 1)]
+        if len(parts) == 1: files = [f"{stem}.safetensors"]
+        for file, part in zip(files, parts): save_safetensors(part, stage/file)
+        if len(parts) > 1:
+            total = sum(tensor.nbytes for part in parts for tensor in part.values())
+            places = {key: file for file, part in zip(files, parts) for key in part}
+            index = {"metadata": {"total_size": total}, "weight_map": places}
+            write_json(index, stage/f"{_stem(name, None)}.safetensors.index{rest}.json")
+        write_json(content, stage/self.config_name)
 
 # %% ../nbs/workshop/hub.ipynb #cell031
 def find_folder(
-    name,  # a folder, or the id "owner/name" of a repository on the Hugging Face Hub
-    patterns=("*.json", "*.safetensors", "*.txt"),  # the files to fetch, where it is one of those
+    name,  # a folder, or a repository on the Hugging Face Hub: "owner/name" or "hub:owner/name"
+    patterns=("*.json", "*.safetensors", "*.txt"),  # files to fetch; or a function: all names -> those
     revision: str | None = None,  # branch, tag or commit on the Hub
+    hub: bool = True,  # may a name without "hub:" be asked of the Hub, where there is no such folder?
 ) -> Path:  # a folder on this disk
     "Where a model lies on this disk; it is fetched first when `name` is the id of a repository."
-    folder = Path(name).expanduser()
-    if folder.is_dir(): return folder
-    text = str(name)
-    if folder.exists():
-        raise LoadError(f"{text} is a file; expected a folder, "
-                        "or the id of a repository on the Hugging Face Hub")
-    if text.count("/") != 1 or text[0] in "./~\\" or text.startswith("runs/"):
-        raise LoadError(f"there is no folder {text}")
-    from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(text, revision=revision, allow_patterns=list(patterns)))
+    if not isinstance(name, (str, PurePath)) or not str(name).strip():
+        raise LoadError("expected a folder, or a repository on the Hugging Face Hub; got "
+                        f"{_short(name)}")
+    text = name if isinstance(name, str) else name.as_posix()
+    folder, repository = Path(os.path.expanduser(text)), text.removeprefix("hub:")
+    asked, is_id = repository != text, re.fullmatch(r"\w[\w.-]*/[\w.-]+", repository, re.ASCII)
+    if not asked:
+        if os.path.isdir(folder): return folder
+        if os.path.exists(folder):
+            raise LoadError(f"{text} is a file; expected a folder, "
+                            "or the id of a repository on the Hugging Face Hub")
+    if not is_id or not asked and text.startswith("runs/"):
+        raise LoadError(f"{text}: expected "
+                        "hub:owner/name" if asked else f"there is no folder {text}")
+    if asked or hub: return _download(repository, patterns, revision, text)
+    raise LoadError(f"there is no folder {text}; hub:{text} would fetch it from the Hugging Face "
+                    "Hub")
+
+# %% ../nbs/workshop/hub.ipynb #downloadcode
+def _download(repository, patterns, revision, text):
+    from huggingface_hub import HfApi, snapshot_download
+    fetch = functools.partial(snapshot_download, repository, revision=revision)
+    try: names = HfApi().list_repo_files(repository, revision=revision)
     except Exception as error:
-        raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give one "
-                        f"({type(error).__name__}: {_one_line(error)[:160]})") from None
+        try:
+            return Path(fetch(allow_patterns=[], local_files_only=True))  # what was fetched before
+        except Exception:
+            raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give "
+                            "one "
+                            f"({type(error).__name__}: {_one_line(error)[:160]})") from None
+    wanted = patterns if callable(patterns) else functools.partial(_matching, patterns)
+    try: return Path(fetch(allow_patterns=[glob.escape(name) for name in wanted(names)]))
+    except LoadError: raise
+    except Exception as error:
+        raise LoadError(f"{text} could not be fetched ({type(error).__name__}: "
+                        f"{_one_line(error)[:160]})"
+                        ) from None
+
+def _matching(patterns, names):
+    "Names that fit one of the patterns, folder by folder: a star does not cross a slash."
+    def fits(name, pattern):
+        parts = name.split("/"), pattern.split("/")
+        return len(parts[0]) == len(parts[1]) and all(map(fnmatchcase, *parts))
+    return [name for name in names if any(fits(name, pattern) for pattern in patterns)]
 
 # %% ../nbs/workshop/hub.ipynb #cell033
+def weight_files(
+    names,  # all files in the folder of one model, or of that part of a repository
+    weights_name: str,  # such as "model.safetensors"
+    variant: str | None = None,  # such as "fp16"
+    where: str = "the folder",  # for messages
+) -> list:  # the index and its files, or the one file
+    "Which of the files hold the weights; a `LoadError` says what there is instead."
+    full = _stem(weights_name, variant)
+    own = sorted(name for name in names if is_weights_file(name, weights_name, variant))
+    indices = [name for name in own if name.endswith(".json")]
+    if indices: return [indices[-1], *(name for name in own if "-of-" in name)]
+    if f"{full}.safetensors" in own: return [f"{full}.safetensors"]
+    others = sorted(name for name in names if is_weights_file(name, weights_name, any_variant=True))
+    pickles = sorted(name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pth")))
+    if others:
+        raise LoadError(f"there is no file {full}.safetensors in {where}, only {others[0]}; "
+                        "a variant, such as fp16, is named by variant=")
+    if pickles:
+        raise LoadError(f"{where} holds {pickles[0]}, a pickle file, and no {full}.safetensors; "
+                        "opening a pickle can run code, so only safetensors files are read")
+    raise LoadError(f"there is no file {full}.safetensors in {where}")
+
 def load_weights(
     folder,  # the folder of one model
     name: str,  # such as "model.safetensors"
     variant: str | None = None,  # such as "fp16"
 ) -> dict:  # name -> tensor, on the CPU
     "Load the weights that lie in a folder, in one file or in several with an index."
-    folder, stem = Path(folder), name.removesuffix(".safetensors")
-    stem = f"{stem}.{variant}" if variant else stem
-    if (folder/f"{stem}.safetensors.index.json").is_file():
-        shards = sorted(set(read_json(folder/f"{stem}.safetensors.index.json")["weight_map"].values()))
-        return {k: v for shard in shards for k, v in load_safetensors(folder/shard).items()}
-    path, pickles = folder/f"{stem}.safetensors", [p.name for p in folder.glob("*.bin")]
-    if not path.is_file() and pickles:
-        raise LoadError(f"{folder} holds {pickles[0]}, a pickle file, and no {path.name}; "
-                        "opening a pickle can run code, so only safetensors files are read")
-    return load_safetensors(path)
+    folder = Path(folder)
+    if not folder.is_dir(): raise LoadError(f"there is no folder {folder}")
+    first = folder/weight_files([p.name for p in folder.iterdir()], name, variant, folder)[0]
+    return _load_shards(first) if first.suffix == ".json" else load_safetensors(first)
 
-@patch_to(Pretrained)
-def load_checked(self, weights: dict, source="the weights"):
-    "Load weights that must fit exactly; else one line says what is missing, left over or of another shape."
-    own = self.state_dict()
+def _load_shards(index):
+    places, weights = read_json(index).get("weight_map"), {}
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise LoadError(f"{index}: expected a weight_map that names a file for each weight")
+    for file in sorted(set(places.values())):
+        if PureWindowsPath(file).name != file or not file.endswith(".safetensors"):
+            raise LoadError(f"{index}: {_short(file)} is not the name of a safetensors file "
+                            "beside it")
+        part = load_safetensors(index.parent/file)
+        if twice := weights.keys() & part.keys():
+            raise LoadError(f"{index}: {min(twice)} lies in two files")
+        weights.update(part)
+    if lost := places.keys() - weights.keys():
+        raise LoadError(f"{index}: {min(lost)} is not where it says")
+    return weights
+
+# %% ../nbs/workshop/hub.ipynb #checkedcode
+_FLOATS = torch.float32, torch.float16, torch.bfloat16, torch.float64
+
+def _check_fit(model, weights, source):
+    "Are the weights exactly those that the model has, in names, shapes and kinds of numbers?"
+    own = model.state_dict()
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     misfits = (missing, "missing"), (extra, "unexpected"), (shapes, "of another shape")
     parts = [f"{len(keys)} {what} (such as {min(keys)})" for keys, what in misfits if keys]
     if parts:
-        raise LoadError(f"{source} do not fit {type(self).__name__}: {', '.join(parts)}")
+        raise LoadError(f"{source} do not fit {type(model).__name__}: {', '.join(parts)}")
+    for key, tensor in own.items():
+        kind, real = weights[key].dtype, tensor.is_floating_point()
+        if kind not in _FLOATS if real else kind.is_floating_point:
+            raise LoadError(f"{source}: {key} holds {kind} numbers, which the model "
+                            "cannot compute with (is it quantised?)")
+
+@patch_to(Pretrained)
+def load_checked(self, weights: dict, source="the weights"):
+    "Load weights that must fit exactly and be finite; else one line says what is wrong."
+    _check_fit(self, weights, source)
+    for key, tensor in weights.items():
+        finite = not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite()
+        if not finite and not tensor.isfinite().all():  # a sum may overflow
+            raise LoadError(f"{source}: {key} holds NaN or infinite numbers, so the model is "
+                            "broken")
     self.load_state_dict(weights, strict=True)
+
+@contextmanager
+def _no_more_than(weights, source):
+    "What is built here may have about as many numbers; the building stops before it takes more memory."
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+    left = [2 * len(weights) + 1000, 2 * sum(tensor.numel() for tensor in weights.values()) + 10**6]
+
+    def look(module, name, parameter):  # before anything is written into it
+        left[0] -= 1
+        left[1] -= 0 if parameter is None else parameter.numel()
+        if min(left) < 0: raise LoadError(f"{source} do not fit: the config asks for many more")
+
+    handle = register_module_parameter_registration_hook(look)
+    try: yield
+    finally: handle.remove()
 
 # %% ../nbs/workshop/hub.ipynb #cell034
 @patch_to(Pretrained)
 @classmethod
+def needed_files(
+    cls,
+    names,  # all files of a repository
+    subfolder: str | None = None,
+    variant: str | None = None,
+) -> list:  # those that `from_pretrained` reads
+    "Config and weights, and nothing else."
+    inside = f"{subfolder.strip('/')}/" if subfolder else ""
+    here, needed = [n.removeprefix(inside) for n in names if n.startswith(inside)], [cls.config_name]
+    if cls.weights_name:
+        needed += weight_files(here, cls.weights_name, variant, inside or "the repository")
+    return [inside + name for name in needed]
+
+@patch_to(Pretrained)
+@classmethod
 def from_pretrained(
     cls,
-    name,  # a folder, or the id of a repository on the Hugging Face Hub
+    name,  # a folder, or a repository on the Hugging Face Hub: "owner/name" or "hub:owner/name"
     subfolder: str | None = None,  # such as "unet", within a pipeline's folder
     revision: str | None = None,  # branch, tag or commit on the Hub
     variant: str | None = None,  # such as "fp16": which file of weights to take
-    dtype: torch.dtype | None = None,  # the type to load the weights in; their own where none is given
+    dtype: torch.dtype | str | None = None,  # to convert the weights to; float32 where none is given
     device=None,  # where the model goes; the CPU where none is given
+    torch_dtype: torch.dtype | str | None = None,  # another name of `dtype`
+    use_safetensors: bool = True,  # nothing else is read
+    hub: bool = True,  # may a name without "hub:" be asked of the Hub?
 ):
     "Build from a folder or a Hub id: config, then weights, which must fit exactly; in `eval` mode."
-    inside = f"{subfolder}/" if subfolder else ""
-    patterns = [inside + p for p in (cls.config_name, "*.safetensors", "*.safetensors.index.json")]
-    folder = find_folder(name, patterns, revision)
+    dtype, device = check_place(dtype or torch_dtype, device, use_safetensors)
+    needed = functools.partial(cls.needed_files, subfolder=subfolder, variant=variant)
+    folder = find_folder(name, needed, revision, hub)
     if subfolder: folder = folder/subfolder
-    self = cls.from_config(read_json(folder/cls.config_name))
-    if cls.weights_name is None: return self
+    config, file = read_json(folder/cls.config_name), folder/cls.config_name
+    if cls.weights_name is None:
+        with _in_file(file): return cls.from_config(config)
+    source = f"the weights in {folder}"
     weights = cls.weights_from_file(load_weights(folder, cls.weights_name, variant))
-    self.load_checked(weights, f"the weights in {folder}")
+    with _in_file(file), _no_more_than(weights, source): self = cls.from_config(config)
+    self.load_checked(weights, source)
     return self.to(device=device, dtype=dtype).eval()
+
+def check_place(dtype, device, use_safetensors=True):
+    "The type and device that a model is asked to go to, or a `ConfigError`."
+    if use_safetensors not in (True, None):
+        raise ConfigError("use_safetensors: nothing but safetensors files is read")
+    if isinstance(dtype, str): dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
+    if dtype is not None and dtype not in _FLOATS:
+        raise ConfigError(f"dtype is one of {', '.join(map(str, _FLOATS))}; got {_short(dtype)}")
+    try:
+        if device is not None: torch.empty(0, device=device)
+    except Exception as error:
+        raise ConfigError(f"device: no {_short(device)} here "
+                          f"({_one_line(error)[:100]})") from None
+    return dtype, device

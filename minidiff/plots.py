@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .hub import number, whole_number
+
 # %% ../nbs/workshop/plots.ipynb #cell006
 PALETTE = dict(
     blue="#1f4e96", orange="#f0a23c", green="#2fa37e", red="#b8382f", sky="#7cc4ea",
@@ -21,15 +23,33 @@ PALETTE = dict(
 
 # %% ../nbs/workshop/plots.ipynb #cell013
 def to_uint8(
-    images,  # (n, c, h, w) tensor in [-1, 1], c = 1 or 3; or a list of (c, h, w); or one (c, h, w)
+    images,  # (n, c, h, w) tensor in [-1, 1], or of bytes, c = 1 or 3; or a list of (c, h, w); or one (c, h, w)
 ) -> np.ndarray:  # (n, h, w, c) uint8
-    "Pictures in [-1, 1] as bytes 0..255, rounded and clamped, channels last."
-    if isinstance(images, (list, tuple)): images = torch.stack([torch.as_tensor(i) for i in images])
-    images = torch.as_tensor(images).detach().float().cpu()
+    "Pictures in [-1, 1] as bytes 0..255, rounded and clamped, channels last; bytes stay as they are."
+    images = _as_tensor(images).detach().cpu()
     if images.ndim == 3: images = images[None]
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"images: expected (n, 3, h, w) or (n, 1, h, w), got {tuple(images.shape)}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
+        raise ValueError("images: expected (n, 3, h, w) or (n, 1, h, w), got "
+                         f"{tuple(images.shape)}")
+    if images.dtype == torch.uint8: return images.permute(0, 2, 3, 1).numpy()
+    if not images.is_floating_point():
+        raise ValueError("images: expected numbers in [-1, 1] or bytes, got "
+                         f"{images.dtype}")
+    images = images.float()
+    if not images.isfinite().all():
+        raise ValueError("images hold NaN or infinite numbers, which have no colour")
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+def _as_tensor(images):
+    "One tensor, of a tensor, an array or a list of such."
+    try:
+        if isinstance(images, (list, tuple)):
+            return torch.stack([torch.as_tensor(i) for i in images])
+        return torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError("images: expected tensors of one shape, got "
+                         f"{type(images).__name__} ({reason})") from None
 
 # %% ../nbs/workshop/plots.ipynb #cell018
 def image_grid(
@@ -43,12 +63,16 @@ def image_grid(
     a = to_uint8(images)
     if a.shape[-1] == 1: a = a.repeat(3, -1)
     n, h, w, c = a.shape
-    ncols = max(1, min(ncols, n))
+    ncols, pad = min(whole_number("ncols", ncols, 1), n), whole_number("pad", pad, 0)
     nrows = -(-n // ncols)
     sheet = np.full((nrows * (h + pad) + pad, ncols * (w + pad) + pad, c), 255, np.uint8)
     for i, picture in enumerate(a):
         y, x = pad + i // ncols * (h + pad), pad + i % ncols * (w + pad)
         sheet[y:y + h, x:x + w] = picture
+    if sheet.size * whole_number("upscale", upscale, 1)**2 > 2**31:
+        raise ValueError(f"upscale={upscale} would make a sheet of "
+                         f"{upscale * sheet.shape[1]} x "
+                         f"{upscale * sheet.shape[0]} pixels")
     return Image.fromarray(sheet.repeat(upscale, 0).repeat(upscale, 1))
 
 # %% ../nbs/workshop/plots.ipynb #cell021
@@ -107,9 +131,10 @@ def show_images(
     import matplotlib.pyplot as plt
     from textwrap import fill
     a = to_uint8(images)
-    ncols = max(1, min(ncols, len(a)))
+    ncols, scale = min(whole_number("ncols", ncols, 1), len(a)), number("scale", scale, above=0)
+    titles = _titles(titles, len(a), "picture")
     nrows = -(-len(a) // ncols)
-    titles = [fill(str(t), max(10, int(12 * scale))) for t in ([] if titles is None else titles)]
+    titles = [fill(t, max(10, int(12 * scale))) for t in titles]
     lines = max([t.count("\n") + 1 for t in titles], default=0)
     height = nrows * (scale * a.shape[1] / a.shape[2] + .16 * lines) + .3 * bool(suptitle)
     fig, axes = plt.subplots(nrows, ncols, squeeze=False, dpi=90, layout="constrained",
@@ -123,14 +148,29 @@ def show_images(
     said = "; ".join(t.replace("\n", " ") for t in titles)
     show(fig, alt or ": ".join(x for x in (suptitle, said) if x) or f"{len(a)} pictures")
 
+def _titles(titles, n, what):
+    "Texts, at most one for each picture or frame."
+    if titles is None: return []
+    if isinstance(titles, str) or len(titles := list(titles)) > n:
+        raise ValueError(f"titles: expected {n}, one per {what}, got {titles!r}")
+    return [str(title) for title in titles]
+
 # %% ../nbs/workshop/plots.ipynb #cell029
 def _frame(frame):
     "Anything that can be looked at, as an RGB PIL.Image."
     from PIL import Image
     if isinstance(frame, (torch.Tensor, list, tuple)): return image_grid(frame)
     if isinstance(frame, bytes): return Image.open(io.BytesIO(frame)).convert("RGB")
-    if hasattr(frame, "savefig"): return Image.open(io.BytesIO(_png(frame))).convert("RGB")
-    if isinstance(frame, np.ndarray): return Image.fromarray(frame).convert("RGB")
+    if hasattr(frame, "savefig"):
+        return Image.open(io.BytesIO(_png(frame))).convert("RGB")
+    if isinstance(frame, np.ndarray):
+        if frame.dtype != np.uint8 or frame.ndim not in (2, 3):
+            raise ValueError("a frame as an array is (h, w, 3) uint8; got "
+                             f"{frame.shape} {frame.dtype}")
+        return Image.fromarray(frame).convert("RGB")
+    if not hasattr(frame, "convert"):
+        raise ValueError("a frame is a tensor, a picture, an array or a figure; got "
+                         f"{type(frame).__name__}")
     return frame.convert("RGB")
 
 def _strip(frames, max_bytes):
@@ -138,7 +178,8 @@ def _strip(frames, max_bytes):
     from PIL import Image
     w, h = max(f.width for f in frames), max(f.height for f in frames)
     strip = Image.new("RGB", (w * len(frames), h), "white")
-    for i, f in enumerate(frames): strip.paste(f, (i * w + (w - f.width) // 2, (h - f.height) // 2))
+    for i, f in enumerate(frames):
+        strip.paste(f, (i * w + (w - f.width) // 2, (h - f.height) // 2))
     data, mime = _encode(strip, format="PNG", optimize=strip.width * h < 2e6), "image/png"
     for quality in (90, 75, 55, 35) if strip.width < 16384 else ():  # as wide as WebP can be
         if len(data) <= max_bytes: break
@@ -176,9 +217,10 @@ def _film(frames, titles, fps, alt, label="frame", start=None, max_bytes=140_000
     "The markup of a film; it plays by itself, or rests at frame `start`."
     frames = [_frame(f) for f in frames]
     if not frames: raise ValueError("frames: expected at least one, got none")
-    n, titles = len(frames), list(range(1, len(frames) + 1) if titles is None else titles)
-    if len(titles) != n: raise ValueError(f"titles: expected {n}, one per frame, got {len(titles)}")
-    titles, auto = [str(t) for t in titles], start is None
+    n, fps, auto = len(frames), number("fps", fps, above=0), start is None
+    titles = _titles(range(1, n + 1) if titles is None else titles, n, "frame")
+    if len(titles) != n:
+        raise ValueError(f"titles: expected {n}, one per frame, got {len(titles)}")
     start = 0 if auto else start
     data, mime, w, h = _strip(frames, max_bytes)
     return _PLAYER.format(
@@ -217,7 +259,8 @@ def _look(draw, value):
     try: out = draw(value)
     finally: shown = _sink.pop()
     if out is None and not shown:
-        raise TypeError(f"draw({value!r}): expected it to return or show a picture, got nothing")
+        raise TypeError(f"draw({value!r}): expected it to return or show a picture, "
+                        "got nothing")
     return _frame(shown[-1] if out is None else out)
 
 def _live_slider(draw, values, names, label, alt, start):
@@ -248,6 +291,8 @@ def slider(
     if not values: raise ValueError("values: expected at least one, got none")
     alt = alt or f"a picture that follows the slider {label}"
     names = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    if value is not None and value not in values:
+        raise ValueError(f"value: expected one of {', '.join(names)}, got {value!r}")
     start = len(values) // 2 if value is None else values.index(value)
     if _someone_there():
         from IPython.display import display
@@ -261,6 +306,8 @@ def smooth_curve(
     smooth: float = 0.98,  # share of the past kept at each step, 0 for none
 ) -> list:
     "Exponential moving average, corrected for its empty start (Adam, section 3)."
+    if number("smooth", smooth, 0, 1) == 1:
+        raise ValueError("smooth: expected less than 1, got 1")
     out, mean = [], 0.0
     for k, v in enumerate(values, 1):
         mean = smooth * mean + (1 - smooth) * float(v)
@@ -278,7 +325,10 @@ def plot_losses(
     "Display loss curves: smoothed as lines, on pale bands from the smallest to the largest value nearby."
     import matplotlib.pyplot as plt
     named = losses if isinstance(losses, dict) else {"loss": losses}
-    curves = {k: [float(v) for v in c] for k, c in named.items()}
+    try: curves = {k: [float(v) for v in c] for k, c in named.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError("losses: expected numbers, or lists of them by name "
+                         f"({error})") from None
     smoothed = {k: smooth_curve(c, smooth) for k, c in curves.items()}
     fig, ax = plt.subplots(figsize=(6, 2.8), dpi=90, layout="constrained")
     for i, name in enumerate(curves):
@@ -306,7 +356,8 @@ def expect_error(
     try: yield
     except exceptions as error:
         if match and not re.search(match, str(error)):
-            raise AssertionError(f"expected a message with {match!r}, got {error}") from error
+            raise AssertionError(f"expected a message with {match!r}, got "
+                                 f"{error}") from error
         print(f"{type(error).__name__}: {error}")
     else:
         names = " or ".join(e.__name__ for e in exceptions)
@@ -323,7 +374,8 @@ def illustration(
     "Display one of the story's drawings with its description. An unknown name is answered with the list."
     alts = json.loads((_figures() / "alt.json").read_text(encoding="utf-8"))
     if name not in alts:
-        raise ValueError(f"name: no illustration {name!r}; there are {', '.join(sorted(alts))}")
+        raise ValueError(f"name: no illustration {name!r}; there are "
+                         f"{', '.join(sorted(alts))}")
     data = (_figures() / f"{name}.svg").read_bytes()
     width = re.search(rb'viewBox="0 0 ([\d.]+)', data)[1].decode()
     markup = (f'<img style="max-width:100%;height:auto" width="{width}" alt="{html.escape(alts[name])}" '
