@@ -41,6 +41,13 @@ def _set_streams():
         if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, "w"))
         getattr(sys, name).reconfigure(errors="backslashreplace")
 
+def _show_warning(message, category, filename, *_, **__):
+    "One line for a warning of ours; those of other libraries are for those who use them."
+    _, library, path = filename.replace(os.sep, "/").rpartition("-packages/")
+    ours = not library or path.startswith(("minidiff/", "torch/utils/_contextlib"))
+    if ours and not issubclass(category, (DeprecationWarning, FutureWarning)):
+        say("warning", message)
+
 def command(
     when_stopped: str,  # what to do after Ctrl-C
     when_full: str,  # what to do when there is not enough memory
@@ -54,8 +61,7 @@ def command(
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
                 argv = sys.argv[1:]
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)
-                warnings.showwarning = lambda message, *_, **__: say("warning", message)
+                warnings.showwarning = _show_warning
                 try:
                     function(argv)
                     sys.stdout.flush()
