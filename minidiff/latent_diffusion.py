@@ -569,7 +569,7 @@ def _paint(pipe, options):
     latents = pipe.start_latents(options.n, generator=generator)
     part = max(1, min(128, 2**20 // (height * width)))  # a million pixels at most
     images = torch.cat([
-        pipe([options.prompt] * len(some), options.negative, latents=some,
+        pipe([options.prompt] * len(some), negative_prompt=options.negative, latents=some,
              num_inference_steps=options.steps, guidance_scale=options.scale,
              generator=generator, output_type="pt").cpu() for some in latents.split(part)])
     if not images.isfinite().all():

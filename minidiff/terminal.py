@@ -58,7 +58,8 @@ def command(
         def run(argv=None):
             if argv is None:  # started from a terminal, and not from Python
                 _set_streams()
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                if os.environ.get("RANK", "0") == "0":  # one of several just ends
+                    signal.signal(signal.SIGTERM, signal.default_int_handler)
                 argv = sys.argv[1:]
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
