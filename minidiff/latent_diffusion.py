@@ -10,16 +10,15 @@ __all__ = ['MUON', 'LATE', 'PRESETS', 'PAGES', 'SCHEDULER', 'PREVIEW', 'Preset',
            'sample_command']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
-import argparse, sys, time, warnings
+import sys, time
 from dataclasses import asdict, dataclass, field, replace
-from functools import wraps
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import ConfigError, LoadError, patch_to, read_json, write_json
+from .hub import LoadError, atomic_write, patch_to, read_json, whole_number, write_json
 from .pipeline import LatentDiffusionPipeline
 from .plots import image_grid
 from .samplers import DPMSolverMultistepScheduler
@@ -27,6 +26,7 @@ from .scheduler import DDPMScheduler, training_target
 from .sd_unet import Downsample2D, ResnetBlock2D, UNet2DConditionModel
 from .sketchbook import (BACKGROUNDS, Critic, Scenes, Sketchbook, arrange, choose_said, in_split,
                                  swap_objects, vary)
+from .terminal import Parser, as_text, check_folder, command, picture_format, real, say, whole
 from .text import CLIPTextModel, CLIPTokenizer, clip_loss, train_bpe
 from .training import Trainer, count_parameters, seed_all, step_generator
 from .vae import VAE_TRAINING, measure_scaling_factor, small_vae, vae_batches, vae_training_loss
@@ -498,85 +498,109 @@ def finish(self, pipe):
     if self.show_bar: print(results_table(self.results))
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell052
-def _say_errors(command):
-    "Run a command; an expected error becomes one line and exit code 1."
-    @wraps(command)
-    def run(argv=None):
-        def say(kind, message): print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)
-        warnings.showwarning = lambda message, *_, **__: say("warning", message)
-        try: return command(argv)
-        except (ConfigError, LoadError, ValueError, OSError, FloatingPointError) as error:
-            say("error", error)
-            return 1
-        except KeyboardInterrupt:
-            print("\nstopped; the same command with --resume goes on", file=sys.stderr)
-            return 130
-    return run
-
-@_say_errors
-def train_command(argv=None):
+@command("the same command with --resume goes on", "try a smaller --preset")
+def train_command(argv):
     "The console script `minidiff_train`."
-    parser = argparse.ArgumentParser("minidiff_train", description="Train a text-to-image model from nothing.")
+    parser = Parser("minidiff_train", description="Train a text-to-image model.")
     option = parser.add_argument
-    option("--preset", default="cpu", choices=list(PRESETS), help="how big (default: cpu)")
-    option("--out", default=None, help="folder for everything (default: runs/PRESET)")
-    option("--resume", action="store_true", help="go on where a former run into the same folder stopped")
-    option("--seed", type=int, default=0)
-    option("--device", default=None, choices=["cpu"], help="stay on the CPU even where there is a GPU")
+    option("--preset", default="cpu", choices=list(PRESETS), help="size (default: cpu)")
+    option("--out", type=Path, help="folder for everything (default: runs/PRESET)")
+    option("--resume", action="store_true", help="go on where a former run stopped")
+    option("--seed", type=whole(0, 2**32 - 1), default=0)
+    option("--device", choices=["cpu"], help="stay on it even where there is a GPU")
+    option("--debug", action="store_true", help="show where in the code an error arose")
     options = parser.parse_args(argv)
-    out = Path(options.out or f"runs/{options.preset}")
+    out = options.out or Path("runs", options.preset)
+    check_folder(out)
     Job(options.preset, out, options.seed, options.resume, options.device).run()
     print(f"\nin {out}: captions.png, results.json, pipeline")
     print(f"now try: minidiff_sample \"a red circle above a blue square\" --from {out}")
-    return 0
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell053
 def unknown_words(tokenizer, prompt: str) -> list:
-    "Words of a prompt that a tokenizer learnt on captions had to spell out in pieces."
+    "Words and signs of a prompt that the tokenizer has to spell out in pieces."
     from minidiff.text import clean, split_words
-    words = [word for word in split_words(clean(prompt)) if word.isalpha() and len(word) > 1]
+    for token in tokenizer.added_tokens: prompt = prompt.replace(token, " ")
+    words = [w for w in split_words(clean(prompt)) if w.isalpha() or not w.isascii()]
     return [word for word in words if len(tokenizer.tokenize(word)) > 1]
 
 def open_run(
-    folder=None,  # of a run, or of a pipeline, or a Hub id; None: the small model that comes with the package
+    folder=None,  # of a run or pipeline, or "hub:owner/name"; None: the package's own
     **options,  # for `LatentDiffusionPipeline.from_pretrained`
 ) -> LatentDiffusionPipeline:
     "Open the pipeline that a run left behind, in float32 unless told otherwise."
     import minidiff
-    folder = Path(minidiff.__file__).parent/"weights" if folder is None else Path(folder)
-    if (folder/"pipeline").is_dir(): folder = folder/"pipeline"
-    return LatentDiffusionPipeline.from_pretrained(folder, **{"dtype": torch.float32, **options})
+    options = {"dtype": torch.float32, **options}
+    if str(folder).startswith("hub:"):
+        name = str(folder).removeprefix("hub:")
+        return LatentDiffusionPipeline.from_pretrained(name, hub=True, **options)
+    own = Path(minidiff.__file__).parent/"weights"
+    folder = own if folder is None else Path(folder).expanduser()
+    pipeline, has_checkpoints = folder/"pipeline", (folder/"checkpoints").is_dir()
+    if not folder.exists():
+        raise LoadError(f"there is no folder {folder}; "
+                        "a model of the Hugging Face Hub is called hub:owner/name")
+    if has_checkpoints and not (pipeline/"model_index.json").is_file():
+        raise LoadError(f"the training in {folder} is not finished; minidiff_train --resume "
+                        f"--out {folder} goes on, with the preset and seed that it had")
+    folder = pipeline if pipeline.is_dir() else folder
+    return LatentDiffusionPipeline.from_pretrained(folder, **options)
+
+# %% ../nbs/16_latent_diffusion.ipynb #paint
+def _note_words(tokenizer, prompt):
+    "Say what the model will not understand."
+    if not prompt.strip():
+        say("note", "the prompt is empty, so this is a picture of anything")
+    unknown = dict.fromkeys(unknown_words(tokenizer, prompt))
+    words = [repr(word[:40]) for word in unknown]
+    shown = ", ".join(words[:5]) + f" and {len(words) - 5} more" * (len(words) > 5)
+    rest = "it paints what it understands of the rest"
+    if words: say("note", f"this model has never seen {shown}; {rest}")
+
+def _paint(pipe, options):
+    "Paint what the options of `minidiff_sample` say, part by part, and write the sheet."
+    size = pipe.unet.config.sample_size or 0
+    sides = size if isinstance(size, tuple) else (size, size)
+    height, width = (side * pipe.vae.factor for side in sides)
+    columns, rows = min(options.n, 8), -(-options.n // 8)
+    kind = picture_format(options.out, options.enlarge * (columns * (width + 2) + 2),
+                          options.enlarge * (rows * (height + 2) + 2))
+    generator = torch.Generator().manual_seed(options.seed)
+    latents = pipe.start_latents(options.n, generator=generator)
+    part = max(1, min(128, 2**20 // (height * width)))  # a million pixels at most
+    images = torch.cat([
+        pipe([options.prompt] * len(some), negative_prompt=options.negative, latents=some,
+             num_inference_steps=options.steps, guidance_scale=options.scale,
+             generator=generator, output_type="pt").cpu() for some in latents.split(part)])
+    if not images.isfinite().all():
+        raise FloatingPointError("what was painted is not finite (NaN), so it is not written; "
+                                 "try a smaller --scale, or other weights")
+    picture = image_grid(images, columns, upscale=options.enlarge)
+    atomic_write(options.out, lambda path: picture.save(path, kind))
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell054
-@_say_errors
-def sample_command(argv=None):
+@command("no picture was written", "try a smaller --n or --enlarge")
+def sample_command(argv):
     "The console script `minidiff_sample`."
-    parser = argparse.ArgumentParser("minidiff_sample", description="Paint a picture from a sentence.")
+    parser = Parser("minidiff_sample", description="Paint a picture from a sentence.")
     option = parser.add_argument
-    option("prompt", help="what to paint, such as \"a red circle above a blue square\"")
-    option("--from", dest="folder", help="folder of a run or a pipeline (default: the package's own)")
-    option("--out", default="picture.png", help="the file to write (default: picture.png)")
-    option("--n", type=int, default=1, help="how many pictures, side by side")
-    option("--steps", type=int, default=20, help="calls of the U-Net")
-    option("--scale", type=float, default=2.0, help="of the guidance; 1 is none")
-    option("--negative", default="", help="what to keep away from")
-    option("--seed", type=int, default=0)
-    option("--enlarge", type=int, default=8, help="paint each pixel this many pixels wide")
+    option("prompt", type=as_text, help="such as \"a red circle above a blue square\"")
+    option("--from", dest="folder", help="a folder, or hub:owner/name (default: our own)")
+    option("--out", type=Path, default="picture.png", help="default: picture.png")
+    option("--n", type=whole(1, 10_000), default=1, help="how many pictures")
+    option("--steps", type=whole(1), default=20, help="calls of the U-Net")
+    option("--scale", type=real(), default=2.0, help="of the guidance; 1 is none")
+    option("--negative", type=as_text, default="", help="what to keep away from")
+    option("--seed", type=whole(0, 2**64 - 1), default=0)
+    option("--enlarge", type=whole(1), default=8, help="width of each pixel")
+    option("--debug", action="store_true", help="show where in the code an error arose")
     options = parser.parse_args(argv)
-    if options.n < 1: raise ValueError(f"--n must be at least 1, got {options.n}")
-    pipe = open_run(options.folder, device="cuda" if torch.cuda.is_available() else None)
-    def note(text): print(f"note: {text}", file=sys.stderr)
-    if not options.prompt.strip(): note("the prompt is empty, so this is a picture of anything")
-    if strange := unknown_words(pipe.tokenizer, options.prompt):
-        words = ", ".join(map(repr, strange))
-        note(f"this model has never seen {words}; it paints what it understands of the rest")
-    images = pipe([options.prompt] * options.n, negative_prompt=options.negative,
-                  num_inference_steps=options.steps, guidance_scale=options.scale,
-                  generator=torch.Generator().manual_seed(options.seed), output_type="pt")
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    image_grid(images.cpu(), ncols=min(options.n, 8), upscale=options.enlarge).save(options.out)
+    device = "cuda" if torch.cuda.is_available() else None
+    pipe = open_run(options.folder, device=device)
+    whole_number("--steps", options.steps, 1, pipe.scheduler.config.num_train_timesteps)
+    _note_words(pipe.tokenizer, options.prompt)
+    _paint(pipe, options)
     print(options.out)
-    return 0
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell071
 #| eval: false
