@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ConfigError', 'LoadError', 'one_of', 'whole_number', 'number', 'check_tensor', 'Config', 'register_config',
-           'atomic_write', 'save_safetensors', 'load_safetensors', 'load_metadata', 'Pretrained', 'patch_to',
-           'read_json', 'write_json', 'find_folder', 'load_weights']
+           'atomic_write', 'save_safetensors', 'remove_temporaries', 'load_safetensors', 'load_metadata', 'Pretrained',
+           'patch_to', 'read_json', 'write_json', 'find_folder', 'load_weights']
 
 # %% ../nbs/workshop/hub.ipynb #cell004
-import functools, inspect, json, math, numbers, os, secrets
+import functools, inspect, json, math, numbers, os, re, secrets
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +140,16 @@ def save_safetensors(
         if v.data_ptr() in seen: tensors[k] = v.clone()
         seen.add(v.data_ptr())
     atomic_write(path, lambda p: save_file(tensors, p, metadata=metadata or {"format": "pt"}))
+
+# %% ../nbs/workshop/hub.ipynb #remove_temps
+def remove_temporaries(
+    folder,  # where to look, and in the two levels of folders below it
+    name: str = "*",  # of the file that was being written; a pattern
+):
+    "Delete what `atomic_write` left half written in processes that were killed; nothing else is touched."
+    for level in ("", "*/", "*/*/"):
+        for path in Path(folder).glob(f"{level}.{name}.*.tmp"):
+            if re.search(r"\.\d+-[0-9a-f]{8}\.tmp$", path.name): path.unlink(missing_ok=True)
 
 # %% ../nbs/workshop/hub.ipynb #cell016
 def _open_safetensors(path):
