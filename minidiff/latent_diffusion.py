@@ -568,12 +568,14 @@ def check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3.
     number("scale", preset.scale, 0)
     losses = dict(vae=vae_training_loss, text=contrastive_loss, unet=vae_training_loss)
     for name, loss in losses.items(): _check_training(f"{name}_training", getattr(preset, f"{name}_training"), loss)
+    for name in ("vae", "text", "unet"): _check_keys(name, getattr(preset, name))
     _check_keys("text", preset.text, list(inspect.signature(TextAndPictures).parameters)[2:])
-    with torch.device("meta"):
-        vae = small_vae(**vae_config(preset))
-        if preset.size % vae.factor or vae.config.sample_size != preset.size:
-            raise ConfigError(f"size is that of the VAE's pictures, a multiple of {vae.factor}; got {preset.size}")
-        unet = UNet2DConditionModel(**fitted_unet(preset, vae)).config
+    vae = _tried("vae", small_vae, lambda: vae_config(preset))
+    if preset.size % vae.factor or vae.config.sample_size != preset.size:
+        raise ConfigError(f"vae: its pictures must be of size {preset.size}, and that a multiple of {vae.factor}")
+    if preset.size % 2 ** len(preset.text.get("widths", (32, 64, 128))):
+        raise ConfigError(f"text.widths: {preset.size} pixels cannot be halved so often")
+    unet = _tried("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae)).config
     c, side, asked = vae.config.latent_channels, preset.size // vae.factor, preset.unet.get("sample_size")
     width = preset.text.get("width", 128)
     for key, must in dict(in_channels=c, out_channels=c, cross_attention_dim=width).items():
@@ -582,9 +584,15 @@ def check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3.
         warnings.warn(f"unet.sample_size={asked} is not the size of the VAE's latents; {side} is used", stacklevel=3)
     return preset
 
-def _check_keys(name, given, known):
+def _tried(name, make, config):
+    "Build it without memory or weights, to see whether it can be built."
+    try:
+        with torch.device("meta"): return make(**config())
+    except Exception as error: raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
+
+def _check_keys(name, given, known=None):
     if not isinstance(given, dict): raise ConfigError(f"{name} is a dictionary; got {given!r}")
-    if strange := [key for key in given if key not in known]:
+    if known and (strange := [key for key in given if key not in known]):
         raise ConfigError(f"{name} has no key {strange[0]!r}; it knows {', '.join(known)}")
 
 def _check_training(name, given, loss_fn):

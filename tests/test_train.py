@@ -104,7 +104,7 @@ def quick_run(tmp_path_factory):
 
 
 def content(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file() and p.suffix != ".lock"}
+    return {p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file() and not p.name.endswith("lock")}
 
 
 @pytest.mark.parametrize("preset, said", [
@@ -189,12 +189,12 @@ def test_one_run_a_folder(tmp_path):
 
 
 def test_two_runs_started_at_once_do_not_meet(tmp_path):
-    """Four commands for one folder, with different seeds: one trains, the others say why they do not."""
+    """Two commands for one folder, with different seeds: one trains, the other says why it does not."""
     command = [str(BIN / "minidiff_train"), "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "run"), "--seed"]
     started = [subprocess.Popen([*command, str(i)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment())
-               for i in range(4)]
+               for i in range(2)]
     said = [process.communicate(timeout=600)[1] for process in started]
-    assert sorted(process.returncode for process in started) == [0, 1, 1, 1], said
+    assert sorted(process.returncode for process in started) == [0, 1], said
     for process, line in zip(started, said):
         assert process.returncode == 0 or ("error:" in line and "Traceback" not in line), line
 
@@ -206,7 +206,8 @@ WRONG = [dict(pictures=0), dict(pictures=1.5), dict(drop=2), dict(drop=-0.1), di
 WRONG += [{stage: {**getattr(SMOKE, stage), **bad}} for stage in ("vae_training", "text_training", "unet_training")
           for bad in (dict(lr=-1), dict(stepz=3), dict(batch_size=0), dict(betas=3), dict(out="x"))]
 WRONG += [dict(text_training={**SMOKE.text_training, "accumulate": 2}), dict(unet={**SMOKE.unet, "in_channels": 3}),
-          dict(unet={**SMOKE.unet, "cross_attention_dim": 16}), dict(vae={**SMOKE.vae, "widths": (8,) * 7})]
+          dict(unet={**SMOKE.unet, "cross_attention_dim": 16}), dict(vae={**SMOKE.vae, "widths": (8,) * 7}),
+          dict(vae={**SMOKE.vae, "widths": 3}), dict(text={**SMOKE.text, "widths": (8,) * 6}), dict(text=3), dict(unet=[])]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: str(wrong)[:60])
