@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ConfigError', 'LoadError', 'one_of', 'whole_number', 'number', 'check_tensor', 'Config', 'register_config',
-           'atomic_write', 'save_safetensors', 'load_safetensors', 'load_metadata', 'Pretrained', 'patch_to',
-           'read_text', 'read_json', 'write_json', 'staged', 'split_weights', 'is_weights_file', 'find_folder',
-           'weight_files', 'load_weights', 'check_place']
+           'atomic_write', 'remove_temporaries', 'save_safetensors', 'load_safetensors', 'load_metadata', 'Pretrained',
+           'patch_to', 'read_text', 'read_json', 'write_json', 'staged', 'split_weights', 'is_weights_file',
+           'find_folder', 'weight_files', 'load_weights', 'check_place']
 
 # %% ../nbs/workshop/hub.ipynb #cell004
 import functools, glob, inspect, json, math, numbers, os, re, secrets, shutil, time
@@ -157,6 +157,16 @@ def atomic_write(
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+# %% ../nbs/workshop/hub.ipynb #remove_temps
+def remove_temporaries(
+    folder,  # where to look, and in the two levels of folders below it
+    name: str = "*",  # of the file that was being written; a pattern
+):
+    "Delete what `atomic_write` left half written in processes that were killed; nothing else is touched."
+    for level in ("", "*/", "*/*/"):
+        for path in Path(folder).glob(f"{level}.{name}.*.tmp"):
+            if re.search(r"\.\d+-[0-9a-f]{8}\.tmp$", path.name): path.unlink(missing_ok=True)
 
 # %% ../nbs/workshop/hub.ipynb #savetensors
 def save_safetensors(

@@ -4,26 +4,31 @@
 
 # %% auto #0
 __all__ = ['step_generator', 'seed_all', 'lr_factor', 'EMA', 'best_precision', 'shard', 'all_gather_with_grad',
-           'parameter_groups', 'count_parameters', 'orthogonalize', 'Muon', 'Trainer']
+           'parameter_groups', 'count_parameters', 'orthogonalize', 'Muon', 'Trainer', 'fingerprint', 'first_process',
+           'only_run', 'sigterm_as_ctrl_c']
 
 # %% ../nbs/workshop/training.ipynb #cell004
-import copy, ctypes, json, math, sys, time
+import copy, ctypes, json, math, os, re, signal, sys, threading, time, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Callable
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from .hub import LoadError, load_metadata, load_safetensors, patch_to, save_safetensors
+from .hub import (ConfigError, LoadError, load_metadata, load_safetensors, number, one_of, patch_to,
+                          remove_temporaries, save_safetensors, whole_number)
 
 # %% ../nbs/workshop/training.ipynb #cell007
 def step_generator(
     seed: int,  # of the run
     step: int,  # number of the step, from 0
+    rank: int = 0,  # number of the process, where each needs a stream of its own
 ) -> torch.Generator:  # on the CPU
-    "The source of everything random in one step. Different steps of one run never share a seed."
-    return torch.Generator().manual_seed((seed * 2654435761 + step) % 2**32)
+    "The source of everything random in one step. Steps of one run never share a seed, nor do its processes."
+    return torch.Generator().manual_seed((seed * 2654435761 + rank * 3037000493 + step) % 2**32)
 
 def seed_all(seed: int):
     "Seed the global generators of Python, NumPy and PyTorch, which decide the first weights of a network."
@@ -53,7 +58,10 @@ class EMA:
         module: nn.Module,  # the module to follow
         decay: float = 0.999,  # where the decay ends up
     ):
-        self.module, self.decay, self.updates = copy.deepcopy(module).eval().requires_grad_(False), decay, 0
+        self.decay, self.updates = number("decay", decay, 0, 1), 0
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        half = (torch.float16, torch.bfloat16)
+        self.module._apply(lambda x: x.float() if x.dtype in half else x)
 
     def current_decay(self) -> float:
         "The decay of the next update: 0 at the first (a copy), then (1 + n) / (10 + n) until that reaches `decay`."
@@ -62,7 +70,8 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module):
         "Move the average one step towards the weights of `module`; buffers are copied."
-        ours, theirs = list(self.module.parameters()), [p.detach() for p in module.parameters()]
+        ours = list(self.module.parameters())
+        theirs = [p.detach().to(average.dtype) for p, average in zip(module.parameters(), ours)]
         torch._foreach_lerp_(ours, theirs, 1 - self.current_decay())
         for ours, theirs in zip(self.module.buffers(), module.buffers()): ours.copy_(theirs)
         self.updates += 1
@@ -84,7 +93,10 @@ def shard(
 ) -> dict:
     "One of `parts` equal slices of a batch."
     if parts == 1: return batch
-    size = len(next(iter(batch.values())))
+    sizes = {k: len(v) if not torch.is_tensor(v) or v.dim() else 0 for k, v in batch.items()}
+    size = max(sizes.values())
+    if min(sizes.values()) < size:
+        raise ValueError(f"the entries of a batch must be of one length to be cut; got {sizes}")
     if size % parts:
         raise ValueError(f"a batch of {size} cannot be cut into {parts} equal parts (processes x accumulation); "
                          "choose a multiple")
@@ -128,7 +140,11 @@ def orthogonalize(
     matrices: torch.Tensor,  # (..., m, n)
     steps: int = 5,
 ) -> torch.Tensor:  # (..., m, n) in bfloat16
-    "Nearly `U @ V.T` of each matrix: the same singular vectors, and singular values between about 0.7 and 1.2."
+    """Nearly `U @ V.T` of each matrix: the same singular vectors, and singular values between about 0.7 and 1.2.
+
+    Each step lifts a small singular value 3.4 times, so what was less than some 1/700 of the matrix's norm stays less.
+    """
+    if matrices.dim() < 2: raise ValueError(f"matrices: expected (..., m, n), got {tuple(matrices.shape)}")
     x = matrices.bfloat16().reshape(-1, *matrices.shape[-2:])
     tall = x.shape[-2] > x.shape[-1]
     if tall: x = x.mT
@@ -143,12 +159,24 @@ class Muon(torch.optim.AdamW):
     "AdamW for vectors and thin matrices; orthogonalised momentum for the rest (Keller Jordan et al., 2024)."
     smallest, rest = 16, 0.25  # the thinnest matrix; AdamW's share of the learning rate
 
+    def __init__(self, *args, **options):
+        for name in ("maximize", "differentiable"):
+            if options.get(name): raise ConfigError(f"Muon has no {name}")
+        super().__init__(*args, **options)
+        self._step_supports_amp_scaling = False  # a gradient scaler must leave out overflowed steps itself
+
+    def _turns(self, p):
+        "Is this a matrix (or kernel) that takes the orthogonal step?"
+        return p.grad is not None and p.dim() > 1 and p.numel() and min(len(p), p[0].numel()) >= self.smallest
+
     @torch.no_grad()
     def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad(): loss = closure()
         for group in self.param_groups:
             same, lr, momentum = {}, group["lr"], group["betas"][0]
-            for p in group["params"]:
-                if p.grad is None or p.dim() < 2 or min(p.shape[0], p[0].numel()) < self.smallest: continue
+            for p in filter(self._turns, group["params"]):
                 if not self.state[p]:  # AdamW asks everybody for a step
                     self.state[p] = dict(step=torch.zeros(()), momentum=torch.zeros_like(p))
                 same.setdefault((p.shape[0], p[0].numel()), []).append(p)
@@ -162,9 +190,10 @@ class Muon(torch.optim.AdamW):
                 torch._foreach_add_(params, steps, alpha=-lr * 0.2 * max(shape) ** 0.5)
                 for p in params: p.grad = None  # AdamW passes over it
         rates = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups: group["lr"] *= self.rest
-        loss = super().step(closure)
-        for group, rate in zip(self.param_groups, rates): group["lr"] = rate
+        for group in self.param_groups: group["lr"] = group["lr"] * self.rest
+        try: super().step()
+        finally:
+            for group, rate in zip(self.param_groups, rates): group["lr"] = rate
         return loss
 
 # %% ../nbs/workshop/training.ipynb #cell037
@@ -183,7 +212,7 @@ class Trainer:
         optimizer: str = "adamw",  # or "muon"
         weight_decay: float = 0.01,  # on matrices and kernels
         betas: tuple = (0.9, 0.99),  # of AdamW; the first is Muon's momentum too
-        clip: float | None = 1.0,  # the largest norm of the gradient
+        clip: float | None = 1.0,  # the largest norm of the gradient; None: any
         accumulate: int = 1,  # parts that a process's slice is cut into, one after the other
         ema: float | None = 0.999,  # decay of the moving average of the weights; None: keep none
         precision: str = "auto",  # "no", "bf16", "fp16", or "auto"
@@ -197,16 +226,16 @@ class Trainer:
         preview_every: int | None = None,  # steps between previews; None: never
         device: str | None = None,  # "cpu" to stay on it; None: a GPU where there is one
         show_bar: bool = True,  # show a progress bar
+        recipe: dict | None = None,  # what else must be the same where a run is resumed
+        scaler: torch.amp.GradScaler | None = None,  # of the loss; None: in fp16 one of its own
     ):
-        if precision not in ("auto", "no", "bf16", "fp16"):
-            raise ValueError(f"precision is one of auto, no, bf16, fp16; got {precision!r}")
-        if optimizer not in ("adamw", "muon"):
-            raise ValueError(f"optimizer is one of adamw, muon; got {optimizer!r}")
-        if steps < 1: raise ValueError(f"steps must be at least 1, got {steps}")
         arguments = dict(locals()); del arguments["self"]
-        self.__dict__.update(arguments)
-        self.checkpoint = Path(out)/f"{name}.checkpoint.safetensors" if out is not None else None
+        self.__dict__.update(_checked(arguments))
+        files = [f"{name}.checkpoint{kind}.safetensors" for kind in ("", ".previous", ".new")]
+        self.checkpoint, self._previous, self._new = [None if out is None else self.out/file for file in files]
         self.step, self.seconds, self._losses, self.ema_model = 0, 0.0, [], None
+        self._taken, self._skipped = [], 0  # losses of the last steps; how many in a row overflowed
+        self._saved, self._whole = 0, True  # step of the checkpoint; may it be kept as the one before?
 
 # %% ../nbs/workshop/training.ipynb #cell039
 class _Loss(nn.Module):
@@ -216,12 +245,26 @@ class _Loss(nn.Module):
 
     def forward(self, batch): return self.loss_fn(self.model, batch)
 
+@contextmanager
+def _own_settings():
+    "Inside, accelerate begins anew; afterwards, an `Accelerator` from before has its own settings again."
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+    several = lambda: PartialState._shared_state.get("num_processes", 1) > 1  # those stay connected
+    classes = [AcceleratorState, GradientState] + [PartialState] * (not several())
+    before = {c: vars(c)["_shared_state"] for c in classes}
+    for c in classes: c._shared_state = {}
+    try: yield
+    finally:
+        if several(): before.pop(PartialState, None)
+        for c, state in before.items(): c._shared_state = state
+
 def _accelerator(precision, device):
     from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState, PartialState
-    if device == "cpu" and not PartialState._shared_state: PartialState(cpu=True)
-    AcceleratorState._reset_state()  # a notebook may train one model in bf16 and the next in float32
-    if precision == "auto": precision = best_precision(PartialState(cpu=device == "cpu").device)
+    from accelerate.state import PartialState
+    state = PartialState(cpu=device == "cpu")
+    if precision == "auto": precision = best_precision(state.device)
+    if precision == "fp16" and state.device.type == "cpu":
+        raise ConfigError("precision='fp16' needs a GPU; on a CPU use 'auto', 'bf16' or 'no'")
     return Accelerator(mixed_precision=precision, cpu=device == "cpu",
                        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
@@ -234,31 +277,48 @@ def _keep_memory():
     for option, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**30), (M_TOP_PAD, 2**28)):
         set_option(option, value)
 
+# %% ../nbs/workshop/training.ipynb #set_up
 @patch_to(Trainer)
 def _set_up(self):
-    accelerator = self.accelerator = _accelerator(self.precision, self.device)
-    if accelerator.device.type == "cpu": _keep_memory()
-    self.model.to(accelerator.device).train()
-    if self.channels_last: self.model.to(memory_format=torch.channels_last)
-    groups = parameter_groups(self.model, self.weight_decay)
-    make = dict(adamw=torch.optim.AdamW, muon=Muon)[self.optimizer]
-    self._optimizer = make(groups, lr=self.lr, betas=self.betas, fused=accelerator.device.type in ("cpu", "cuda"))
-    self._ema = EMA(self.model, self.ema) if self.ema is not None else None
-    if self._ema: self.ema_model = self._ema.module
-    self._wrapped, self._prepared = accelerator.prepare(_Loss(self.model, self.loss_fn), self._optimizer)
+    with _own_settings():
+        accelerator = self.accelerator = _accelerator(self.precision, self.device)
+        if self.scaler is not None: accelerator.scaler = self.scaler
+        _check_weights(self.model, accelerator.scaler)
+        if accelerator.device.type == "cpu": _keep_memory()
+        self.model.to(accelerator.device).train()
+        if self.channels_last: self.model.to(memory_format=torch.channels_last)
+        groups = parameter_groups(self.model, self.weight_decay)
+        make = dict(adamw=torch.optim.AdamW, muon=Muon)[self.optimizer]
+        fused = accelerator.device.type in ("cpu", "cuda")
+        self._optimizer = make(groups, lr=self.lr, betas=self.betas, fused=fused)
+        self._optimizer._step_supports_amp_scaling = False  # the scaler leaves steps out, and says so
+        self._ema = EMA(self.model, self.ema) if self.ema is not None else None
+        if self._ema: self.ema_model = self._ema.module
+        self._wrapped, self._prepared = accelerator.prepare(_Loss(self.model, self.loss_fn), self._optimizer)
     if self.compile: self._wrapped = torch.compile(self._wrapped)
+    half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(accelerator.mixed_precision)
+    self._autocast = torch.autocast(accelerator.device.type, half, enabled=half is not None)
 
 # %% ../nbs/workshop/training.ipynb #cell041
 @patch_to(Trainer)
 def _batch(self, step):
     "This process's slice of the batch of a step, on the device, in `accumulate` parts."
     acc, batch = self.accelerator, self.batch_fn(step_generator(self.seed, step))
+    if not isinstance(batch, dict) or not batch:
+        raise ValueError(f"batch_fn: expected a dict of tensors and lists, got {type(batch).__name__}")
     mine = shard(batch, acc.process_index, acc.num_processes)
     def move(v):
         if not torch.is_tensor(v): return v
         last = self.channels_last and v.dim() == 4
         return v.to(acc.device, non_blocking=True, memory_format=torch.channels_last if last else torch.preserve_format)
     return [{k: move(v) for k, v in shard(mine, i, self.accumulate).items()} for i in range(self.accumulate)]
+
+def _check_loss(loss):
+    if not torch.is_tensor(loss) or loss.numel() != 1 or not loss.is_floating_point():
+        got = tuple(loss.shape) if torch.is_tensor(loss) else type(loss).__name__
+        raise ValueError(f"loss_fn: expected a real number as a tensor (), got {got}")
+    if not loss.requires_grad: raise ValueError("loss_fn: the loss does not depend on the weights of the model")
+    return loss.reshape(())
 
 @patch_to(Trainer)
 def _train_step(self, parts):
@@ -267,65 +327,156 @@ def _train_step(self, parts):
     for group in self._optimizer.param_groups: group["lr"] = rate
     for i, part in enumerate(parts):
         sync = acc.no_sync(self._wrapped) if i < len(parts) - 1 else torch.enable_grad()
-        with sync, acc.autocast():
-            loss = self._wrapped(part) / len(parts)
+        with sync, self._autocast:
+            loss = _check_loss(self._wrapped(part)) / len(parts)
             acc.backward(loss)
         total = total + loss.detach()
-    if self.clip: acc.clip_grad_norm_(self.model.parameters(), self.clip)
-    self._prepared.step()
+    if acc.scaler: acc.scaler.unscale_(self._optimizer)
+    if self.clip: nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+    self._prepared.step()  # with a scaler: unless a gradient overflowed
     self._prepared.zero_grad(set_to_none=True)
-    if self._ema: self._ema.update(self.model)
     self._losses.append(total.float())
+    if self._prepared.step_was_skipped: self._skipped += 1
+    else: self._moved()
+
+@patch_to(Trainer)
+def _moved(self):
+    "What follows a step that was taken."
+    self._skipped = 0
+    self._taken = self._taken[-19:] + self._losses[-1:]
+    if self._ema: self._ema.update(self.model)
 
 # %% ../nbs/workshop/training.ipynb #cell043
 _SETTINGS = ("steps", "lr", "warmup", "min_lr", "decay", "optimizer", "weight_decay", "betas", "clip", "accumulate",
-             "ema", "precision", "seed", "name")
+             "ema", "precision", "channels_last", "compile", "seed", "name")
+
+def _flat(settings, before=""):
+    "Nested dictionaries as one, with names such as `unet.sample_size`."
+    flat = {}
+    for k, v in settings.items(): flat |= _flat(v, f"{before}{k}.") if isinstance(v, dict) else {before + k: v}
+    return flat
 
 @patch_to(Trainer)
-def _settings(self): return json.loads(json.dumps({k: getattr(self, k) for k in _SETTINGS}))
+def _settings(self):
+    "All that a resumed run must share, as JSON gives it back."
+    mine = {k: getattr(self, k) for k in _SETTINGS} | {"parameters": count_parameters(self.model)}
+    return json.loads(json.dumps(mine | _flat(self.recipe or {}), default=str))
+
+def fingerprint(
+    tensors: dict | nn.Module,  # name -> tensor, or a module with weights
+    text: str = "",  # to be included
+) -> str:  # eight digits
+    "A CRC of names, types, shapes and every byte: one changed bit changes it."
+    if isinstance(tensors, nn.Module): tensors = tensors.state_dict()
+    crc = zlib.crc32(text.encode())
+    for k, v in sorted(tensors.items()):
+        crc = zlib.crc32(f"{k} {v.dtype} {tuple(v.shape)}".encode(), crc)
+        crc = zlib.crc32(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
+
+# %% ../nbs/workshop/training.ipynb #save_cell
+@patch_to(Trainer)
+def _tensors(self):
+    "The weights, their average, and what the optimiser remembers; a `FloatingPointError` where one is no number."
+    tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+    if self._ema: tensors |= {f"ema.{k}": v for k, v in self._ema.module.state_dict().items()}
+    for i, state in self._optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+    buffers = {f"{part}.{k}" for part in ("model", "ema") for k, _ in self.model.named_buffers()}
+    for k, v in tensors.items():
+        if not v.is_floating_point(): continue
+        if v.isnan().any() or k not in buffers and v.isinf().any():  # a buffer may hold a mask
+            raise FloatingPointError(f"{k} of {self.name} holds nan or inf at step {self.step}, and is not saved; "
+                                     f"{self._advice()}")
+    return tensors
+
+@patch_to(Trainer)
+def _advice(self):
+    again = f"resume goes on from step {self._saved}, or " if self._saved else ""
+    return f"{again}try a smaller lr, or precision='no'"
 
 @patch_to(Trainer)
 def save(self):
     "Write the checkpoint: weights, EMA, optimiser, losses, step and settings. Only the main process writes."
     losses = self._mean_losses()  # all processes take part in the average
+    tensors = self._tensors()
     if self.checkpoint is None or not self.accelerator.is_main_process: return
-    tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-    if self._ema: tensors |= {f"ema.{k}": v for k, v in self._ema.module.state_dict().items()}
-    for i, state in self._optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in {**tensors, "losses": losses}.items()}
     scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
-    header = dict(step=self.step, seconds=self.seconds, updates=self._ema.updates if self._ema else 0, scaler=scaler,
-                  settings=self._settings())
-    save_safetensors({**tensors, "losses": losses}, self.checkpoint, {"minidiff": json.dumps(header)})
+    header = json.dumps(dict(step=self.step, seconds=self.seconds, updates=self._ema.updates if self._ema else 0,
+                             scaler=scaler, skipped=self._skipped, settings=self._settings()))
+    try:
+        save_safetensors(tensors, self._new, dict(minidiff=header, checksum=fingerprint(tensors, header)))
+        if self._whole and self.checkpoint.is_file(): os.replace(self.checkpoint, self._previous)
+        os.replace(self._new, self.checkpoint)
+    except (OSError, SafetensorError) as error:
+        kept = f"that of step {self._saved} is as it was" if self._saved else "there is none yet"
+        raise LoadError(f"the checkpoint {self.checkpoint} of step {self.step} cannot be written, {kept}: "
+                        f"{' '.join(str(error).split())}") from None
+    self._whole, self._saved = True, self.step
 
 # %% ../nbs/workshop/training.ipynb #cell044
 @patch_to(Trainer)
 def load(self) -> bool:
-    "Continue from the checkpoint, if there is one; returns whether there was."
-    if self.checkpoint is None or not self.checkpoint.is_file(): return False
-    tensors = load_safetensors(self.checkpoint, self.accelerator.device)
-    header = json.loads(load_metadata(self.checkpoint).get("minidiff", "{}"))
-    if not header: raise LoadError(f"{self.checkpoint} is no checkpoint of a training run")
-    for key, mine in self._settings().items():
-        theirs = header["settings"].get(key)
-        if theirs != mine:
-            raise ValueError(f"{self.checkpoint} was made with {key}={theirs!r}, and this run has {key}={mine!r}; "
-                             "use the same, or another folder")
+    "Continue from the checkpoint, or the one before it where that is broken; returns whether there was one."
+    if self.checkpoint is None: return False
+    paths, trouble = (self.checkpoint, self._previous), []
+    if not any(path.is_file() for path in paths): return False
+    for path in paths:
+        try: tensors, header = _read_checkpoint(path)
+        except (OSError, SafetensorError) as error: trouble.append(error)
+        else: break
+    else:
+        raise LoadError(f"{trouble[0]}; and the checkpoint before it is no better; delete both to train this part "
+                        "again, or use another folder")
+    self._restore(path, tensors, header)
+    self._whole = not trouble  # a broken one must not replace the one before
+    if trouble and self.accelerator.is_main_process:
+        warnings.warn(f"{trouble[0]}; going on from the checkpoint before it, of step {self.step}", stacklevel=2)
+    return True
+
+def _read_checkpoint(path):
+    "Tensors and header; a `LoadError` where anything is not as it was written."
+    tensors, notes = load_safetensors(path), load_metadata(path)
+    if not {"minidiff", "checksum"} <= notes.keys(): raise LoadError(f"{path} is no checkpoint of a training run")
+    if fingerprint(tensors, notes["minidiff"]) != notes["checksum"]:
+        raise LoadError(f"{path} is damaged: its bytes are not those that were written")
+    return tensors, json.loads(notes["minidiff"])
+
+@patch_to(Trainer)
+def _restore(self, path, tensors, header):
+    theirs, mine = header["settings"], self._settings()
+    other = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+    if other:
+        was, now = (", ".join(f"{k}={side.get(k)!r}" for k in other) for side in (theirs, mine))
+        raise ConfigError(f"{path} was made with {was}, and this run has {now}; use the same, or another folder, "
+                          "or delete that checkpoint to train this part again")
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    self.model.load_state_dict(part("model."))
-    if self._ema: self._ema.module.load_state_dict(part("ema.")); self._ema.updates = header["updates"]
+    _load_into(self.model, part("model."), path)
+    if self._ema: _load_into(self._ema.module, part("ema."), path); self._ema.updates = header["updates"]
     state = {}
     for k, v in part("optimizer.").items():
         i, name = k.split(".", 1)
-        state.setdefault(int(i), {})[name] = v
+        state.setdefault(int(i), {})[name] = v.to(self.accelerator.device, copy=True)
     groups = self._optimizer.state_dict()["param_groups"]
     self._optimizer.load_state_dict({"state": state, "param_groups": groups})
     for p, memory in self._optimizer.state.items():  # a fused step expects it in the layout of the weights
         for k, v in memory.items():
             if v.shape == p.shape: memory[k] = torch.empty_like(p, dtype=v.dtype).copy_(v)
     if self.accelerator.scaler and header["scaler"]: self.accelerator.scaler.load_state_dict(header["scaler"])
-    self.step, self.seconds, self._losses = header["step"], header["seconds"], list(tensors["losses"])
-    return True
+    losses = list(tensors["losses"].to(self.accelerator.device, copy=True))
+    self._losses, self._taken = losses, [loss for loss in losses[-20:] if loss.isfinite()]
+    self.step, self.seconds, self._skipped = header["step"], header["seconds"], header["skipped"]
+    self._saved = self.step
+
+def _load_into(module, weights, path):
+    kinds = lambda tensors: {k: (tuple(v.shape), v.dtype) for k, v in tensors.items()}
+    own, other = kinds(module.state_dict()), kinds(weights)
+    misfits = sorted(k for k in own | other if own.get(k) != other.get(k))
+    if misfits:
+        raise ConfigError(f"{path} holds another model: {len(misfits)} of its tensors do not fit, such as "
+                          f"{misfits[0]}")
+    module.load_state_dict(weights)
 
 # %% ../nbs/workshop/training.ipynb #cell046
 @patch_to(Trainer)
@@ -349,14 +500,23 @@ def _bar(self):
     return bar
 
 # %% ../nbs/workshop/training.ipynb #cell047
+_MOST_SKIPPED = 50  # in a row; a scale of 2^16 has long gone below 1 by then
+
 @patch_to(Trainer)
 def _watch(self, bar):
-    "Every 20 steps: is the loss still a number? Show it."
-    recent = torch.stack(self._losses[-20:]).mean().item()
+    "Is the loss still a number? Show it. Every 20 steps, since a GPU has to be waited for; and before it is saved."
+    if self._skipped >= _MOST_SKIPPED:
+        raise FloatingPointError(f"{self._skipped} steps in a row of {self.name} overflowed before step {self.step}; "
+                                 f"{self._advice()}")
+    if not self._taken: return
+    recent = torch.stack(self._taken).mean().item()
     if not math.isfinite(recent):
         raise FloatingPointError(f"the loss of {self.name} became {recent} within the 20 steps before step {self.step}; "
-                                 "try a smaller lr, or precision='no'")
+                                 f"{self._advice()}")
     if self.show_bar and self.accelerator.is_main_process: bar.comment = f"{self.name} loss {recent:.4f}"
+
+@patch_to(Trainer)
+def _due(self, every): return every is not None and self.step % every == 0
 
 @patch_to(Trainer)
 def fit(
@@ -365,27 +525,144 @@ def fit(
 ):  # the trainer itself: see `.model`, `.ema_model`, `.losses`, `.seconds`
     "Train up to `steps` and return the trainer, its model in `eval` mode."
     self._set_up()
-    if resume: self.load()
-    bar, start, ahead = self._bar(), time.perf_counter() - self.seconds, None
-    on_gpu = self.accelerator.device.type == "cuda"
-    with ThreadPoolExecutor(1) as drawer, torch.random.fork_rng(devices=None if on_gpu else []):
-        for step in bar:
-            parts = ahead.result() if ahead else self._batch(step)
-            ahead = drawer.submit(self._batch, step + 1) if on_gpu and step + 1 < self.steps else None
-            torch.manual_seed(step_generator(self.seed, step).initial_seed() + self.accelerator.process_index)
-            self._train_step(parts)
-            self.step, self.seconds = step + 1, time.perf_counter() - start
-            if self.step % 20 == 0 or self.step == self.steps: self._watch(bar)
-            if self.step == self.steps or self.save_every and self.step % self.save_every == 0: self.save()
-            due = self.preview and self.preview_every and self.step % self.preview_every == 0
-            if due and self.accelerator.is_main_process: self._show_preview()
-    if hasattr(bar, "fill"): print()  # end the line of a bar in a terminal
+    with sigterm_as_ctrl_c(), self._own_checkpoint(one_of("resume", resume, True, False)):
+        resumed = resume and self.load()
+        if self.step and not resumed:
+            raise ConfigError(f"this trainer is at step {self.step} already; make a new one, or give it a folder and resume")
+        self._train()
     self.accelerator.free_memory()
     self.model.eval()
     return self
+
+@patch_to(Trainer)
+def _train(self):
+    "The steps that are left."
+    bar, start, ahead = self._bar(), time.perf_counter() - self.seconds, None
+    on_gpu, rank = self.accelerator.device.type == "cuda", self.accelerator.process_index
+    devices = range(torch.cuda.device_count()) if on_gpu else []
+    with ThreadPoolExecutor(1) as drawer, torch.random.fork_rng(devices=devices):
+        for step in bar:
+            parts = ahead.result() if ahead else self._batch(step)
+            ahead = drawer.submit(self._batch, step + 1) if on_gpu and step + 1 < self.steps else None
+            torch.manual_seed(step_generator(self.seed, step, rank).initial_seed())
+            self._train_step(parts)
+            self.step, self.seconds = step + 1, time.perf_counter() - start
+            save = self.step == self.steps or self._due(self.save_every)
+            preview = self.preview and self._due(self.preview_every)
+            if save or preview or self._due(20) or self._skipped >= _MOST_SKIPPED: self._watch(bar)
+            if save: self.save()
+            if preview and self.accelerator.is_main_process: self._show_preview()
+    if hasattr(bar, "fill"): print()  # end the line of a bar in a terminal
 
 @patch_to(Trainer)
 def _show_preview(self):
     self.model.eval()
     self.preview(self)
     self.model.train()
+
+# %% ../nbs/workshop/training.ipynb #alone
+def first_process() -> bool:
+    "Is this the only process of a run, or the first of several? Those are numbered by whoever started them."
+    names = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+
+def _try_lock(file):
+    try: import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+        try: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError: return False
+        return True
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: return False
+    except OSError: pass  # a file system without locks
+    return True
+
+@contextmanager
+def only_run(
+    path: str | Path,  # of a file to lock; it is made where there is none, and stays
+):
+    "Inside, no other process can lock this file: it gets a `LoadError`."
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        if not _try_lock(file):
+            raise LoadError(f"another run is writing into {Path(path).parent}; wait for it, or use another folder")
+        yield
+
+@contextmanager
+def sigterm_as_ctrl_c():
+    "Inside, SIGTERM raises `KeyboardInterrupt`, unless the program has its own way with it."
+    mine = threading.current_thread() is threading.main_thread() and first_process()
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL: yield; return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try: yield
+    finally: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+@patch_to(Trainer)
+@contextmanager
+def _own_checkpoint(self, resume):
+    "Inside, the checkpoint is this run's alone; what a killed one left half done has been put in order."
+    acc = self.accelerator
+    if self.checkpoint is None: yield; return
+    with only_run(self.out/f".{self.name}.lock") if acc.is_main_process else nullcontext():
+        if acc.is_main_process: self._tidy(resume)
+        if acc.num_processes > 1: acc.wait_for_everyone()
+        yield
+
+@patch_to(Trainer)
+def _tidy(self, resume):
+    remove_temporaries(self.out, f"{self.name}.checkpoint*")
+    if self._new.is_file() and not self.checkpoint.is_file(): os.replace(self._new, self.checkpoint)
+    self._new.unlink(missing_ok=True)
+    if not resume and (self.checkpoint.is_file() or self._previous.is_file()):
+        raise LoadError(f"{self.checkpoint} is there already; resume it, or use another folder")
+
+# %% ../nbs/workshop/training.ipynb #check_cell
+def _checked(given):
+    "The arguments of a `Trainer`, or a `ConfigError` for the first that is of the wrong kind or out of its range."
+    fine = dict(given)
+    if not isinstance(given["model"], nn.Module):
+        raise ConfigError(f"model is an nn.Module; got {type(given['model']).__name__}")
+    for name in ("loss_fn", "batch_fn", "preview"):
+        if not callable(given[name]) and (name != "preview" or given[name] is not None):
+            raise ConfigError(f"{name} is a function; got {given[name]!r}")
+    for name in ("steps", "accumulate", "save_every", "preview_every"):
+        if given[name] is not None or name in ("steps", "accumulate"):
+            fine[name] = whole_number(name, given[name], 1)
+    fine["seed"] = whole_number("seed", given["seed"], -2**63, 2**63 - 1)
+    limits = dict(lr=None, warmup=1, min_lr=1, decay=1, weight_decay=None, ema=1)
+    for name, high in limits.items():
+        if given[name] is not None or name not in ("decay", "ema"): fine[name] = number(name, given[name], 0, high)
+    if given["clip"] is not None: fine["clip"] = number("clip", given["clip"], above=0)
+    fine["betas"] = _check_betas(given["betas"])
+    one_of("optimizer", given["optimizer"], "adamw", "muon")
+    one_of("precision", given["precision"], "auto", "no", "bf16", "fp16")
+    one_of("device", given["device"], None, "cpu")
+    for name in ("channels_last", "compile", "show_bar"): one_of(name, given[name], True, False)
+    return fine | _check_places(given)
+
+def _check_betas(betas):
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2 or 1 in betas:
+        raise ConfigError(f"betas are two numbers from 0 to below 1; got {betas!r}")
+    return tuple(number(f"betas[{i}]", beta, 0, 1) for i, beta in enumerate(betas))
+
+def _check_places(given):
+    name, out, scaler, recipe = (given[k] for k in ("name", "out", "scaler", "recipe"))
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .+-]*", name):
+        raise ConfigError(f"name is letters and digits, for the name of a file; got {name!r}")
+    if out is not None and not isinstance(out, (str, os.PathLike)):
+        raise ConfigError(f"out is the path of a folder; got {out!r}")
+    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+        raise ConfigError(f"scaler is a torch.amp.GradScaler; got {type(scaler).__name__}")
+    if recipe is not None and not isinstance(recipe, dict): raise ConfigError(f"recipe is a dictionary; got {recipe!r}")
+    loss_fn = getattr(given["loss_fn"], "func", given["loss_fn"])  # of a functools.partial
+    if getattr(loss_fn, "whole_batch", False) and given["accumulate"] > 1:
+        raise ConfigError(f"accumulate={given['accumulate']} would change this loss, which compares the entries of a "
+                          "whole batch; use accumulate=1")
+    return dict(out=None if out is None else Path(out))
+
+def _check_weights(model, scaler):
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    if not learnt: raise ConfigError("model: it has no weight that may be trained")
+    if scaler and any(p.dtype == torch.float16 for p in learnt):
+        raise ConfigError("model: a scaler needs weights in float32, and these are float16; call .float() first")

@@ -9,10 +9,6 @@ import pytest
 BIN = Path(sys.executable).parent
 
 
-def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the long runs, too: fuzzing and kills")
-
-
 def environment():
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
 
@@ -32,3 +28,15 @@ def smoke_run(tmp_path_factory):
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the long runs, too: fuzzing and kills")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: runs with --long only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if "long" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="a long run: pytest --long"))

@@ -1,14 +1,21 @@
 """The training command: what it leaves behind, being killed, several processes."""
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import BIN, environment, train
 from safetensors.torch import load_file
+
+from minidiff.hub import ConfigError, LoadError
+from minidiff.latent_diffusion import PRESETS, Job, open_run
 
 
 def weights(run):
@@ -73,3 +80,197 @@ def test_two_processes_do_what_one_does(smoke_run, tmp_path):
     gaps = {k: (expected[k] - got[k]).abs().max().item() for k in expected}
     assert max(gaps.values()) < 2e-3, sorted(gaps.items(), key=lambda kv: -kv[1])[:5]
     print(f"{time.time() - start:.0f} s, largest gap {max(gaps.values()):.1e}")
+
+
+# --- the job ---------------------------------------------------------------------------------------------------------
+SMOKE = PRESETS["smoke"]
+QUICK = replace(SMOKE, pictures=32, captions=2, steps=2, vae_training={**SMOKE.vae_training, "steps": 4},
+                text_training={**SMOKE.text_training, "steps": 4}, unet_training={**SMOKE.unet_training, "steps": 8})
+
+
+def job(preset, out, **more):
+    return Job(preset, out, device="cpu", show_bar=False, **more)
+
+
+def changed(stage, **settings):
+    return replace(QUICK, **{stage: {**getattr(QUICK, stage), **settings}})
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quick")
+    job(QUICK, out).run()
+    return out
+
+
+def content(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file() and not p.name.endswith("lock")}
+
+
+@pytest.mark.parametrize("preset, said", [
+    (changed("vae_training", batch_size=4), "batch_size=8, and this run has batch_size=4"),
+    (changed("vae", latent_channels=8), "vae.latent_channels"), (changed("text", layers=2), "text.layers"),
+    (changed("text_training", batch_size=8), "batch_size=16"), (changed("unet", layers_per_block=2), "unet.layers_per_block"),
+    (changed("unet_training", batch_size=4), "batch_size"), (changed("unet_training", decay=0.2), "decay=0.4"),
+    (replace(QUICK, drop=0.1), "drop=0.05, and this run has drop=0.1"), (replace(QUICK, two_objects=0.5), "two_objects=0.68"),
+    (replace(QUICK, pictures=33), "pictures=32")])
+def test_the_whole_recipe_is_compared(preset, said, quick_run):
+    before = content(quick_run)
+    with pytest.raises(ConfigError, match=said):
+        job(preset, quick_run, resume=True).run()
+    assert content(quick_run) == before
+
+
+def test_what_only_the_judge_reads_may_change(quick_run, tmp_path):
+    out = shutil.copytree(quick_run, tmp_path / "copy")
+    job(replace(QUICK, captions=4, steps=3, scale=1.0), out, resume=True).run()
+    assert json.loads((out / "results.json").read_text())["captions"] == 4
+
+
+@pytest.mark.parametrize("stage, said", [("vae", "vae_weights"), ("text", "text_weights")])
+def test_a_stage_that_was_trained_again_is_not_used_with_the_old_ones_after_it(stage, said, quick_run, tmp_path):
+    out, other = shutil.copytree(quick_run, tmp_path / "copy"), tmp_path / "other"
+    job(QUICK, other, seed=1).run()
+    for kind in ("", ".previous"):
+        name = f"{stage}.checkpoint{kind}.safetensors"
+        (out / "checkpoints" / name).unlink()
+    job(QUICK, out, resume=True).run()  # trained again as it was: the same weights, and nothing to complain of
+    tensors, notes = load_file(out / "checkpoints" / f"{stage}.checkpoint.safetensors"), {}
+    tensors = {k: v + 1 if k.startswith(("model.", "ema.")) else v for k, v in tensors.items()}
+    from minidiff.hub import load_metadata, save_safetensors
+    from minidiff.training import fingerprint
+    path = out / "checkpoints" / f"{stage}.checkpoint.safetensors"
+    notes = load_metadata(path)
+    save_safetensors(tensors, path, {**notes, "checksum": fingerprint(tensors, notes["minidiff"])})
+    with pytest.raises(ConfigError, match=said):
+        job(QUICK, out, resume=True).run()
+
+
+def test_a_folder_with_a_run_is_not_touched_without_being_asked(quick_run, tmp_path):
+    before = content(quick_run)
+    for preset in (QUICK, SMOKE):
+        for start in (lambda j: j.run(), lambda j: j.train_vae(), lambda j: j.train_text_encoder()):
+            with pytest.raises(LoadError, match="holds a run already.*--resume.*--out"):
+                start(job(preset, quick_run))
+    assert content(quick_run) == before
+    for name in ("pipeline", "results.json"):  # nothing to go on from
+        out = tmp_path / name
+        out.mkdir()
+        (shutil.copytree if name == "pipeline" else shutil.copy)(quick_run / name, out / name)
+        for resume in (False, True):
+            with pytest.raises(LoadError):
+                job(QUICK, out, resume=resume).run()
+
+
+def test_stage_by_stage_is_the_same_as_all_at_once(quick_run, tmp_path):
+    j = job(QUICK, tmp_path)
+    vae = j.train_vae()
+    tokenizer, text = j.train_text_encoder()
+    text.requires_grad_(False).eval()
+    j.finish(j.train_unet(vae, tokenizer, text, j.make_latents(vae, tokenizer, text)))
+    expected, got = weights(quick_run), weights(tmp_path)
+    assert all(torch.equal(expected[k], got[k]) for k in expected)
+    with pytest.raises(LoadError):
+        j.train_vae()
+
+
+def test_the_folder_follows_the_preset(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert [str(Job(name).out) for name in PRESETS] == ["runs/smoke", "runs/cpu", "runs/gpu"]
+    assert Job().out == Path("runs/cpu") and Job(PRESETS["gpu"]).out == Path("runs/gpu") and Job(QUICK).out == Path("runs/own")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_run_a_folder(tmp_path):
+    from minidiff.training import only_run
+    with only_run(tmp_path / ".lock"), pytest.raises(LoadError, match="another run"):
+        job(QUICK, tmp_path).run()
+    assert content(tmp_path) == {}
+
+
+def test_two_runs_started_at_once_do_not_meet(tmp_path):
+    """Two commands for one folder, with different seeds: one trains, the other says why it does not."""
+    command = [str(BIN / "minidiff_train"), "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "run"), "--seed"]
+    started = [subprocess.Popen([*command, str(i)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment())
+               for i in range(2)]
+    said = [process.communicate(timeout=600)[1] for process in started]
+    assert sorted(process.returncode for process in started) == [0, 1], said
+    for process, line in zip(started, said):
+        assert process.returncode == 0 or ("error:" in line and "Traceback" not in line), line
+
+
+WRONG = [dict(pictures=0), dict(pictures=1.5), dict(drop=2), dict(drop=-0.1), dict(two_objects=float("nan")), dict(captions=0),
+         dict(captions=15), dict(steps=0), dict(scale=float("nan")), dict(scale=-1), dict(size=31.5), dict(size="32"),
+         dict(vae=dict(chanels=3)), dict(vae=None), dict(unet=dict(chanels=3)), dict(text=dict(widht=3)), dict(vae_training={}),
+         dict(unet_training=dict(steps=3)), dict(unet_training=dict(batch_size=3)), dict(vae=dict(size=64))]
+WRONG += [{stage: {**getattr(SMOKE, stage), **bad}} for stage in ("vae_training", "text_training", "unet_training")
+          for bad in (dict(lr=-1), dict(stepz=3), dict(batch_size=0), dict(betas=3), dict(out="x"))]
+WRONG += [dict(text_training={**SMOKE.text_training, "accumulate": 2}), dict(unet={**SMOKE.unet, "in_channels": 3}),
+          dict(unet={**SMOKE.unet, "cross_attention_dim": 16}), dict(vae={**SMOKE.vae, "widths": (8,) * 7}),
+          dict(vae={**SMOKE.vae, "widths": 3}), dict(text={**SMOKE.text, "widths": (8,) * 6}), dict(text=3), dict(unet=[])]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: str(wrong)[:60])
+def test_a_wrong_preset_is_refused_before_the_first_step(wrong, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        job(replace(SMOKE, **wrong), tmp_path / "run")
+    assert next(iter(wrong)) in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrong", [dict(seed="a"), dict(seed=1.5), dict(seed=2**63), dict(resume="yes"), dict(device="tpu"),
+                                   dict(show_bar=3), dict(preset="big"), dict(preset=None), dict(preset=dict(size=32))], ids=str)
+def test_a_wrong_argument_of_a_job_is_named(wrong, tmp_path):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Job(**{"preset": "smoke", "out": tmp_path, **wrong})
+
+
+def test_batches_of_the_contrast_are_scenes_with_three_near_misses(tmp_path):
+    with pytest.raises(ConfigError, match="multiple of 4; got 6|batch_size is a multiple of 4"):
+        job(changed("text_training", batch_size=6), tmp_path).train_text_encoder()
+
+
+@pytest.mark.parametrize("preset, channels, side", [
+    (changed("vae", latent_channels=8), 8, 8), (changed("vae", widths=(8, 8, 8, 8)), 4, 4),
+    (replace(changed("vae", widths=(8, 8)), unet={**QUICK.unet, "sample_size": 16}), 4, 16),
+    (replace(QUICK, size=64, unet={**QUICK.unet, "sample_size": 16}), 4, 16), (changed("unet_training", ema=None), 4, 8),
+    (changed("unet_training", ema=None, optimizer="adamw"), 4, 8), (replace(QUICK, pictures=1, two_objects=1, drop=1), 4, 8),
+    (replace(QUICK, pictures=32.0, captions=2.0), 4, 8)])
+def test_every_legal_preset_trains_and_opens(preset, channels, side, tmp_path):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        job(preset, tmp_path).run()
+    said = [w for w in said if "sample_size" in str(w.message)]
+    assert len(said) == (len(preset.vae["widths"]) == 4)
+    pipe = open_run(tmp_path)
+    assert pipe.unet.config.sample_size == side and pipe.unet.config.in_channels == channels
+    assert pipe.vae.config.sample_size == preset.size and pipe.vae.config.latent_channels == channels
+    assert pipe("a red circle", num_inference_steps=2, output_type="pt").shape == (1, 3, preset.size, preset.size)
+
+
+def test_a_full_disk_is_one_line(quick_run, tmp_path, monkeypatch):
+    from PIL import Image
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(LoadError, match="writing into .* failed: .*No space left"):
+        job(QUICK, tmp_path).run()
+    monkeypatch.undo()
+    job(QUICK, tmp_path, resume=True).run()
+    expected, got = weights(quick_run), weights(tmp_path)
+    assert all(torch.equal(expected[k], got[k]) for k in expected)
+
+
+def test_sigterm_ends_a_run_like_ctrl_c(smoke_run, tmp_path):
+    out = tmp_path / "run"
+    command = [str(BIN / "minidiff_train"), "--preset", "smoke", "--device", "cpu", "--out", str(out), "--resume"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment())
+    while process.poll() is None and not (out / "checkpoints" / "text.checkpoint.safetensors").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode in (130, 143) and "--resume" in said and "Traceback" not in said, said
+    assert not list(out.rglob("*.tmp"))
+    assert train(out, "--resume").returncode == 0
+    expected, got = weights(smoke_run), weights(out)
+    assert [k for k in expected if not torch.equal(expected[k], got[k])] == []

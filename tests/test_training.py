@@ -1,0 +1,597 @@
+"""The trainer where things go wrong: overflows, nan, broken checkpoints, strange arguments, two runs at once."""
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from conftest import environment
+from torch import nn
+
+from minidiff.hub import ConfigError, LoadError, remove_temporaries
+from minidiff.training import EMA, Muon, Trainer, fingerprint, only_run, orthogonalize, seed_all, step_generator
+
+torch.set_num_threads(1)
+gc.freeze()  # a trainer collects garbage at its end, and what was imported is none
+
+
+def network():
+    seed_all(0)
+    return nn.Sequential(nn.Linear(4, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 1))
+
+
+def points(generator):
+    x = torch.randn(16, 4, generator=generator)
+    return dict(x=x, y=x.sum(1, keepdim=True).sin())
+
+
+def squared_error(model, batch):
+    return (model(batch["x"]) - batch["y"]).square().mean()
+
+
+def trainer(loss_fn=squared_error, model=None, steps=40, **more):
+    settings = dict(lr=1e-2, precision="no", device="cpu", show_bar=False)
+    return Trainer(network() if model is None else model, loss_fn, points, steps, **{**settings, **more})
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def finite(t):
+    memory = [v for state in t._optimizer.state.values() for v in state.values()]
+    return all(x.isfinite().all() for x in [*t.model.parameters(), *t.ema_model.parameters(), *memory])
+
+
+# --- overflows -----------------------------------------------------------------------------------------------------
+class Planted:
+    """A loss whose gradient overflows in some steps; the loss itself stays finite, or does not."""
+
+    def __init__(self, steps, forward=False):
+        self.steps, self.forward = set(steps), forward
+
+    def __call__(self, model, batch):
+        loss, bad = squared_error(model, batch), self.trainer.step in self.steps
+        if bad and self.forward:
+            return loss * float("inf")
+        if bad:
+            loss.register_hook(lambda grad: grad * float("inf"))
+        return loss
+
+
+def with_overflows(bad, forward=False, scaler=None, **more):
+    loss = Planted(bad, forward)
+    if scaler is None:
+        scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+    loss.trainer = trainer(loss, scaler=scaler, **more)
+    return loss.trainer
+
+
+def that_skips(bad, **more):
+    """What must come out: a run without a scaler that passes over those steps by itself."""
+    t = trainer(**more)
+    take = t._train_step
+
+    def step(parts):
+        if t.step not in bad:
+            return take(parts)
+        t._losses.append(torch.tensor(0.0))
+
+    t._train_step = step
+    return t
+
+
+PLANS = dict(first=[0], middle=[17], last=[39], several=[10, 11, 12], often=[0, 1, 20, 21, 39])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("plan, more", [(plan, {}) for plan in PLANS] + [
+    ("often", more) for more in (dict(accumulate=2), dict(clip=None), dict(clip=1e-3, accumulate=4), dict(ema=0.9))])
+def test_overflowed_steps_are_as_if_they_had_never_been(optimizer, plan, more):
+    got = with_overflows(PLANS[plan], optimizer=optimizer, **more).fit()
+    expected = that_skips(PLANS[plan], optimizer=optimizer, **more).fit()
+    assert finite(got) and same(got.model, expected.model) and same(got.ema_model, expected.ema_model)
+    assert got._ema.updates == expected._ema.updates == 40 - len(PLANS[plan])
+    assert got.accelerator.scaler.get_scale() == 65536 / 2 ** len(PLANS[plan])
+    assert len(got.losses) == 40
+    different = trainer(optimizer=optimizer, **more).fit()
+    assert not same(different.model, got.model), "the plan changed nothing"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_overflow_in_the_forward_pass_does_not_stop_the_run(optimizer):
+    got = with_overflows([5, 19], forward=True, optimizer=optimizer).fit()
+    assert finite(got) and same(got.model, that_skips([5, 19], optimizer=optimizer).fit().model)
+    assert [i for i, loss in enumerate(got.losses) if loss == float("inf")] == [5, 19]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("forward", [False, True])
+@pytest.mark.parametrize("growth", [2000, 5])
+def test_overflows_and_a_resume(optimizer, forward, growth, tmp_path):
+    """Stopped after an overflow and resumed: weights, average, scale and its growth are those of a run that was let through."""
+    def dies(t):
+        raise ZeroDivisionError
+
+    plan = [3, 8, 9, 10, 12, 30]
+    make = partial(torch.amp.GradScaler, "cpu", init_scale=1024.0, growth_interval=growth)
+    whole = with_overflows(plan, forward, make(), optimizer=optimizer).fit()
+    folder = dict(optimizer=optimizer, out=tmp_path, save_every=11)
+    with pytest.raises(ZeroDivisionError):
+        with_overflows(plan, forward, make(), preview=dies, preview_every=15, **folder).fit()
+    second = with_overflows(plan, forward, make(), **folder).fit(resume=True)
+    assert same(second.model, whole.model) and same(second.ema_model, whole.ema_model)
+    assert second.accelerator.scaler.state_dict() == whole.accelerator.scaler.state_dict()
+    assert second.losses == whole.losses and second._ema.updates == whole._ema.updates
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("forward", [False, True])
+def test_a_run_that_never_recovers_is_stopped(optimizer, forward, tmp_path):
+    t = with_overflows(range(20, 1000), forward, optimizer=optimizer, steps=300, out=tmp_path, save_every=10)
+    with pytest.raises(FloatingPointError, match="50 steps in a row"):
+        t.fit()
+    assert t.step == 70 and finite(t)
+    again = with_overflows([], optimizer=optimizer, steps=300, out=tmp_path, save_every=10)
+    assert again.fit(resume=True).step == 300 and finite(again)
+
+
+def test_a_scaler_of_its_own_steps_neither_optimizer_on_inf():
+    for make in (Muon, lambda *a, **k: trainer_optimizer(*a)):
+        layer = nn.Linear(32, 32)
+        optimizer = make(layer.parameters(), lr=0.1, fused=True)
+        scaler, before = torch.amp.GradScaler("cpu", init_scale=8.0), layer.weight.detach().clone()
+        scaler.scale(layer(torch.randn(4, 32)).square().mean()).backward()
+        layer.weight.grad[3, 4] = float("nan")
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(layer.weight, before) and scaler.get_scale() == 4
+
+
+def trainer_optimizer(parameters):
+    t = trainer(model=nn.Linear(32, 32))
+    t._set_up()
+    weight, bias = parameters
+    t._optimizer.param_groups[0]["params"], t._optimizer.param_groups[1]["params"] = [weight], [bias]
+    return t._optimizer
+
+
+def test_half_weights_and_fp16_on_a_cpu_are_refused():
+    with pytest.raises(ConfigError, match="fp16' needs a GPU"):
+        trainer(precision="fp16").fit()
+    with pytest.raises(ConfigError, match="float16"):
+        with_overflows([], model=network().half()).fit()
+
+
+# --- nan and checkpoints -------------------------------------------------------------------------------------------
+def bad_at(step, value=float("nan"), of="loss"):
+    def loss(model, batch):
+        result = squared_error(model, batch)
+        if loss.trainer.step != step:
+            return result
+        if of == "gradient":
+            result.register_hook(lambda grad: grad * value)
+            return result
+        return result * value
+    return loss
+
+
+def make_bad(tmp_path, *args, **more):
+    loss = bad_at(*args)
+    loss.trainer = trainer(loss, steps=100, out=tmp_path, save_every=10, **more)
+    return loss.trainer
+
+
+@pytest.mark.parametrize("step", [0, 9, 42, 49, 99])
+@pytest.mark.parametrize("of, value, clip", [("loss", float("nan"), 1.0), ("loss", float("inf"), None),
+                                             ("gradient", float("nan"), None), ("gradient", float("inf"), 1.0)])
+def test_nan_is_never_saved_and_resume_gets_out_of_it(step, value, of, clip, tmp_path):
+    good = trainer(steps=100, clip=clip).fit()
+    t = make_bad(tmp_path, step, value, of, clip=clip)
+    with pytest.raises(FloatingPointError, match="try a smaller lr"):
+        t.fit()
+    assert t.step - step <= 20
+    for path in tmp_path.glob("*.safetensors"):
+        fresh = trainer(steps=100, out=tmp_path, save_every=10, clip=clip)
+        fresh._set_up()
+        assert fresh.load() and finite(fresh) and fresh.step == step // 10 * 10
+    again = make_bad(tmp_path, -1, clip=clip).fit(resume=True)
+    assert again.step == 100 and same(again.model, good.model)
+
+
+def test_nan_weights_are_noticed_without_a_folder():
+    loss = bad_at(39, float("nan"), "gradient")
+    loss.trainer = trainer(loss)
+    with pytest.raises(FloatingPointError, match="holds nan or inf at step 40"):
+        loss.trainer.fit()
+
+
+def test_a_mask_of_minus_infinity_may_be_saved(tmp_path):
+    model = network()
+    model.register_buffer("mask", torch.full((2, 2), -float("inf")).triu(1))
+    assert trainer(model=model, out=tmp_path).fit().step == 40
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A folder with checkpoints of steps 10 and 20, and the run it should become."""
+    def dies(t):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        trainer(out=tmp_path, save_every=10, preview=dies, preview_every=25).fit()
+    return tmp_path, trainer().fit()
+
+
+def resumed(folder, **more):
+    return trainer(out=folder, save_every=10, **more).fit(resume=True)
+
+
+NEWEST, BEFORE = "model.checkpoint.safetensors", "model.checkpoint.previous.safetensors"
+
+
+def flip(path, position, bit):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def test_any_flipped_bit_is_noticed(stopped):
+    folder, whole = stopped
+    good = (folder / NEWEST).read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randint(len(good), (60,), generator=generator).tolist() + [0, 3, 9, 40, 200, 700, len(good) - 1]
+    for position in places:
+        (folder / NEWEST).write_bytes(good)
+        flip(folder / NEWEST, position, position % 8)
+        t = trainer(out=folder, save_every=10)
+        t._set_up()
+        with pytest.warns(UserWarning, match="going on from the checkpoint before it, of step 10"):
+            assert t.load()
+        assert t.step == 10, position
+    with pytest.warns(UserWarning) as said:
+        t = resumed(folder)
+    assert same(t.model, whole.model) and t.losses == whole.losses
+    assert len(said) == 1 and len(str(said[0].message).splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"half a fi", None])
+def test_the_checkpoint_before_helps(damage, stopped):
+    folder, whole = stopped
+    if damage is None:
+        (folder / NEWEST).unlink()
+    else:
+        (folder / NEWEST).write_bytes(damage)
+    with pytest.warns(UserWarning, match="of step 10"):
+        assert same(resumed(folder).model, whole.model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resumed(folder).step == 40
+
+
+def test_a_broken_checkpoint_never_replaces_the_one_before(stopped):
+    folder, _ = stopped
+    before = (folder / BEFORE).read_bytes()
+    (folder / NEWEST).write_bytes(b"broken")
+    with pytest.warns(UserWarning):
+        t = trainer(out=folder, save_every=10)
+        t._set_up()
+        t.load()
+    t.save()
+    assert (folder / BEFORE).read_bytes() == before and t.load()
+
+
+def test_both_broken_is_one_line_that_says_what_to_do(stopped):
+    folder, _ = stopped
+    for name in (NEWEST, BEFORE):
+        flip(folder / name, -5, 1)
+    with pytest.raises(LoadError, match="damaged.*delete both") as error:
+        resumed(folder)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_killed_between_the_two_renames(stopped):
+    folder, whole = stopped
+    os.replace(folder / NEWEST, folder / "model.checkpoint.new.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        t = resumed(folder)
+    assert same(t.model, whole.model) and not (folder / "model.checkpoint.new.safetensors").exists()
+
+
+def test_a_run_is_not_written_over(stopped):
+    folder, _ = stopped
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(LoadError, match="resume it, or use another folder"):
+        trainer(out=folder).fit()
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+CHANGES = dict(lr=2e-2, steps=50, warmup=0.1, min_lr=0.1, decay=0.4, optimizer="muon", weight_decay=0.0, betas=(0.8, 0.9),
+               clip=2.0, accumulate=2, ema=0.5, precision="bf16", channels_last=True, seed=1, recipe=dict(batch_size=3))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_setting_is_named(name, stopped):
+    with pytest.raises(ConfigError, match="batch_size" if name == "recipe" else f"{name}="):
+        resumed(stopped[0], **{name: CHANGES[name]})
+
+
+def test_all_that_differs_is_named_and_another_model_too(stopped):
+    with pytest.raises(ConfigError, match="lr=0.01, seed=0, unet.width=None, and this run has lr=0.02, seed=1, unet.width=8"):
+        resumed(stopped[0], lr=0.02, seed=1, recipe=dict(unet=dict(width=8)))
+    with pytest.raises(ConfigError, match="parameters="):
+        resumed(stopped[0], model=nn.Linear(4, 1))
+    with pytest.raises(ConfigError, match="another model: 6 of its tensors"):
+        resumed(stopped[0], model=network().bfloat16())
+
+
+def test_a_foreign_file_is_no_checkpoint(tmp_path):
+    from minidiff.hub import save_safetensors
+    save_safetensors(dict(a=torch.zeros(2)), tmp_path / NEWEST)
+    with pytest.raises(LoadError, match="no checkpoint of a training run"):
+        resumed(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    """The system refuses to write more than so many bytes into a file: what a full disk does, but for its name."""
+    code = """
+import resource, sys, torch
+from torch import nn
+from minidiff.training import Trainer
+def full(trainer): resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    Trainer(nn.Linear(40, 40), lambda m, b: m(b["x"]).square().mean(), lambda g: dict(x=torch.randn(4, 40, generator=g)), 40,
+            out=sys.argv[1], save_every=10, preview=full, preview_every=25, device="cpu", show_bar=False).fit(resume=True)
+except OSError as error: print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0 and len(done.stdout.strip().splitlines()) == 1, done.stdout + done.stderr
+    assert done.stdout.startswith("LoadError") and "of step 30 cannot be written, that of step 20 is as it was" in done.stdout
+    assert str(tmp_path) in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".model.lock", BEFORE, NEWEST]
+    code = code.replace("def full(trainer): resource", "def full(trainer): return\n#")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0 and done.stdout == "" and "before it" not in done.stderr, done.stdout + done.stderr
+
+
+def test_temporaries_of_killed_runs_are_removed(tmp_path):
+    left = [".model.checkpoint.new.safetensors.123-0a1b2c3d.tmp", ".model.checkpoint.safetensors.9-00000000.tmp"]
+    kept = [".other.checkpoint.safetensors.9-00000000.tmp", ".model.checkpoint.tmp", "model.checkpoint.9-00000000.tmp", "notes.txt"]
+    for name in left + kept:
+        (tmp_path / name).write_bytes(b"x")
+    trainer(out=tmp_path).fit()
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names.isdisjoint(left) and names >= set(kept)
+    deep = tmp_path / "pipeline" / "unet"
+    deep.mkdir(parents=True)
+    (deep / ".config.json.7-ffffffff.tmp").write_bytes(b"x")
+    remove_temporaries(tmp_path)
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} >= set(kept[1:]) and not list(deep.iterdir())
+    assert not (tmp_path / kept[0]).exists()
+
+
+# --- one run at a time, and its end ----------------------------------------------------------------------------------
+def test_one_run_a_checkpoint(tmp_path):
+    with only_run(tmp_path / ".model.lock"):
+        with pytest.raises(LoadError, match="another run is writing into"):
+            trainer(out=tmp_path).fit()
+        assert trainer(out=tmp_path, name="other").fit().step == 40
+    assert trainer(out=tmp_path).fit().step == 40
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    code = "import sys, time\nfrom minidiff.training import only_run\nwith only_run(sys.argv[1]):\n print(1, flush=True)\n time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / ".lock")], stdout=subprocess.PIPE, env=environment())
+    process.stdout.readline()
+    with pytest.raises(LoadError), only_run(tmp_path / ".lock"):
+        pass
+    process.kill()
+    process.wait()
+    with only_run(tmp_path / ".lock"):
+        pass
+
+
+def test_sigterm_is_ctrl_c_and_the_handler_comes_back(tmp_path):
+    whole, before = trainer().fit(), signal.getsignal(signal.SIGTERM)
+
+    def ask(t):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(out=tmp_path, save_every=10, preview=ask, preview_every=25).fit()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert same(resumed(tmp_path).model, whole.model)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_handler_of_the_user_stays():
+    seen, before = [], signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    try:
+        assert trainer(preview=lambda t: os.kill(os.getpid(), signal.SIGTERM), preview_every=20).fit().step == 40
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(seen) == 2
+
+
+def test_in_a_thread_it_trains_without_a_handler():
+    result = []
+    thread = threading.Thread(target=lambda: result.append(trainer().fit()))
+    thread.start()
+    thread.join()
+    assert same(result[0].model, trainer().fit().model)
+
+
+def test_fit_twice_is_said():
+    t = trainer().fit()
+    with pytest.raises(ConfigError, match="at step 40 already"):
+        t.fit()
+
+
+# --- the user's own accelerator --------------------------------------------------------------------------------------
+def test_an_accelerator_of_the_user_keeps_its_settings():
+    code = """
+import torch
+from accelerate import Accelerator
+from torch import nn
+from minidiff.training import Trainer
+def train(**more):
+    return Trainer(nn.Linear(2, 2), lambda m, b: m(b["x"]).square().mean(), lambda g: dict(x=torch.randn(4, 2, generator=g)), 3,
+                   device="cpu", show_bar=False, **more).fit()
+train(precision="no")
+mine = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4, cpu=True)
+train(precision="no"), train(precision="bf16", optimizer="muon")
+assert mine.mixed_precision == "bf16" and mine.gradient_accumulation_steps == 4, mine.mixed_precision
+with mine.autocast(): assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+model, optimizer = nn.Linear(2, 2), None
+model = mine.prepare(model)
+with mine.accumulate(model): assert not mine.sync_gradients
+t = train(precision="no")  # in the middle of its accumulation
+assert not t.accelerator.gradient_state is mine.gradient_state or t.step == 3
+assert not torch.equal(t.model.weight, nn.Linear(2, 2).weight) and t.accelerator.mixed_precision == "no"
+assert Accelerator(cpu=True).mixed_precision == "bf16"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+nan = float("nan")
+WRONG = [
+    dict(clip=-1), dict(clip=0), dict(clip=nan), dict(clip="1"), dict(min_lr=-1), dict(min_lr=2), dict(ema=nan), dict(ema=-0.1),
+    dict(ema=1.5), dict(device="tpu"), dict(device=3), dict(name="../../evil"), dict(name=""), dict(name="a/b"), dict(name=".x"),
+    dict(name=3), dict(lr=nan), dict(lr=-1), dict(lr="fast"), dict(lr=None), dict(steps=1.5), dict(steps=0), dict(steps=True),
+    dict(steps=None), dict(betas=(2, 0)), dict(betas=(0.9,)), dict(betas=0.9), dict(betas=(0.9, 1)), dict(betas=(0.9, nan)),
+    dict(betas=("a", 0)), dict(warmup=-1), dict(warmup=2), dict(decay=2), dict(decay=nan), dict(optimizer="sgd"),
+    dict(optimizer=None), dict(weight_decay=-1), dict(accumulate=0), dict(accumulate=1.5), dict(precision="half"),
+    dict(precision=None), dict(channels_last="yes"), dict(compile=1), dict(seed="a"), dict(seed=0.5), dict(seed=2**64), dict(out=3),
+    dict(save_every=0), dict(save_every=-1), dict(preview="x"), dict(preview_every=0), dict(show_bar=None), dict(scaler=1),
+    dict(recipe=[1]), dict(model=3), dict(loss_fn=None), dict(batch_fn=3)]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_every_argument_is_checked(wrong):
+    given = dict(model=network(), loss_fn=squared_error, batch_fn=points, steps=3) | wrong
+    with pytest.raises(ConfigError, match=next(iter(wrong))) as error:
+        Trainer(**given)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("fine", [dict(steps=3.0), dict(seed=-1), dict(betas=[0.9, 0.99]), dict(ema=None), dict(ema=0), dict(lr=0),
+                                  dict(clip=None), dict(name="last adamw"), dict(device=None), dict(decay=0)], ids=str)
+def test_and_what_was_right_stays_right(fine):
+    assert Trainer(**dict(model=network(), loss_fn=squared_error, batch_fn=points, steps=3, precision="no", show_bar=False)
+                   | fine).fit().step == 3
+
+
+@pytest.mark.parametrize("batch", [None, [], {}, torch.zeros(3), dict(x=torch.zeros(()), y=torch.zeros(2)), dict(x=torch.zeros(2), y=[1])])
+def test_batches_that_are_none(batch):
+    with pytest.raises(ValueError, match="batch"):
+        Trainer(network(), squared_error, lambda g: batch, 2, device="cpu", show_bar=False, accumulate=2).fit()
+
+
+@pytest.mark.parametrize("loss", [None, 3.0, torch.zeros(2), torch.zeros((), dtype=torch.long), torch.zeros(())])
+def test_losses_that_are_none(loss):
+    with pytest.raises(ValueError, match="loss_fn"):
+        trainer(lambda model, batch: loss).fit()
+
+
+def test_nothing_to_train_is_said():
+    with pytest.raises(ConfigError, match="no weight"):
+        trainer(model=nn.Identity()).fit()
+
+
+def test_a_loss_over_the_whole_batch_is_not_accumulated():
+    def loss(model, batch):
+        return squared_error(model, batch)
+    loss.whole_batch = True
+    for given in (loss, partial(loss)):
+        with pytest.raises(ConfigError, match="accumulate=2"):
+            trainer(given, accumulate=2)
+        trainer(given)
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------
+def test_muon_with_a_closure_does_what_it_does_without():
+    ends = []
+    for closed in (True, False):
+        model, calls = network(), []
+        optimizer, batch = Muon(model.parameters(), lr=0.02), points(step_generator(0, 0))
+
+        def closure():
+            optimizer.zero_grad()
+            calls.append(1)
+            loss = squared_error(model, batch)
+            loss.backward()
+            return loss
+
+        losses = []
+        for _ in range(5):
+            if closed:
+                losses.append(optimizer.step(closure).item())
+            else:
+                losses.append(closure().item())
+                optimizer.step()
+        ends.append((model, losses, len(calls)))
+    assert same(ends[0][0], ends[1][0]) and ends[0][1:] == ends[1][1:] and ends[0][2] == 5 and ends[0][1][-1] < ends[0][1][0]
+
+
+def test_muon_refuses_what_it_does_not_do():
+    with pytest.raises(ConfigError, match="maximize"):
+        Muon(network().parameters(), maximize=True)
+
+
+def test_muon_keeps_a_learning_rate_in_a_tensor():
+    layer = nn.Linear(32, 32)
+    optimizer = Muon(layer.parameters(), lr=torch.tensor(0.1), foreach=False)
+    for _ in range(3):
+        layer(torch.randn(4, 32)).square().mean().backward()
+        optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == torch.tensor(0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_average_of_half_precision_weights_does_not_stall(dtype):
+    walker = nn.Linear(8, 8).to(dtype)
+    exact = EMA(nn.Linear(8, 8).double(), 0.999)
+    average = EMA(walker, 0.999)
+    twin = nn.Linear(8, 8).double()
+    for i in range(2000):
+        with torch.no_grad():
+            for p, q in zip(walker.parameters(), twin.parameters()):
+                p.copy_(torch.full_like(p, 1 + i / 500))
+                q.copy_(p)
+        average.update(walker)
+        exact.update(twin)
+    assert average.module.weight.dtype == torch.float32
+    torch.testing.assert_close(average.module.weight.double(), exact.module.weight, rtol=1e-4, atol=0)
+
+
+def test_dropout_differs_between_processes_and_steps():
+    seeds = {step_generator(seed, step, rank).initial_seed() for seed in (0, 1) for step in range(3000) for rank in range(16)}
+    assert len(seeds) == 2 * 3000 * 16
+    assert step_generator(3, 5).initial_seed() == (3 * 2654435761 + 5) % 2**32
+
+
+def test_a_fingerprint_sees_every_bit_name_type_and_shape():
+    a = dict(x=torch.arange(4.0), y=torch.tensor(1))
+    assert fingerprint(a) == fingerprint(dict(reversed(a.items())))
+    others = [dict(x=a["x"].view(2, 2), y=a["y"]), dict(z=a["x"], y=a["y"]), dict(x=a["x"].view(torch.int32), y=a["y"]),
+              dict(x=-a["x"], y=a["y"]), dict(x=a["x"])]
+    assert len({fingerprint(other) for other in [a, *others]}) == 6
+    assert fingerprint(nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last).bfloat16())
+
+
+def test_orthogonalize_wants_matrices():
+    with pytest.raises(ValueError, match="matrices"):
+        orthogonalize(torch.zeros(3))
+    assert orthogonalize(torch.zeros(2, 3, 4)).abs().max() == 0
