@@ -1,4 +1,4 @@
-"""One finished smoke run, shared by the tests of the command line."""
+"""The option `--long`, and one finished smoke run that the tests of the command line share."""
 import os
 import subprocess
 import sys
@@ -7,6 +7,22 @@ from pathlib import Path
 import pytest
 
 BIN = Path(sys.executable).parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the long runs, too: fuzzing and kills")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes minutes; runs with --long only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="long: runs with --long only"))
 
 
 def environment():
