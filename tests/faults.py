@@ -194,7 +194,8 @@ class Bench:
         "Run a command; what it printed where it went well, else `Refused`."
         command = find_command(which)
         said, printed = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.filterwarnings("default", category=UserWarning)
             try: code = command(list(argv))
             except SystemExit as stop: code = stop.code
         lines = [line for line in said.getvalue().splitlines() if not re.match(r"(note|warning): ", line)]
@@ -223,7 +224,7 @@ class Bench:
         latent_diffusion.PRESETS["smoke"] = tiny_preset()
         argv = list(argv)
         if "--preset" not in argv: argv += ["--preset", "smoke"]
-        if "--out" not in argv: argv += ["--out", str(self.tmp / "run")]
+        if not any(part.startswith("--out") for part in argv): argv += ["--out", str(self.tmp / "run")]
         return self.command("train_command", *argv)
 
 

@@ -95,7 +95,7 @@ LINE = ValueError("steps is a whole number, at least 1; got 0")
     (lambda b: os.kill(os.getpid(), 11), None, "bare a crash"),
 ])
 def test_the_table_sees(bench, call, fine, seen):
-    found = fault(Row("self-test", "hub", call, "steps", fine, seconds=2), bench)
+    found = fault(Row("self-test", "hub", call, "steps", fine, seconds=1), bench)
     assert found.startswith(seen) if seen else found == "", found
 
 
