@@ -110,7 +110,7 @@ class Job:
         preset = check_preset(preset)
         name = next((name for name, known in PRESETS.items() if known == preset), "own")
         self.preset, self.out = preset, Path("runs")/name if out is None else Path(out)
-        self.seed = whole_number("seed", seed, -2**63, 2**63 - 3)  # the last stage adds 2
+        self.seed = whole_number("seed", seed, -2**63, 2**63 - 3)  # a stage adds 2
         self.resume = one_of("resume", resume, True, False)
         self.device = one_of("device", device, None, "cpu")
         self.show_bar = one_of("show_bar", show_bar, True, False)
@@ -135,8 +135,8 @@ def train_stage(
     batch_size = whole_number("batch_size", training.pop("batch_size"))
     save_every = max(1, training["steps"] // 10)
     recipe = {"batch_size": batch_size, **(recipe or {})}
-    trainer = Trainer(model, loss_fn, batches(batch_size), out=self.out/"checkpoints", name=name,
-                      seed=self.seed, save_every=save_every, device=self.device,
+    trainer = Trainer(model, loss_fn, batches(batch_size), name=name, seed=self.seed,
+                      out=self.out/"checkpoints", save_every=save_every, device=self.device,
                       show_bar=self.show_bar, recipe=recipe,
                       **{"ema": 0.995, **training, **more})
     with self._at_work(): trainer.fit(resume=self.resume)
@@ -158,8 +158,10 @@ def train_vae(self):
     "Stage one: pictures to latents and back."
     seed_all(self.seed)
     vae = small_vae(**vae_config(self.preset))
-    batches = lambda n: vae_batches(self.book, n, vae.config.latent_channels, vae.factor)
-    vae = self.train_stage("vae", vae, vae_training_loss, batches, self.preset.vae_training,
+    channels, factor = vae.config.latent_channels, vae.factor
+    vae = self.train_stage("vae", vae, vae_training_loss,
+                           lambda n: vae_batches(self.book, n, channels, factor),
+                           self.preset.vae_training,
                            recipe=dict(vae=vae_config(self.preset)))
     images = self.book.draw(min(512, self.preset.pictures), step_generator(self.seed, 1))[0]
     measure_scaling_factor(vae, images.to(self.accelerator.device))
@@ -567,8 +569,8 @@ def _enter(self):
         raise LoadError(f"{self.out} holds a run already: go on with it (--resume; "
                         "resume=True), or use another folder (--out)")
     if finished and not checkpoints:
-        raise LoadError(f"{self.out} holds a finished run, and no checkpoints to go on from; "
-                        "use another folder (--out)")
+        raise LoadError(f"{self.out} holds a finished run, and no checkpoints to go on "
+                        "from; use another folder (--out)")
     remove_temporaries(self.out)
     self._entered = True
 
@@ -591,23 +593,25 @@ def check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3.
     return preset
 
 def _check_networks(preset):
-    "Can they be built, do they fit each other, and do they fit the size of the pictures?"
-    _check_keys("text", preset.text, [*inspect.signature(TextAndPictures).parameters][2:])
+    "Can they be built, and do they fit each other and the size of the pictures?"
+    arguments = list(inspect.signature(TextAndPictures).parameters)
+    _check_keys("text", preset.text, arguments[2:])
     vae, size = _tried("vae", small_vae, lambda: vae_config(preset)), preset.size
     if size % vae.factor or vae.config.sample_size != size:
-        raise ConfigError(f"vae: its pictures must be of size {size}, and that a multiple of "
-                          f"{vae.factor}")
+        raise ConfigError(f"vae: its pictures must be of size {size}, and that a multiple "
+                          f"of {vae.factor}")
     if size % 2 ** len(preset.text.get("widths", (32, 64, 128))):
         raise ConfigError(f"text.widths: {size} pixels cannot be halved so often")
     unet = _tried("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae)).config
     c, width = vae.config.latent_channels, preset.text.get("width", 128)
-    for key, must in dict(in_channels=c, out_channels=c, cross_attention_dim=width).items():
+    needed = dict(in_channels=c, out_channels=c, cross_attention_dim=width)
+    for key, must in needed.items():
         if unet[key] != must:
             raise ConfigError(f"unet.{key} must be {must} here; got {unet[key]!r}")
     side, asked = size // vae.factor, preset.unet.get("sample_size")
     if asked not in (None, side, (side, side), [side, side]):
-        warnings.warn(f"unet.sample_size={asked} is not the size of the VAE's latents; {side} "
-                      "is used", stacklevel=4)
+        warnings.warn(f"unet.sample_size={asked} is not the size of the VAE's latents; "
+                      f"{side} is used", stacklevel=4)
 
 def _tried(name, make, config):
     "Build it without memory or weights, to see whether it can be built."
@@ -617,13 +621,15 @@ def _tried(name, make, config):
         raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
 
 def _check_keys(name, given, known=None):
-    if not isinstance(given, dict): raise ConfigError(f"{name} is a dictionary; got {given!r}")
+    if not isinstance(given, dict):
+        raise ConfigError(f"{name} is a dictionary; got {given!r}")
     if known and (strange := [key for key in given if key not in known]):
-        raise ConfigError(f"{name} has no key {strange[0]!r}; it knows {', '.join(known)}")
+        names = ", ".join(known)
+        raise ConfigError(f"{name} has no key {strange[0]!r}; it knows {names}")
 
 def _check_training(name, given, loss_fn):
-    ours = ("out", "name", "seed", "device", "show_bar", "save_every", "recipe", "preview",
-            "preview_every")
+    ours = ("out", "name", "seed", "device", "show_bar", "save_every", "recipe",
+            "preview", "preview_every")
     known = [key for key in inspect.signature(Trainer).parameters if key not in ours]
     _check_keys(name, given, ["batch_size", *known[3:]])
     if missing := [key for key in ("batch_size", "steps") if key not in given]:

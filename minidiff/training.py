@@ -28,7 +28,7 @@ def step_generator(
     step: int,  # number of the step, from 0
     rank: int = 0,  # number of the process, where each needs a stream of its own
 ) -> torch.Generator:  # on the CPU
-    "The source of everything random in one step. No two steps or processes share a seed."
+    "All that is random in a step comes from here; no two steps or processes share a seed."
     mixed = seed * 2654435761 + rank * 3037000493 + step
     return torch.Generator().manual_seed(mixed % 2**32)
 
@@ -238,8 +238,9 @@ class Trainer:
     ):
         arguments = dict(locals()); del arguments["self"]
         self.__dict__.update(_checked(arguments))
-        def file(kind): return self.out and self.out/f"{name}.checkpoint{kind}.safetensors"
-        self.checkpoint, self._previous, self._new = map(file, ("", ".previous", ".new"))
+        files = [self.out and self.out/f"{name}.checkpoint{kind}.safetensors"
+                 for kind in ("", ".previous", ".new")]
+        self.checkpoint, self._previous, self._new = files
         self.step, self.seconds, self._losses, self.ema_model = 0, 0.0, [], None
         self._taken = []  # losses of the last steps that were taken
         self._skipped = 0  # steps in a row that overflowed
@@ -273,7 +274,7 @@ def _accelerator(precision, device):
     state = PartialState(cpu=device == "cpu")
     if precision == "auto": precision = best_precision(state.device)
     if precision == "fp16" and state.device.type == "cpu":
-        raise ConfigError("precision='fp16' needs a GPU; here use 'auto', 'bf16' or 'no'")
+        raise ConfigError("precision='fp16' needs a GPU; use 'auto', 'bf16' or 'no'")
     return Accelerator(mixed_precision=precision, cpu=device == "cpu",
                        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
@@ -300,7 +301,7 @@ def _set_up(self):
         make = dict(adamw=torch.optim.AdamW, muon=Muon)[self.optimizer]
         fused = accelerator.device.type in ("cpu", "cuda")
         self._optimizer = make(groups, lr=self.lr, betas=self.betas, fused=fused)
-        self._optimizer._step_supports_amp_scaling = False  # the scaler leaves steps out
+        self._optimizer._step_supports_amp_scaling = False  # a scaler leaves steps out
         self._ema = EMA(self.model, self.ema) if self.ema is not None else None
         if self._ema: self.ema_model = self._ema.module
         loss = _Loss(self.model, self.loss_fn)
@@ -330,7 +331,7 @@ def _check_loss(loss):
         got = tuple(loss.shape) if torch.is_tensor(loss) else type(loss).__name__
         raise ValueError(f"loss_fn: expected a real number as a tensor (), got {got}")
     if not loss.requires_grad:
-        raise ValueError("loss_fn: the loss does not depend on the weights of the model")
+        raise ValueError("loss_fn: the loss does not depend on the model's weights")
     return loss.reshape(())
 
 @patch_to(Trainer)
@@ -395,7 +396,9 @@ def fingerprint(
 def _tensors(self):
     "Weights, their average, the optimiser's memory; a `FloatingPointError` for nan."
     parts = dict(model=self.model) | (dict(ema=self.ema_model) if self._ema else {})
-    tensors = {f"{name}.{k}": v for name, m in parts.items() for k, v in m.state_dict().items()}
+    tensors = {}
+    for name, module in parts.items():
+        tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
     for i, state in self._optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
     masks = {f"{name}.{k}" for name, m in parts.items() for k, _ in m.named_buffers()}
@@ -421,8 +424,9 @@ def save(self):
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
     updates = self._ema.updates if self._ema else 0
-    header = json.dumps(dict(step=self.step, seconds=self.seconds, updates=updates, scaler=scaler,
-                             skipped=self._skipped, settings=self._settings()))
+    header = json.dumps(dict(
+        step=self.step, seconds=self.seconds, updates=updates, scaler=scaler,
+        skipped=self._skipped, settings=self._settings()))
     notes = dict(minidiff=header, checksum=fingerprint(tensors, header))
     try:
         save_safetensors(tensors, self._new, notes)
@@ -430,9 +434,10 @@ def save(self):
             os.replace(self.checkpoint, self._previous)
         os.replace(self._new, self.checkpoint)
     except (OSError, SafetensorError) as error:
-        kept = f"that of step {self._saved} is as it was" if self._saved else "there is none yet"
-        raise LoadError(f"the checkpoint {self.checkpoint} of step {self.step} cannot be "
-                        f"written, {kept}: {' '.join(str(error).split())}") from None
+        kept = "there is none yet"
+        if self._saved: kept = f"that of step {self._saved} is as it was"
+        raise LoadError(f"the checkpoint {self.checkpoint} of step {self.step} cannot "
+                        f"be written, {kept}: {' '.join(str(error).split())}") from None
     self._whole, self._saved = True, self.step
 
 # %% ../nbs/workshop/training.ipynb #cell044
@@ -447,8 +452,8 @@ def load(self) -> bool:
         except (OSError, SafetensorError) as error: trouble.append(error)
         else: break
     else:
-        raise LoadError(f"{trouble[0]}; and the checkpoint before it is no better; delete both "
-                        "to train this part again, or use another folder")
+        raise LoadError(f"{trouble[0]}; and the checkpoint before it is no better; delete "
+                        "both to train this part again, or use another folder")
     self._restore(path, tensors, header)
     self._whole = not trouble  # a broken one must not replace the one before
     if trouble and self.accelerator.is_main_process:
@@ -472,8 +477,9 @@ def _restore(self, path, tensors, header):
     if other:
         was = ", ".join(f"{k}={theirs.get(k)!r}" for k in other)
         now = ", ".join(f"{k}={mine.get(k)!r}" for k in other)
-        raise ConfigError(f"{path} was made with {was}, and this run has {now}; use the same, or "
-                          "another folder, or delete that checkpoint to train this part again")
+        raise ConfigError(f"{path} was made with {was}, and this run has {now}; use the "
+                          "same, or another folder, or delete that checkpoint to train "
+                          "this part again")
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     _load_into(self.model, part("model."), path)
     if self._ema:
@@ -499,8 +505,8 @@ def _load_into(module, weights, path):
     own, other = kinds(module.state_dict()), kinds(weights)
     misfits = sorted(k for k in own | other if own.get(k) != other.get(k))
     if misfits:
-        raise ConfigError(f"{path} holds another model: {len(misfits)} of its tensors do not "
-                          f"fit, such as {misfits[0]}")
+        raise ConfigError(f"{path} holds another model: {len(misfits)} of its tensors do "
+                          f"not fit, such as {misfits[0]}")
     module.load_state_dict(weights)
 
 # %% ../nbs/workshop/training.ipynb #cell046
@@ -529,15 +535,15 @@ _MOST_SKIPPED = 50  # in a row; a scale of 2^16 has long gone below 1 by then
 
 @patch_to(Trainer)
 def _watch(self, bar):
-    "Is the loss still a number? Show it. Not at every step: a GPU has to be waited for."
+    "Is the loss still a number? Show it. Not at every step: it means to wait for a GPU."
     if self._skipped >= _MOST_SKIPPED:
-        raise FloatingPointError(f"{self._skipped} steps in a row of {self.name} overflowed "
-                                 f"before step {self.step}; {self._advice()}")
+        raise FloatingPointError(f"{self._skipped} steps in a row of {self.name} overflowed"
+                                 f" before step {self.step}; {self._advice()}")
     if not self._taken: return
     recent = torch.stack(self._taken).mean().item()
     if not math.isfinite(recent):
-        raise FloatingPointError(f"the loss of {self.name} became {recent} within the 20 steps "
-                                 f"before step {self.step}; {self._advice()}")
+        raise FloatingPointError(f"the loss of {self.name} became {recent} within the 20 "
+                                 f"steps before step {self.step}; {self._advice()}")
     if self.show_bar and self.accelerator.is_main_process: bar.comment = f"{self.name} loss {recent:.4f}"
 
 @patch_to(Trainer)
@@ -554,8 +560,8 @@ def fit(
     with sigterm_as_ctrl_c(), self._own_checkpoint(resume):
         resumed = resume and self.load()
         if self.step and not resumed:
-            raise ConfigError(f"this trainer is at step {self.step} already; make a new one, or "
-                              "give it a folder and resume")
+            raise ConfigError(f"this trainer is at step {self.step} already; make a new "
+                              "one, or give it a folder and resume")
         self._train()
     self.accelerator.free_memory()
     self.model.eval()
@@ -615,13 +621,13 @@ def only_run(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         if not _try_lock(file):
-            raise LoadError(f"another run is writing into {Path(path).parent}; wait for it, or "
-                            "use another folder")
+            raise LoadError(f"another run is writing into {Path(path).parent}; wait for "
+                            "it, or use another folder")
         yield
 
 @contextmanager
 def sigterm_as_ctrl_c():
-    "Inside, SIGTERM raises `KeyboardInterrupt`, unless the program has its own handler."
+    "Inside, SIGTERM raises `KeyboardInterrupt`, unless there is a handler already."
     mine = threading.current_thread() is threading.main_thread() and first_process()
     if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL: yield; return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -631,7 +637,7 @@ def sigterm_as_ctrl_c():
 @patch_to(Trainer)
 @contextmanager
 def _own_checkpoint(self, resume):
-    "Inside, the checkpoint is this run's alone, and what a killed one left is in order."
+    "Inside, the checkpoint is this run's alone; what a killed one left is in order."
     acc = self.accelerator
     if self.checkpoint is None: yield; return
     lock = self.out/f".{self.name}.lock"
@@ -643,12 +649,12 @@ def _own_checkpoint(self, resume):
 @patch_to(Trainer)
 def _tidy(self, resume):
     remove_temporaries(self.out, f"{self.name}.checkpoint*")
-    if self._new.is_file() and not self.checkpoint.is_file():  # killed between two renames
-        os.replace(self._new, self.checkpoint)
+    between = self._new.is_file() and not self.checkpoint.is_file()  # two renames
+    if between: os.replace(self._new, self.checkpoint)
     self._new.unlink(missing_ok=True)
     if not resume and (self.checkpoint.is_file() or self._previous.is_file()):
-        raise LoadError(f"{self.checkpoint} is there already; resume it, or use another "
-                        "folder")
+        raise LoadError(f"{self.checkpoint} is there already; resume it, or use "
+                        "another folder")
 
 # %% ../nbs/workshop/training.ipynb #check_cell
 def _checked(given):
@@ -693,13 +699,13 @@ def _check_places(given):
         raise ConfigError(f"recipe is a dictionary; got {recipe!r}")
     loss_fn = getattr(given["loss_fn"], "func", given["loss_fn"])  # a functools.partial
     if getattr(loss_fn, "whole_batch", False) and given["accumulate"] > 1:
-        raise ConfigError(f"accumulate={given['accumulate']} would change this loss, which "
-                          "compares the entries of a whole batch; use accumulate=1")
+        raise ConfigError(f"accumulate={given['accumulate']} would change this loss, "
+                          "which compares the entries of a whole batch; use accumulate=1")
     return dict(out=None if out is None else Path(out))
 
 def _check_weights(model, scaler):
     learnt = [p for p in model.parameters() if p.requires_grad]
     if not learnt: raise ConfigError("model: it has no weight that may be trained")
     if scaler and any(p.dtype == torch.float16 for p in learnt):
-        raise ConfigError("model: a scaler needs weights in float32, and these are float16; "
-                          "call .float() first")
+        raise ConfigError("model: a scaler needs weights in float32, and these are "
+                          "float16; call .float() first")
