@@ -163,10 +163,11 @@ def remove_temporaries(
     folder,  # where to look, and in the two levels of folders below it
     name: str = "*",  # of the file that was being written; a pattern
 ):
-    "Delete what `atomic_write` left half written in processes that were killed; nothing else is touched."
+    "Delete what `atomic_write` left half written in killed processes, and nothing else."
     for level in ("", "*/", "*/*/"):
         for path in Path(folder).glob(f"{level}.{name}.*.tmp"):
-            if re.search(r"\.\d+-[0-9a-f]{8}\.tmp$", path.name): path.unlink(missing_ok=True)
+            ours = re.search(r"\.\d+-[0-9a-f]{8}\.tmp$", path.name)
+            if ours: path.unlink(missing_ok=True)
 
 # %% ../nbs/workshop/hub.ipynb #savetensors
 def save_safetensors(

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (ConfigError, LoadError, atomic_write, number, one_of, patch_to, read_json,
-                          remove_temporaries, whole_number, write_json)
+from .hub import (ConfigError, LoadError, atomic_write, number, one_of, patch_to,
+                          read_json, remove_temporaries, whole_number, write_json)
 from .pipeline import LatentDiffusionPipeline
 from .plots import image_grid
 from .samplers import DPMSolverMultistepScheduler
@@ -31,9 +31,10 @@ from .sketchbook import (BACKGROUNDS, Critic, Scenes, Sketchbook, arrange, choos
                                  swap_objects, vary)
 from .terminal import Parser, as_text, check_folder, command, picture_format, real, say, whole
 from .text import CLIPTextModel, CLIPTokenizer, clip_loss, train_bpe
-from .training import (Trainer, count_parameters, fingerprint, first_process, only_run, seed_all,
-                               sigterm_as_ctrl_c, step_generator)
-from .vae import AutoencoderKL, VAE_TRAINING, measure_scaling_factor, small_vae, vae_batches, vae_training_loss
+from .training import (Trainer, count_parameters, fingerprint, first_process,
+                               only_run, seed_all, sigterm_as_ctrl_c, step_generator)
+from .vae import (VAE_TRAINING, AutoencoderKL, measure_scaling_factor, small_vae,
+                          vae_batches, vae_training_loss)
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell007
 @dataclass(frozen=True)
@@ -98,20 +99,22 @@ class Job:
     def __init__(
         self,
         preset: str | Preset = "cpu",  # a name in `PRESETS`, or a preset
-        out: str | Path | None = None,  # where everything goes; None: runs/ and the name of the preset
+        out: str | Path | None = None,  # where everything goes; None: runs/PRESET
         seed: int = 0,  # decides everything random
         resume: bool = False,  # go on where a former run into the same folder stopped
         device: str | None = None,  # "cpu" to stay on it
         show_bar: bool = True,  # progress bars
     ):
-        if not isinstance(preset, Preset): preset = PRESETS[one_of("preset", preset, *PRESETS)]
+        if not isinstance(preset, Preset):
+            preset = PRESETS[one_of("preset", preset, *PRESETS)]
         preset = check_preset(preset)
         name = next((name for name, known in PRESETS.items() if known == preset), "own")
         self.preset, self.out = preset, Path("runs")/name if out is None else Path(out)
-        self.seed = whole_number("seed", seed, -2**63, 2**63 - 3)  # each stage has one of its own
+        self.seed = whole_number("seed", seed, -2**63, 2**63 - 3)  # a stage adds 2
         self.resume = one_of("resume", resume, True, False)
         self.device = one_of("device", device, None, "cpu")
-        self.show_bar, self.book = one_of("show_bar", show_bar, True, False), Sketchbook(preset.size)
+        self.show_bar = one_of("show_bar", show_bar, True, False)
+        self.book = Sketchbook(preset.size)
         self.seconds, self.parameters, self.losses, self.previews = {}, {}, {}, []
         self._entered = self._working = False
 
@@ -131,16 +134,19 @@ def train_stage(
     training = dict(training)
     batch_size = whole_number("batch_size", training.pop("batch_size"))
     save_every = max(1, training["steps"] // 10)
-    trainer = Trainer(model, loss_fn, batches(batch_size), out=self.out/"checkpoints", name=name, seed=self.seed,
-                      save_every=save_every, device=self.device, show_bar=self.show_bar,
-                      recipe={"batch_size": batch_size, **(recipe or {})}, **{"ema": 0.995, **training, **more})
+    recipe = {"batch_size": batch_size, **(recipe or {})}
+    trainer = Trainer(model, loss_fn, batches(batch_size), name=name, seed=self.seed,
+                      out=self.out/"checkpoints", save_every=save_every, device=self.device,
+                      show_bar=self.show_bar, recipe=recipe,
+                      **{"ema": 0.995, **training, **more})
     with self._at_work(): trainer.fit(resume=self.resume)
     self.seconds[name], self.parameters[name] = trainer.seconds, count_parameters(model)
     self.losses[name] = trainer.losses
     self.accelerator = trainer.accelerator
     return _averaged(trainer)
 
-def _averaged(trainer): return trainer.model if trainer.ema_model is None else trainer.ema_model
+def _averaged(trainer):
+    return trainer.model if trainer.ema_model is None else trainer.ema_model
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell014
 def vae_config(preset: Preset) -> dict:
@@ -152,9 +158,11 @@ def train_vae(self):
     "Stage one: pictures to latents and back."
     seed_all(self.seed)
     vae = small_vae(**vae_config(self.preset))
+    channels, factor = vae.config.latent_channels, vae.factor
     vae = self.train_stage("vae", vae, vae_training_loss,
-                           lambda n: vae_batches(self.book, n, vae.config.latent_channels, vae.factor),
-                           self.preset.vae_training, recipe=dict(vae=vae_config(self.preset)))
+                           lambda n: vae_batches(self.book, n, channels, factor),
+                           self.preset.vae_training,
+                           recipe=dict(vae=vae_config(self.preset)))
     images = self.book.draw(min(512, self.preset.pictures), step_generator(self.seed, 1))[0]
     measure_scaling_factor(vae, images.to(self.accelerator.device))
     return vae
@@ -246,7 +254,8 @@ def contrastive_batches(
     batch_size: int,  # a multiple of 4: scenes with three near misses each
 ):
     "A `batch_fn` for `Trainer`: pictures (n, 3, size, size), and the ids (n, 2, L) of two captions of each."
-    if batch_size % 4: raise ConfigError(f"batch_size is a multiple of 4 here; got {batch_size}")
+    if batch_size % 4:
+        raise ConfigError(f"batch_size is a multiple of 4 here; got {batch_size}")
     def batch(generator):
         scenes = book.sample_scenes(batch_size // 4, generator)
         scenes.said = choose_said(scenes, generator)
@@ -262,7 +271,7 @@ def contrastive_loss(model, batch):
     first, second = model.embed_text(batch["ids"].flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
     return clip_loss(first, second, model.logit_scale) + clip_loss(pictures, first, model.logit_scale)
 
-contrastive_loss.whole_batch = True  # it compares everything with everything, so a batch cannot be split
+contrastive_loss.whole_batch = True  # in parts, a batch has fewer to compare with
 
 @patch_to(Job)
 def train_text_encoder(self):
@@ -271,7 +280,8 @@ def train_text_encoder(self):
     tokenizer = caption_tokenizer(self.book)
     both = TextAndPictures(tokenizer, self.preset.size, **self.preset.text)
     both = self.train_stage("text", both, contrastive_loss,
-                            lambda n: contrastive_batches(self.book, tokenizer, n), self.preset.text_training,
+                            lambda n: contrastive_batches(self.book, tokenizer, n),
+                            self.preset.text_training,
                             recipe=dict(size=self.preset.size, text=self.preset.text))
     return tokenizer, both.text_model
 
@@ -388,7 +398,7 @@ def fitted_unet(
     preset: Preset,
     vae: AutoencoderKL,  # whose latents it is to paint
 ) -> dict:
-    "The config of a preset's U-Net; channels and size of the latents are those of the VAE."
+    "The config of a preset's U-Net; channels and size of latents are those of the VAE."
     c, side = vae.config.latent_channels, preset.size // vae.factor
     return {"in_channels": c, "out_channels": c, **preset.unet, "sample_size": side}
 
@@ -400,14 +410,18 @@ def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipel
     teacher = DDPMScheduler.from_config(scheduler.config)  # adds the noise, at any of the 1000 timesteps
     config = fitted_unet(self.preset, vae)
     def preview(trainer):
-        pipe = LatentDiffusionPipeline(vae, text_encoder, tokenizer, _averaged(trainer), scheduler)
+        pipe = LatentDiffusionPipeline(vae, text_encoder, tokenizer, _averaged(trainer),
+                                       scheduler)
         self.show_preview(pipe, trainer.step)
     every = max(1, self.preset.unet_training["steps"] // 8)
-    drawn = {name: getattr(self.preset, name) for name in ("pictures", "two_objects", "drop")}
-    recipe = dict(unet=config, vae_weights=fingerprint(vae), text_weights=fingerprint(text_encoder), **drawn)
-    unet = self.train_stage("unet", UNet2DConditionModel(**config).zero_init(), diffusion_loss(teacher),
-                            lambda n: latent_batches(data, n, self.preset.drop), self.preset.unet_training,
-                            recipe=recipe, preview=preview, preview_every=every)
+    preset, unet = self.preset, UNet2DConditionModel(**config).zero_init()
+    recipe = dict(unet=config, pictures=preset.pictures, two_objects=preset.two_objects,
+                  drop=preset.drop, vae_weights=fingerprint(vae),
+                  text_weights=fingerprint(text_encoder))
+    unet = self.train_stage("unet", unet, diffusion_loss(teacher),
+                            lambda n: latent_batches(data, n, preset.drop),
+                            preset.unet_training, recipe=recipe,
+                            preview=preview, preview_every=every)
     return LatentDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler)
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell039
@@ -508,7 +522,8 @@ def run(self) -> LatentDiffusionPipeline:
         vae = self.train_vae()
         tokenizer, text_encoder = self.train_text_encoder()
         text_encoder.requires_grad_(False).eval()
-        pipe = self.train_unet(vae, tokenizer, text_encoder, self.make_latents(vae, tokenizer, text_encoder))
+        latents = self.make_latents(vae, tokenizer, text_encoder)
+        pipe = self.train_unet(vae, tokenizer, text_encoder, latents)
         if self.accelerator.is_main_process: self.finish(pipe)
     if self.accelerator.num_processes > 1: self.accelerator.wait_for_everyone()
     return pipe
@@ -533,7 +548,7 @@ def finish(self, pipe):
 @patch_to(Job)
 @contextmanager
 def _at_work(self):
-    "Inside, the folder is this job's alone, SIGTERM is a clean end, and a full disk is an error of one line."
+    "Inside, the folder is this job's alone, and a full disk is an error of one line."
     if self._working or not first_process(): yield; return
     self._working = True
     try:
@@ -551,58 +566,77 @@ def _enter(self):
     checkpoints = list((self.out/"checkpoints").glob("*.checkpoint*.safetensors"))
     finished = any((self.out/name).exists() for name in ("pipeline", "results.json"))
     if not self.resume and (checkpoints or finished):
-        raise LoadError(f"{self.out} holds a run already: go on with it (--resume; resume=True), "
-                        "or use another folder (--out)")
+        raise LoadError(f"{self.out} holds a run already: go on with it (--resume; "
+                        "resume=True), or use another folder (--out)")
     if finished and not checkpoints:
-        raise LoadError(f"{self.out} holds a finished run, and no checkpoints to go on from; use another folder (--out)")
+        raise LoadError(f"{self.out} holds a finished run, and no checkpoints to go on "
+                        "from; use another folder (--out)")
     remove_temporaries(self.out)
     self._entered = True
 
 # %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell
 def check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3.0
-    "A `ConfigError` for what cannot be trained, and a warning where the U-Net's size is not that of the latents."
-    whole = {name: whole_number(name, getattr(preset, name), 1) for name in ("size", "pictures", "captions", "steps")}
+    "A `ConfigError` for what cannot be trained."
+    names = ("size", "pictures", "captions", "steps")
+    whole = {name: whole_number(name, getattr(preset, name), 1) for name in names}
     preset = replace(preset, **whole)
-    if preset.captions % 2: raise ConfigError(f"captions is even, half for one object and half for two; got {preset.captions}")
+    if preset.captions % 2:
+        raise ConfigError("captions is even, half for one object and half for two; got "
+                          f"{preset.captions}")
     for name in ("two_objects", "drop"): number(name, getattr(preset, name), 0, 1)
     number("scale", preset.scale, 0)
-    losses = dict(vae=vae_training_loss, text=contrastive_loss, unet=vae_training_loss)
-    for name, loss in losses.items(): _check_training(f"{name}_training", getattr(preset, f"{name}_training"), loss)
     for name in ("vae", "text", "unet"): _check_keys(name, getattr(preset, name))
-    _check_keys("text", preset.text, list(inspect.signature(TextAndPictures).parameters)[2:])
-    vae = _tried("vae", small_vae, lambda: vae_config(preset))
-    if preset.size % vae.factor or vae.config.sample_size != preset.size:
-        raise ConfigError(f"vae: its pictures must be of size {preset.size}, and that a multiple of {vae.factor}")
-    if preset.size % 2 ** len(preset.text.get("widths", (32, 64, 128))):
-        raise ConfigError(f"text.widths: {preset.size} pixels cannot be halved so often")
-    unet = _tried("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae)).config
-    c, side, asked = vae.config.latent_channels, preset.size // vae.factor, preset.unet.get("sample_size")
-    width = preset.text.get("width", 128)
-    for key, must in dict(in_channels=c, out_channels=c, cross_attention_dim=width).items():
-        if unet[key] != must: raise ConfigError(f"unet.{key} must be {must} here; got {unet[key]!r}")
-    if asked not in (None, side, (side, side), [side, side]):
-        warnings.warn(f"unet.sample_size={asked} is not the size of the VAE's latents; {side} is used", stacklevel=3)
+    losses = dict(vae=vae_training_loss, text=contrastive_loss, unet=vae_training_loss)
+    for name, loss in losses.items():
+        _check_training(f"{name}_training", getattr(preset, f"{name}_training"), loss)
+    _check_networks(preset)
     return preset
+
+def _check_networks(preset):
+    "Can they be built, and do they fit each other and the size of the pictures?"
+    arguments = list(inspect.signature(TextAndPictures).parameters)
+    _check_keys("text", preset.text, arguments[2:])
+    vae, size = _tried("vae", small_vae, lambda: vae_config(preset)), preset.size
+    if size % vae.factor or vae.config.sample_size != size:
+        raise ConfigError(f"vae: its pictures must be of size {size}, and that a multiple "
+                          f"of {vae.factor}")
+    if size % 2 ** len(preset.text.get("widths", (32, 64, 128))):
+        raise ConfigError(f"text.widths: {size} pixels cannot be halved so often")
+    unet = _tried("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae)).config
+    c, width = vae.config.latent_channels, preset.text.get("width", 128)
+    needed = dict(in_channels=c, out_channels=c, cross_attention_dim=width)
+    for key, must in needed.items():
+        if unet[key] != must:
+            raise ConfigError(f"unet.{key} must be {must} here; got {unet[key]!r}")
+    side, asked = size // vae.factor, preset.unet.get("sample_size")
+    if asked not in (None, side, (side, side), [side, side]):
+        warnings.warn(f"unet.sample_size={asked} is not the size of the VAE's latents; "
+                      f"{side} is used", stacklevel=4)
 
 def _tried(name, make, config):
     "Build it without memory or weights, to see whether it can be built."
     try:
         with torch.device("meta"): return make(**config())
-    except Exception as error: raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
+    except Exception as error:
+        raise ConfigError(f"{name}: {' '.join(str(error).split())}") from None
 
 def _check_keys(name, given, known=None):
-    if not isinstance(given, dict): raise ConfigError(f"{name} is a dictionary; got {given!r}")
+    if not isinstance(given, dict):
+        raise ConfigError(f"{name} is a dictionary; got {given!r}")
     if known and (strange := [key for key in given if key not in known]):
-        raise ConfigError(f"{name} has no key {strange[0]!r}; it knows {', '.join(known)}")
+        names = ", ".join(known)
+        raise ConfigError(f"{name} has no key {strange[0]!r}; it knows {names}")
 
 def _check_training(name, given, loss_fn):
-    ours = ("out", "name", "seed", "device", "show_bar", "save_every", "recipe", "preview", "preview_every")
-    known = list(inspect.signature(Trainer).parameters)[3:]
-    _check_keys(name, given, ["batch_size", *(key for key in known if key not in ours)])
+    ours = ("out", "name", "seed", "device", "show_bar", "save_every", "recipe",
+            "preview", "preview_every")
+    known = [key for key in inspect.signature(Trainer).parameters if key not in ours]
+    _check_keys(name, given, ["batch_size", *known[3:]])
     if missing := [key for key in ("batch_size", "steps") if key not in given]:
         raise ConfigError(f"{name} must say {' and '.join(missing)}")
     whole_number(f"{name}.batch_size", given["batch_size"], 1)
-    try: Trainer(nn.Identity(), loss_fn, print, **{k: v for k, v in given.items() if k != "batch_size"})
+    training = {k: v for k, v in given.items() if k != "batch_size"}
+    try: Trainer(nn.Identity(), loss_fn, print, **training)
     except ConfigError as error: raise ConfigError(f"{name}: {error}") from None
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell052

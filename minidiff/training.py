@@ -18,8 +18,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .hub import (ConfigError, LoadError, load_metadata, load_safetensors, number, one_of, patch_to,
-                          remove_temporaries, save_safetensors, whole_number)
+from .hub import (ConfigError, LoadError, load_metadata, load_safetensors,
+                          number, one_of, patch_to, remove_temporaries,
+                          save_safetensors, whole_number)
 
 # %% ../nbs/workshop/training.ipynb #cell007
 def step_generator(
@@ -27,8 +28,9 @@ def step_generator(
     step: int,  # number of the step, from 0
     rank: int = 0,  # number of the process, where each needs a stream of its own
 ) -> torch.Generator:  # on the CPU
-    "The source of everything random in one step. Steps of one run never share a seed, nor do its processes."
-    return torch.Generator().manual_seed((seed * 2654435761 + rank * 3037000493 + step) % 2**32)
+    "All that is random in a step comes from here; no two steps or processes share a seed."
+    mixed = seed * 2654435761 + rank * 3037000493 + step
+    return torch.Generator().manual_seed(mixed % 2**32)
 
 def seed_all(seed: int):
     "Seed the global generators of Python, NumPy and PyTorch, which decide the first weights of a network."
@@ -71,7 +73,7 @@ class EMA:
     def update(self, module: nn.Module):
         "Move the average one step towards the weights of `module`; buffers are copied."
         ours = list(self.module.parameters())
-        theirs = [p.detach().to(average.dtype) for p, average in zip(module.parameters(), ours)]
+        theirs = [p.detach().to(o.dtype) for p, o in zip(module.parameters(), ours)]
         torch._foreach_lerp_(ours, theirs, 1 - self.current_decay())
         for ours, theirs in zip(self.module.buffers(), module.buffers()): ours.copy_(theirs)
         self.updates += 1
@@ -93,10 +95,11 @@ def shard(
 ) -> dict:
     "One of `parts` equal slices of a batch."
     if parts == 1: return batch
-    sizes = {k: len(v) if not torch.is_tensor(v) or v.dim() else 0 for k, v in batch.items()}
+    length = lambda v: 0 if torch.is_tensor(v) and v.dim() == 0 else len(v)
+    sizes = {k: length(v) for k, v in batch.items()}
     size = max(sizes.values())
     if min(sizes.values()) < size:
-        raise ValueError(f"the entries of a batch must be of one length to be cut; got {sizes}")
+        raise ValueError(f"the entries of a batch must be of one length; got {sizes}")
     if size % parts:
         raise ValueError(f"a batch of {size} cannot be cut into {parts} equal parts (processes x accumulation); "
                          "choose a multiple")
@@ -140,11 +143,14 @@ def orthogonalize(
     matrices: torch.Tensor,  # (..., m, n)
     steps: int = 5,
 ) -> torch.Tensor:  # (..., m, n) in bfloat16
-    """Nearly `U @ V.T` of each matrix: the same singular vectors, and singular values between about 0.7 and 1.2.
+    """Nearly `U @ V.T` of each matrix.
 
-    Each step lifts a small singular value 3.4 times, so what was less than some 1/700 of the matrix's norm stays less.
+    It keeps the singular vectors; singular values come out between about 0.7 and 1.2.
+    Each step lifts a small one 3.4 times, so one that was less than some 1/700 of the
+    matrix's norm stays below that.
     """
-    if matrices.dim() < 2: raise ValueError(f"matrices: expected (..., m, n), got {tuple(matrices.shape)}")
+    if matrices.dim() < 2:
+        raise ValueError(f"matrices: expected (..., m, n), got {tuple(matrices.shape)}")
     x = matrices.bfloat16().reshape(-1, *matrices.shape[-2:])
     tall = x.shape[-2] > x.shape[-1]
     if tall: x = x.mT
@@ -163,11 +169,12 @@ class Muon(torch.optim.AdamW):
         for name in ("maximize", "differentiable"):
             if options.get(name): raise ConfigError(f"Muon has no {name}")
         super().__init__(*args, **options)
-        self._step_supports_amp_scaling = False  # a gradient scaler must leave out overflowed steps itself
+        self._step_supports_amp_scaling = False  # a scaler leaves overflowed steps out
 
     def _turns(self, p):
         "Is this a matrix (or kernel) that takes the orthogonal step?"
-        return p.grad is not None and p.dim() > 1 and p.numel() and min(len(p), p[0].numel()) >= self.smallest
+        if p.grad is None or p.dim() < 2 or p.numel() == 0: return False
+        return min(len(p), p[0].numel()) >= self.smallest
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -227,15 +234,18 @@ class Trainer:
         device: str | None = None,  # "cpu" to stay on it; None: a GPU where there is one
         show_bar: bool = True,  # show a progress bar
         recipe: dict | None = None,  # what else must be the same where a run is resumed
-        scaler: torch.amp.GradScaler | None = None,  # of the loss; None: in fp16 one of its own
+        scaler: torch.amp.GradScaler | None = None,  # None: in fp16, accelerate's
     ):
         arguments = dict(locals()); del arguments["self"]
         self.__dict__.update(_checked(arguments))
-        files = [f"{name}.checkpoint{kind}.safetensors" for kind in ("", ".previous", ".new")]
-        self.checkpoint, self._previous, self._new = [None if out is None else self.out/file for file in files]
+        files = [self.out and self.out/f"{name}.checkpoint{kind}.safetensors"
+                 for kind in ("", ".previous", ".new")]
+        self.checkpoint, self._previous, self._new = files
         self.step, self.seconds, self._losses, self.ema_model = 0, 0.0, [], None
-        self._taken, self._skipped = [], 0  # losses of the last steps; how many in a row overflowed
-        self._saved, self._whole = 0, True  # step of the checkpoint; may it be kept as the one before?
+        self._taken = []  # losses of the last steps that were taken
+        self._skipped = 0  # steps in a row that overflowed
+        self._saved = 0  # step of the checkpoint
+        self._whole = True  # may the checkpoint be kept as the one before?
 
 # %% ../nbs/workshop/training.ipynb #cell039
 class _Loss(nn.Module):
@@ -247,15 +257,15 @@ class _Loss(nn.Module):
 
 @contextmanager
 def _own_settings():
-    "Inside, accelerate begins anew; afterwards, an `Accelerator` from before has its own settings again."
+    "Inside, accelerate begins anew; afterwards, what it had before is back."
     from accelerate.state import AcceleratorState, GradientState, PartialState
-    several = lambda: PartialState._shared_state.get("num_processes", 1) > 1  # those stay connected
+    def several(): return PartialState._shared_state.get("num_processes", 1) > 1
     classes = [AcceleratorState, GradientState] + [PartialState] * (not several())
     before = {c: vars(c)["_shared_state"] for c in classes}
     for c in classes: c._shared_state = {}
     try: yield
     finally:
-        if several(): before.pop(PartialState, None)
+        if several(): before.pop(PartialState, None)  # processes stay connected
         for c, state in before.items(): c._shared_state = state
 
 def _accelerator(precision, device):
@@ -264,7 +274,7 @@ def _accelerator(precision, device):
     state = PartialState(cpu=device == "cpu")
     if precision == "auto": precision = best_precision(state.device)
     if precision == "fp16" and state.device.type == "cpu":
-        raise ConfigError("precision='fp16' needs a GPU; on a CPU use 'auto', 'bf16' or 'no'")
+        raise ConfigError("precision='fp16' needs a GPU; use 'auto', 'bf16' or 'no'")
     return Accelerator(mixed_precision=precision, cpu=device == "cpu",
                        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
@@ -291,13 +301,15 @@ def _set_up(self):
         make = dict(adamw=torch.optim.AdamW, muon=Muon)[self.optimizer]
         fused = accelerator.device.type in ("cpu", "cuda")
         self._optimizer = make(groups, lr=self.lr, betas=self.betas, fused=fused)
-        self._optimizer._step_supports_amp_scaling = False  # the scaler leaves steps out, and says so
+        self._optimizer._step_supports_amp_scaling = False  # a scaler leaves steps out
         self._ema = EMA(self.model, self.ema) if self.ema is not None else None
         if self._ema: self.ema_model = self._ema.module
-        self._wrapped, self._prepared = accelerator.prepare(_Loss(self.model, self.loss_fn), self._optimizer)
+        loss = _Loss(self.model, self.loss_fn)
+        self._wrapped, self._prepared = accelerator.prepare(loss, self._optimizer)
     if self.compile: self._wrapped = torch.compile(self._wrapped)
-    half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(accelerator.mixed_precision)
-    self._autocast = torch.autocast(accelerator.device.type, half, enabled=half is not None)
+    kind, precision = accelerator.device.type, accelerator.mixed_precision
+    half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
+    self._autocast = torch.autocast(kind, half, enabled=half is not None)
 
 # %% ../nbs/workshop/training.ipynb #cell041
 @patch_to(Trainer)
@@ -305,7 +317,8 @@ def _batch(self, step):
     "This process's slice of the batch of a step, on the device, in `accumulate` parts."
     acc, batch = self.accelerator, self.batch_fn(step_generator(self.seed, step))
     if not isinstance(batch, dict) or not batch:
-        raise ValueError(f"batch_fn: expected a dict of tensors and lists, got {type(batch).__name__}")
+        kind = type(batch).__name__
+        raise ValueError(f"batch_fn: expected a dict of tensors and lists, got {kind}")
     mine = shard(batch, acc.process_index, acc.num_processes)
     def move(v):
         if not torch.is_tensor(v): return v
@@ -317,7 +330,8 @@ def _check_loss(loss):
     if not torch.is_tensor(loss) or loss.numel() != 1 or not loss.is_floating_point():
         got = tuple(loss.shape) if torch.is_tensor(loss) else type(loss).__name__
         raise ValueError(f"loss_fn: expected a real number as a tensor (), got {got}")
-    if not loss.requires_grad: raise ValueError("loss_fn: the loss does not depend on the weights of the model")
+    if not loss.requires_grad:
+        raise ValueError("loss_fn: the loss does not depend on the model's weights")
     return loss.reshape(())
 
 @patch_to(Trainer)
@@ -353,13 +367,15 @@ _SETTINGS = ("steps", "lr", "warmup", "min_lr", "decay", "optimizer", "weight_de
 def _flat(settings, before=""):
     "Nested dictionaries as one, with names such as `unet.sample_size`."
     flat = {}
-    for k, v in settings.items(): flat |= _flat(v, f"{before}{k}.") if isinstance(v, dict) else {before + k: v}
+    for k, v in settings.items():
+        flat |= _flat(v, f"{before}{k}.") if isinstance(v, dict) else {before + k: v}
     return flat
 
 @patch_to(Trainer)
 def _settings(self):
     "All that a resumed run must share, as JSON gives it back."
-    mine = {k: getattr(self, k) for k in _SETTINGS} | {"parameters": count_parameters(self.model)}
+    mine = {k: getattr(self, k) for k in _SETTINGS}
+    mine["parameters"] = count_parameters(self.model)
     return json.loads(json.dumps(mine | _flat(self.recipe or {}), default=str))
 
 def fingerprint(
@@ -371,23 +387,26 @@ def fingerprint(
     crc = zlib.crc32(text.encode())
     for k, v in sorted(tensors.items()):
         crc = zlib.crc32(f"{k} {v.dtype} {tuple(v.shape)}".encode(), crc)
-        crc = zlib.crc32(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
+        numbers = v.detach().cpu().contiguous().flatten()
+        crc = zlib.crc32(numbers.view(torch.uint8).numpy(), crc)
     return f"{crc:08x}"
 
 # %% ../nbs/workshop/training.ipynb #save_cell
 @patch_to(Trainer)
 def _tensors(self):
-    "The weights, their average, and what the optimiser remembers; a `FloatingPointError` where one is no number."
-    tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-    if self._ema: tensors |= {f"ema.{k}": v for k, v in self._ema.module.state_dict().items()}
+    "Weights, their average, the optimiser's memory; a `FloatingPointError` for nan."
+    parts = dict(model=self.model) | (dict(ema=self.ema_model) if self._ema else {})
+    tensors = {}
+    for name, module in parts.items():
+        tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
     for i, state in self._optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-    buffers = {f"{part}.{k}" for part in ("model", "ema") for k, _ in self.model.named_buffers()}
+    masks = {f"{name}.{k}" for name, m in parts.items() for k, _ in m.named_buffers()}
     for k, v in tensors.items():
         if not v.is_floating_point(): continue
-        if v.isnan().any() or k not in buffers and v.isinf().any():  # a buffer may hold a mask
-            raise FloatingPointError(f"{k} of {self.name} holds nan or inf at step {self.step}, and is not saved; "
-                                     f"{self._advice()}")
+        if v.isnan().any() or k not in masks and v.isinf().any():
+            raise FloatingPointError(f"{k} of {self.name} holds nan or inf at step "
+                                     f"{self.step}, and is not saved; {self._advice()}")
     return tensors
 
 @patch_to(Trainer)
@@ -401,24 +420,30 @@ def save(self):
     losses = self._mean_losses()  # all processes take part in the average
     tensors = self._tensors()
     if self.checkpoint is None or not self.accelerator.is_main_process: return
-    tensors = {k: v.detach().cpu().contiguous() for k, v in {**tensors, "losses": losses}.items()}
+    tensors["losses"] = losses
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
-    header = json.dumps(dict(step=self.step, seconds=self.seconds, updates=self._ema.updates if self._ema else 0,
-                             scaler=scaler, skipped=self._skipped, settings=self._settings()))
+    updates = self._ema.updates if self._ema else 0
+    header = json.dumps(dict(
+        step=self.step, seconds=self.seconds, updates=updates, scaler=scaler,
+        skipped=self._skipped, settings=self._settings()))
+    notes = dict(minidiff=header, checksum=fingerprint(tensors, header))
     try:
-        save_safetensors(tensors, self._new, dict(minidiff=header, checksum=fingerprint(tensors, header)))
-        if self._whole and self.checkpoint.is_file(): os.replace(self.checkpoint, self._previous)
+        save_safetensors(tensors, self._new, notes)
+        if self._whole and self.checkpoint.is_file():
+            os.replace(self.checkpoint, self._previous)
         os.replace(self._new, self.checkpoint)
     except (OSError, SafetensorError) as error:
-        kept = f"that of step {self._saved} is as it was" if self._saved else "there is none yet"
-        raise LoadError(f"the checkpoint {self.checkpoint} of step {self.step} cannot be written, {kept}: "
-                        f"{' '.join(str(error).split())}") from None
+        kept = "there is none yet"
+        if self._saved: kept = f"that of step {self._saved} is as it was"
+        raise LoadError(f"the checkpoint {self.checkpoint} of step {self.step} cannot "
+                        f"be written, {kept}: {' '.join(str(error).split())}") from None
     self._whole, self._saved = True, self.step
 
 # %% ../nbs/workshop/training.ipynb #cell044
 @patch_to(Trainer)
 def load(self) -> bool:
-    "Continue from the checkpoint, or the one before it where that is broken; returns whether there was one."
+    "Continue from the checkpoint, or the one before where it is broken; was there one?"
     if self.checkpoint is None: return False
     paths, trouble = (self.checkpoint, self._previous), []
     if not any(path.is_file() for path in paths): return False
@@ -427,18 +452,20 @@ def load(self) -> bool:
         except (OSError, SafetensorError) as error: trouble.append(error)
         else: break
     else:
-        raise LoadError(f"{trouble[0]}; and the checkpoint before it is no better; delete both to train this part "
-                        "again, or use another folder")
+        raise LoadError(f"{trouble[0]}; and the checkpoint before it is no better; delete "
+                        "both to train this part again, or use another folder")
     self._restore(path, tensors, header)
     self._whole = not trouble  # a broken one must not replace the one before
     if trouble and self.accelerator.is_main_process:
-        warnings.warn(f"{trouble[0]}; going on from the checkpoint before it, of step {self.step}", stacklevel=2)
+        warnings.warn(f"{trouble[0]}; going on from the checkpoint before it, of step "
+                      f"{self.step}", stacklevel=2)
     return True
 
 def _read_checkpoint(path):
     "Tensors and header; a `LoadError` where anything is not as it was written."
     tensors, notes = load_safetensors(path), load_metadata(path)
-    if not {"minidiff", "checksum"} <= notes.keys(): raise LoadError(f"{path} is no checkpoint of a training run")
+    if not {"minidiff", "checksum"} <= notes.keys():
+        raise LoadError(f"{path} is no checkpoint of a training run")
     if fingerprint(tensors, notes["minidiff"]) != notes["checksum"]:
         raise LoadError(f"{path} is damaged: its bytes are not those that were written")
     return tensors, json.loads(notes["minidiff"])
@@ -448,12 +475,16 @@ def _restore(self, path, tensors, header):
     theirs, mine = header["settings"], self._settings()
     other = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
     if other:
-        was, now = (", ".join(f"{k}={side.get(k)!r}" for k in other) for side in (theirs, mine))
-        raise ConfigError(f"{path} was made with {was}, and this run has {now}; use the same, or another folder, "
-                          "or delete that checkpoint to train this part again")
+        was = ", ".join(f"{k}={theirs.get(k)!r}" for k in other)
+        now = ", ".join(f"{k}={mine.get(k)!r}" for k in other)
+        raise ConfigError(f"{path} was made with {was}, and this run has {now}; use the "
+                          "same, or another folder, or delete that checkpoint to train "
+                          "this part again")
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     _load_into(self.model, part("model."), path)
-    if self._ema: _load_into(self._ema.module, part("ema."), path); self._ema.updates = header["updates"]
+    if self._ema:
+        _load_into(self.ema_model, part("ema."), path)
+        self._ema.updates = header["updates"]
     state = {}
     for k, v in part("optimizer.").items():
         i, name = k.split(".", 1)
@@ -464,18 +495,18 @@ def _restore(self, path, tensors, header):
         for k, v in memory.items():
             if v.shape == p.shape: memory[k] = torch.empty_like(p, dtype=v.dtype).copy_(v)
     if self.accelerator.scaler and header["scaler"]: self.accelerator.scaler.load_state_dict(header["scaler"])
-    losses = list(tensors["losses"].to(self.accelerator.device, copy=True))
-    self._losses, self._taken = losses, [loss for loss in losses[-20:] if loss.isfinite()]
-    self.step, self.seconds, self._skipped = header["step"], header["seconds"], header["skipped"]
-    self._saved = self.step
+    self._losses = list(tensors["losses"].to(self.accelerator.device, copy=True))
+    self._taken = [loss for loss in self._losses[-20:] if loss.isfinite()]
+    self.step = self._saved = header["step"]
+    self.seconds, self._skipped = header["seconds"], header["skipped"]
 
 def _load_into(module, weights, path):
     kinds = lambda tensors: {k: (tuple(v.shape), v.dtype) for k, v in tensors.items()}
     own, other = kinds(module.state_dict()), kinds(weights)
     misfits = sorted(k for k in own | other if own.get(k) != other.get(k))
     if misfits:
-        raise ConfigError(f"{path} holds another model: {len(misfits)} of its tensors do not fit, such as "
-                          f"{misfits[0]}")
+        raise ConfigError(f"{path} holds another model: {len(misfits)} of its tensors do "
+                          f"not fit, such as {misfits[0]}")
     module.load_state_dict(weights)
 
 # %% ../nbs/workshop/training.ipynb #cell046
@@ -504,15 +535,15 @@ _MOST_SKIPPED = 50  # in a row; a scale of 2^16 has long gone below 1 by then
 
 @patch_to(Trainer)
 def _watch(self, bar):
-    "Is the loss still a number? Show it. Every 20 steps, since a GPU has to be waited for; and before it is saved."
+    "Is the loss still a number? Show it. Not at every step: it means to wait for a GPU."
     if self._skipped >= _MOST_SKIPPED:
-        raise FloatingPointError(f"{self._skipped} steps in a row of {self.name} overflowed before step {self.step}; "
-                                 f"{self._advice()}")
+        raise FloatingPointError(f"{self._skipped} steps in a row of {self.name} overflowed"
+                                 f" before step {self.step}; {self._advice()}")
     if not self._taken: return
     recent = torch.stack(self._taken).mean().item()
     if not math.isfinite(recent):
-        raise FloatingPointError(f"the loss of {self.name} became {recent} within the 20 steps before step {self.step}; "
-                                 f"{self._advice()}")
+        raise FloatingPointError(f"the loss of {self.name} became {recent} within the 20 "
+                                 f"steps before step {self.step}; {self._advice()}")
     if self.show_bar and self.accelerator.is_main_process: bar.comment = f"{self.name} loss {recent:.4f}"
 
 @patch_to(Trainer)
@@ -525,10 +556,12 @@ def fit(
 ):  # the trainer itself: see `.model`, `.ema_model`, `.losses`, `.seconds`
     "Train up to `steps` and return the trainer, its model in `eval` mode."
     self._set_up()
-    with sigterm_as_ctrl_c(), self._own_checkpoint(one_of("resume", resume, True, False)):
+    one_of("resume", resume, True, False)
+    with sigterm_as_ctrl_c(), self._own_checkpoint(resume):
         resumed = resume and self.load()
         if self.step and not resumed:
-            raise ConfigError(f"this trainer is at step {self.step} already; make a new one, or give it a folder and resume")
+            raise ConfigError(f"this trainer is at step {self.step} already; make a new "
+                              "one, or give it a folder and resume")
         self._train()
     self.accelerator.free_memory()
     self.model.eval()
@@ -538,7 +571,8 @@ def fit(
 def _train(self):
     "The steps that are left."
     bar, start, ahead = self._bar(), time.perf_counter() - self.seconds, None
-    on_gpu, rank = self.accelerator.device.type == "cuda", self.accelerator.process_index
+    on_gpu = self.accelerator.device.type == "cuda"
+    rank = self.accelerator.process_index
     devices = range(torch.cuda.device_count()) if on_gpu else []
     with ThreadPoolExecutor(1) as drawer, torch.random.fork_rng(devices=devices):
         for step in bar:
@@ -549,7 +583,8 @@ def _train(self):
             self.step, self.seconds = step + 1, time.perf_counter() - start
             save = self.step == self.steps or self._due(self.save_every)
             preview = self.preview and self._due(self.preview_every)
-            if save or preview or self._due(20) or self._skipped >= _MOST_SKIPPED: self._watch(bar)
+            given_up = self._skipped >= _MOST_SKIPPED
+            if save or preview or given_up or self._due(20): self._watch(bar)
             if save: self.save()
             if preview and self.accelerator.is_main_process: self._show_preview()
     if hasattr(bar, "fill"): print()  # end the line of a bar in a terminal
@@ -562,7 +597,7 @@ def _show_preview(self):
 
 # %% ../nbs/workshop/training.ipynb #alone
 def first_process() -> bool:
-    "Is this the only process of a run, or the first of several? Those are numbered by whoever started them."
+    "Is this a run's only process, or the first of those that a launcher has numbered?"
     names = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
     return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
@@ -586,12 +621,13 @@ def only_run(
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         if not _try_lock(file):
-            raise LoadError(f"another run is writing into {Path(path).parent}; wait for it, or use another folder")
+            raise LoadError(f"another run is writing into {Path(path).parent}; wait for "
+                            "it, or use another folder")
         yield
 
 @contextmanager
 def sigterm_as_ctrl_c():
-    "Inside, SIGTERM raises `KeyboardInterrupt`, unless the program has its own way with it."
+    "Inside, SIGTERM raises `KeyboardInterrupt`, unless there is a handler already."
     mine = threading.current_thread() is threading.main_thread() and first_process()
     if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL: yield; return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -601,10 +637,11 @@ def sigterm_as_ctrl_c():
 @patch_to(Trainer)
 @contextmanager
 def _own_checkpoint(self, resume):
-    "Inside, the checkpoint is this run's alone; what a killed one left half done has been put in order."
+    "Inside, the checkpoint is this run's alone; what a killed one left is in order."
     acc = self.accelerator
     if self.checkpoint is None: yield; return
-    with only_run(self.out/f".{self.name}.lock") if acc.is_main_process else nullcontext():
+    lock = self.out/f".{self.name}.lock"
+    with only_run(lock) if acc.is_main_process else nullcontext():
         if acc.is_main_process: self._tidy(resume)
         if acc.num_processes > 1: acc.wait_for_everyone()
         yield
@@ -612,14 +649,16 @@ def _own_checkpoint(self, resume):
 @patch_to(Trainer)
 def _tidy(self, resume):
     remove_temporaries(self.out, f"{self.name}.checkpoint*")
-    if self._new.is_file() and not self.checkpoint.is_file(): os.replace(self._new, self.checkpoint)
+    between = self._new.is_file() and not self.checkpoint.is_file()  # two renames
+    if between: os.replace(self._new, self.checkpoint)
     self._new.unlink(missing_ok=True)
     if not resume and (self.checkpoint.is_file() or self._previous.is_file()):
-        raise LoadError(f"{self.checkpoint} is there already; resume it, or use another folder")
+        raise LoadError(f"{self.checkpoint} is there already; resume it, or use "
+                        "another folder")
 
 # %% ../nbs/workshop/training.ipynb #check_cell
 def _checked(given):
-    "The arguments of a `Trainer`, or a `ConfigError` for the first that is of the wrong kind or out of its range."
+    "The arguments of a `Trainer`, or a `ConfigError` for the first that is wrong."
     fine = dict(given)
     if not isinstance(given["model"], nn.Module):
         raise ConfigError(f"model is an nn.Module; got {type(given['model']).__name__}")
@@ -632,13 +671,15 @@ def _checked(given):
     fine["seed"] = whole_number("seed", given["seed"], -2**63, 2**63 - 1)
     limits = dict(lr=None, warmup=1, min_lr=1, decay=1, weight_decay=None, ema=1)
     for name, high in limits.items():
-        if given[name] is not None or name not in ("decay", "ema"): fine[name] = number(name, given[name], 0, high)
+        if given[name] is not None or name not in ("decay", "ema"):
+            fine[name] = number(name, given[name], 0, high)
     if given["clip"] is not None: fine["clip"] = number("clip", given["clip"], above=0)
     fine["betas"] = _check_betas(given["betas"])
     one_of("optimizer", given["optimizer"], "adamw", "muon")
     one_of("precision", given["precision"], "auto", "no", "bf16", "fp16")
     one_of("device", given["device"], None, "cpu")
-    for name in ("channels_last", "compile", "show_bar"): one_of(name, given[name], True, False)
+    for name in ("channels_last", "compile", "show_bar"):
+        one_of(name, given[name], True, False)
     return fine | _check_places(given)
 
 def _check_betas(betas):
@@ -649,20 +690,22 @@ def _check_betas(betas):
 def _check_places(given):
     name, out, scaler, recipe = (given[k] for k in ("name", "out", "scaler", "recipe"))
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w .+-]*", name):
-        raise ConfigError(f"name is letters and digits, for the name of a file; got {name!r}")
+        raise ConfigError(f"name is letters and digits, to name a file; got {name!r}")
     if out is not None and not isinstance(out, (str, os.PathLike)):
         raise ConfigError(f"out is the path of a folder; got {out!r}")
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
-        raise ConfigError(f"scaler is a torch.amp.GradScaler; got {type(scaler).__name__}")
-    if recipe is not None and not isinstance(recipe, dict): raise ConfigError(f"recipe is a dictionary; got {recipe!r}")
-    loss_fn = getattr(given["loss_fn"], "func", given["loss_fn"])  # of a functools.partial
+        raise ConfigError(f"scaler is a torch.amp.GradScaler; got {scaler!r}")
+    if recipe is not None and not isinstance(recipe, dict):
+        raise ConfigError(f"recipe is a dictionary; got {recipe!r}")
+    loss_fn = getattr(given["loss_fn"], "func", given["loss_fn"])  # a functools.partial
     if getattr(loss_fn, "whole_batch", False) and given["accumulate"] > 1:
-        raise ConfigError(f"accumulate={given['accumulate']} would change this loss, which compares the entries of a "
-                          "whole batch; use accumulate=1")
+        raise ConfigError(f"accumulate={given['accumulate']} would change this loss, "
+                          "which compares the entries of a whole batch; use accumulate=1")
     return dict(out=None if out is None else Path(out))
 
 def _check_weights(model, scaler):
     learnt = [p for p in model.parameters() if p.requires_grad]
     if not learnt: raise ConfigError("model: it has no weight that may be trained")
     if scaler and any(p.dtype == torch.float16 for p in learnt):
-        raise ConfigError("model: a scaler needs weights in float32, and these are float16; call .float() first")
+        raise ConfigError("model: a scaler needs weights in float32, and these are "
+                          "float16; call .float() first")

@@ -3,7 +3,8 @@
 
     python scripts/make_weights.py [RUN]
 
-RUN is the folder of a run of `minidiff_train` (default: runs/cpu). Where it does not exist, the CPU preset is trained into it first.
+RUN is the folder of a run of `minidiff_train` (default: runs/cpu). Where there is no finished one in it, the CPU preset is trained into it first, or trained on.
+The weights that were there are only replaced when the new ones are complete.
 """
 import shutil
 import sys
@@ -49,9 +50,10 @@ def hero(pipe, preset, path):
 
 def main():
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/cpu")
-    if not (run / "results.json").is_file(): Job("cpu", run).run()
+    if not (run / "results.json").is_file(): Job("cpu", run, resume=True).run()
     results, pipe = read_json(run / "results.json"), open_run(run)
-    target = Path(__file__).parent.parent / "minidiff" / "weights"
+    shipped = Path(__file__).parent.parent / "minidiff" / "weights"
+    target = shipped.with_name(".weights.new")
     shutil.rmtree(target, ignore_errors=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.to(torch.float16)
     pipe.save_pretrained(target)
@@ -63,8 +65,10 @@ def main():
         threads=results["threads"], parameters=", ".join(f"{k} {v:,}" for k, v in results["parameters"].items()), megabytes=size / 1e6, captions=results["captions"],
         one=accuracy["one_object"]["whole"], two=accuracy["two_objects"]["whole"], steps=preset["steps"], scale=preset["scale"],
         words=sum(token.endswith("</w>") and len(token) > 5 for token in pipe.tokenizer.vocab)), encoding="utf-8")
-    hero(open_run(), preset, target.parent.parent / "nbs" / "images" / "hero.png")
-    print(f"{target}: {size / 1e6:.1f} MB")
+    shutil.rmtree(shipped, ignore_errors=True)
+    target.rename(shipped)
+    hero(open_run(), preset, shipped.parent.parent / "nbs" / "images" / "hero.png")
+    print(f"{shipped}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__": main()
