@@ -131,7 +131,7 @@ def check_scenes(
     colors: int | None = None,  # how many there are (None: objects need not have any)
 ):
     "A `ValueError` where these are no scenes, or hold what a sketchbook does not know."
-    if not isinstance(scenes, Scenes):
+    if not all(hasattr(scenes, field.name) for field in fields(Scenes)):
         raise ValueError(f"scenes: expected Scenes, got {scenes!r}")
     n = len(scenes.n_objects)
     shapes = dict(n_objects=(n,), place=(n,), relation=(n,), background=(n,), kind=(n, 2),
