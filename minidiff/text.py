@@ -166,13 +166,14 @@ class CLIPTokenizer:
         self,
         vocab: dict,  # token -> id
         merges,  # pairs of tokens, the first learnt first
-        model_max_length: int = 77,  # the longest row of ids; above a million: no limit
+        model_max_length: int | None = 77,  # the longest row of ids; None: no limit
         bos_token: str = START,
         eos_token: str = END,
         unk_token: str = END,  # stands for a byte that the vocabulary lacks; ours never lacks one
         pad_token: str = END,  # Stable Diffusion 1.x fills up with the end token, 2.x with "!"
         added_tokens: dict | None = None,  # further ones -> id, or dict(id=, special=, normalized=)
     ):
+        if model_max_length is None: model_max_length = 10 ** 30  # as transformers has it
         self.model_max_length = whole_number("model_max_length", model_max_length, 2)
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
             bos_token, eos_token, unk_token, pad_token)
@@ -333,7 +334,8 @@ def __call__(
     one_of("truncation", truncation, True, False, "longest_first", "only_first",
            "do_not_truncate")
     one_of("return_tensors", return_tensors, "pt", "np", None)
-    length = self.model_max_length if self.model_max_length <= _NO_LIMIT else None
+    length = self.model_max_length
+    if length is not None and length > _NO_LIMIT: length = None
     if max_length is not None: length = whole_number("max_length", max_length, 2, _NO_LIMIT)
     if length is None and padding == "max_length":
         raise ValueError("max_length: padding=\"max_length\" needs it, as this "
@@ -441,7 +443,6 @@ def from_pretrained(
         vocab, merges = _read_vocab(folder)
         specials, added = _read_added(folder, config, vocab, old)
         length = config.get("model_max_length")
-        if length is None: length = 10 ** 30  # as transformers has it: no limit
         return cls(vocab, merges, model_max_length=length, added_tokens=added, **specials)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = "" if isinstance(error, ValueError) else "a part is missing, or of another kind: "
