@@ -547,3 +547,32 @@ def test_thresholding_in_half_precision_ends_near_the_same_pictures(name, dtype,
         same(walk(made, 6), walk(getattr(diffusers, name)(**config), 6), (name, most))
     with pytest.raises(ValueError, match="pictures"):
         made.step(torch.randn(5), made.timesteps[0], torch.randn(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", [n for n in OURS if n != "PNDMScheduler"])
+def test_a_step_in_half_precision_is_one_in_float32_rounded_at_the_end(name, dtype):
+    for prediction in ("epsilon", "v_prediction", "sample"):
+        config = {} if name.startswith("Flow") else dict(prediction_type=prediction)
+        half, full = make(name, **config), make(name, **config)
+        x, output = CANVAS.to(dtype), CANVAS.flip(1).to(dtype)
+        for made in (half, full): made.set_timesteps(7)
+        t = half.timesteps[3]
+        a = half.step(output, t, x, generator=torch.Generator().manual_seed(0)).prev_sample
+        dicey = name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler")  # noise drawn in half precision
+        share = 0.02 if dicey else 0
+        b = full.step(output.float(), t, x.float(), generator=torch.Generator().manual_seed(0)).prev_sample.to(dtype)
+        torch.testing.assert_close(a, b, rtol=share, atol=share)
+
+
+def test_ends_of_the_levels_that_a_class_has_no_key_for_are_not_half_obeyed():
+    "diffusers reads sigma_min from a config that is not its own."
+    for ends in (dict(sigma_min=0.1), dict(sigma_max=9.0)):
+        for respace in (dict(use_karras_sigmas=True), dict(use_exponential_sigmas=True)):
+            config = EulerDiscreteScheduler(**ends, **respace).config
+            for cls in (HeunDiscreteScheduler, DPMSolverMultistepScheduler):
+                with pytest.raises(ConfigError, match=next(iter(ends))): cls.from_config(config)
+            opened(EulerAncestralDiscreteScheduler, config)
+        for cls in (HeunDiscreteScheduler, DPMSolverMultistepScheduler):  # with no respacing they mean nothing
+            made, said = opened(cls, EulerDiscreteScheduler(**ends).config)
+            assert len(said) == 1 and next(iter(ends)) in said[0]
