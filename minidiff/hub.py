@@ -163,11 +163,13 @@ def remove_temporaries(
     folder,  # where to look, and in the two levels of folders below it
     name: str = "*",  # of the file that was being written; a pattern
 ):
-    "Delete what `atomic_write` left half written in killed processes, and nothing else."
+    "Delete what killed processes left half saved; only where no other may be saving."
     for level in ("", "*/", "*/*/"):
-        for path in Path(folder).glob(f"{level}.{name}.*.tmp"):
+        for path in Path(folder).glob(f"{level}.{name}.*.tmp"):  # of `atomic_write`
             ours = re.search(r"\.\d+-[0-9a-f]{8}\.tmp$", path.name)
             if ours: path.unlink(missing_ok=True)
+        for path in Path(folder).glob(f"{level}.saving-????????"):  # of `staged`
+            if name == "*": shutil.rmtree(path, ignore_errors=True)
 
 # %% ../nbs/workshop/hub.ipynb #savetensors
 def save_safetensors(

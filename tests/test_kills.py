@@ -81,7 +81,7 @@ def where(out):
 
 
 def half_written(out):
-    return [*out.rglob("*.tmp"), *out.rglob("*.new.safetensors")]
+    return [*out.rglob("*.tmp"), *out.rglob("*.new.safetensors"), *out.rglob(".saving-*")]
 
 
 PLAN = ("vae", "text", "unet", "end", "vae", "text", "unet", "end", "unet")
@@ -139,7 +139,7 @@ def test_killed_at_random_and_resumed(how, times, old, start, finished, tmp_path
             after = progress(out)
             assert all(after[stage] >= before[stage] for stage in STAGES), (before, after)
             if how == "terminate":
-                assert not list(out.rglob("*.tmp")), "a clean end leaves nothing half written"
+                assert not [*out.rglob("*.tmp"), *out.rglob(".saving-*")], "a clean end leaves nothing half written"
             if old and not over and any(after.values()):
                 over = bool(shutil.copytree(folder / "1" / "pipeline", out / "pipeline", dirs_exist_ok=True))
             if (out / "pipeline" / "model_index.json").exists():
@@ -158,12 +158,13 @@ def test_killed_in_every_save_of_the_end(start, finished, tmp_path):
     folder = finished
     out = shutil.copytree(folder / "0", tmp_path / "run")
     expected, kills, chance = weights(out / "pipeline"), 0, random.Random(0)
-    for i in range(12):
+    lock = out / "checkpoints" / ".unet.lock"
+    for i in range(10):
+        before = lock.stat().st_mtime_ns
         process = start(out)
-        seen = 0
-        while process.is_alive() and seen <= i:  # after that many files of the end were begun
-            seen += bool(list(out.glob("pipeline*/**/*.tmp")) + list(out.glob(".*.tmp")) + list(out.glob(".pipeline*")))
-        time.sleep(chance.random() * 0.002)
+        while process.is_alive() and (lock.stat().st_mtime_ns == before or not half_written(out)):
+            time.sleep(0.0005)
+        time.sleep((i + chance.random()) * 0.02)
         process.kill()
         process.join()
         kills += process.exitcode == -9

@@ -373,8 +373,12 @@ def test_temporaries_of_killed_runs_are_removed(tmp_path):
     deep = tmp_path / "pipeline" / "unet"
     deep.mkdir(parents=True)
     (deep / ".config.json.7-ffffffff.tmp").write_bytes(b"x")
+    stage = tmp_path / "pipeline" / ".saving-0a1b2c3d" / "vae"
+    stage.mkdir(parents=True)
+    (stage / "config.json").write_bytes(b"x")
     remove_temporaries(tmp_path)
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} >= set(kept[1:]) and not list(deep.iterdir())
+    assert not stage.parent.exists()
     assert not (tmp_path / kept[0]).exists()
 
 
