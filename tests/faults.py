@@ -29,7 +29,7 @@ import torch
 import minidiff
 
 PACKAGE = Path(minidiff.__file__).parent
-LONGEST = 500  # characters of a clear line
+LONGEST = 1000  # characters of a clear line
 PATIENCE = 4  # how many times as long as it may work a row may take
 MEMORY = 3 * 2**30  # bytes that a row may ask for, beyond what is there already
 SLOW_IMPORTS = ("accelerate", "fastprogress.fastprogress", "matplotlib.pyplot", "torch._dynamo")
@@ -127,7 +127,7 @@ def fault_of(row, answer, folder=""):
     if "taken" in answer: return answer["taken"] and f"taken: {answer['taken']}"
     text, kind = answer["text"].replace(str(folder), "FOLDER") if folder else answer["text"], answer["error"]
     shown = f"{kind} at {answer['at']}: {' '.join(text.split())[:160]}"
-    unknown = kind == "TypeError" and re.search(r"unexpected keyword|knows? no|has no", text)
+    unknown = kind == "TypeError" and re.search(r"unexpected keyword argument|knows no '", text)
     if kind not in ERRORS | set(row.also) | {"Refused"} and not unknown: return f"bare {shown}"
     if kind in ERRORS and not answer["at"]: return f"raised outside of the package, so by the test itself: {shown}"
     if not re.search(row.names, text): return f"unnamed (wanted {row.names!r}): {shown}"
