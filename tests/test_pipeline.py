@@ -361,10 +361,21 @@ def test_a_width_given_level_by_level(ours):
 def test_a_tokenizer_of_another_length(ours):
     length = ours.tokenizer.model_max_length
     try:
-        for own, expected in ((10**30, 77), (None, 77), (20, 20), (77, 77)):
+        for own, expected in ((10**30, 77), (20, 20), (77, 77)):
             ours.tokenizer.model_max_length = own
             assert ours.encode_prompt([PROMPT]).shape == (1, expected, 32)
     finally: ours.tokenizer.model_max_length = length
+
+
+def test_a_tokenizer_that_names_no_length(ours):
+    class Limitless:
+        inner, model_max_length = ours.tokenizer, None
+        def __len__(self): return len(self.inner)
+        def __call__(self, *args, **kwargs): return self.inner(*args, **kwargs)
+
+    expected = ours.encode_prompt([PROMPT])
+    ours.tokenizer = Limitless()
+    assert torch.equal(ours.encode_prompt([PROMPT]), expected)
 
 
 def test_exchanged_parts_are_checked_at_the_call(ours):
