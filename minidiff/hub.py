@@ -372,7 +372,7 @@ def write_json(content: dict, path):
     "Write a dictionary as a JSON file, atomically."
     try: text = json.dumps(content, indent=2) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not to be written as JSON ({_one_line(error)})") from None
+        raise ValueError(f"{path}: cannot be kept as JSON ({_one_line(error)})") from None
     atomic_write(path, lambda p: Path(p).write_text(text, encoding="utf-8", newline="\n"))
 
 @contextmanager
