@@ -225,9 +225,8 @@ def _open_safetensors(path):
     path = Path(path)
     start = _first_bytes(path)
     if (start[:2] == b"PK" or start[:1] == b"\x80") and start[8:9] != b"{":
-        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can run "
-                        "code, "
-                        "so only safetensors files are read")
+        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can "
+                        "run code, so only safetensors files are read")
     try: return safe_open(str(path), "pt")
     except Exception as error:
         raise LoadError(f"{path} is broken or truncated: {_one_line(error)}") from None
@@ -269,13 +268,12 @@ class Pretrained:
             elif key in cls.fixed_config:
                 if _freeze(value) != _freeze(cls.fixed_config[key]):
                     raise ConfigError(f"{cls.__name__} supports {key}={cls.fixed_config[key]!r} "
-                                      "only, "
-                                      f"got {value!r}")
+                                      f"only, got {_short(value)}")
             elif not key.startswith("_") and key not in cls.ignored_config_keys:
                 unknown.append(key)
         if unknown:
-            raise ConfigError(f"{cls.__name__} has no config key "
-                              f"{', '.join(map(repr, unknown))}; "
+            names = ", ".join(map(repr, unknown))
+            raise ConfigError(f"{cls.__name__} has no config key {names}; "
                               f"it knows {', '.join(known)}")
         return kept
 
@@ -504,11 +502,11 @@ def find_folder(
             raise LoadError(f"{text} is a file; expected a folder, "
                             "or the id of a repository on the Hugging Face Hub")
     if not is_id or not asked and text.startswith("runs/"):
-        raise LoadError(f"{text}: expected "
-                        "hub:owner/name" if asked else f"there is no folder {text}")
+        what = f"{text}: expected hub:owner/name" if asked else f"there is no folder {text}"
+        raise LoadError(what)
     if asked or hub: return _download(repository, patterns, revision, text)
-    raise LoadError(f"there is no folder {text}; hub:{text} would fetch it from the Hugging Face "
-                    "Hub")
+    raise LoadError(f"there is no folder {text}; "
+                    f"hub:{text} would fetch it from the Hugging Face Hub")
 
 # %% ../nbs/workshop/hub.ipynb #downloadcode
 def _download(repository, patterns, revision, text):
@@ -519,16 +517,14 @@ def _download(repository, patterns, revision, text):
         try:
             return Path(fetch(allow_patterns=[], local_files_only=True))  # what was fetched before
         except Exception:
-            raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give "
-                            "one "
+            raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give one "
                             f"({type(error).__name__}: {_one_line(error)[:160]})") from None
     wanted = patterns if callable(patterns) else functools.partial(_matching, patterns)
     try: return Path(fetch(allow_patterns=[glob.escape(name) for name in wanted(names)]))
     except LoadError: raise
     except Exception as error:
         raise LoadError(f"{text} could not be fetched ({type(error).__name__}: "
-                        f"{_one_line(error)[:160]})"
-                        ) from None
+                        f"{_one_line(error)[:160]})") from None
 
 def _matching(patterns, names):
     "Names that fit one of the patterns, folder by folder: a star does not cross a slash."
@@ -577,8 +573,8 @@ def _load_shards(index):
         raise LoadError(f"{index}: expected a weight_map that names a file for each weight")
     for file in sorted(set(places.values())):
         if PureWindowsPath(file).name != file or not file.endswith(".safetensors"):
-            raise LoadError(f"{index}: {_short(file)} is not the name of a safetensors file "
-                            "beside it")
+            raise LoadError(f"{index}: {_short(file)} is not the name of "
+                            "a safetensors file beside it")
         part = load_safetensors(index.parent/file)
         if twice := weights.keys() & part.keys():
             raise LoadError(f"{index}: {min(twice)} lies in two files")
@@ -612,8 +608,8 @@ def load_checked(self, weights: dict, source="the weights"):
     for key, tensor in weights.items():
         finite = not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite()
         if not finite and not tensor.isfinite().all():  # a sum may overflow
-            raise LoadError(f"{source}: {key} holds NaN or infinite numbers, so the model is "
-                            "broken")
+            raise LoadError(f"{source}: {key} holds NaN or infinite numbers, "
+                            "so the model is broken")
     self.load_state_dict(weights, strict=True)
 
 @contextmanager

@@ -6,8 +6,8 @@
 __all__ = ['MUON', 'LATE', 'PRESETS', 'PAGES', 'SCHEDULER', 'PREVIEW', 'Preset', 'unet_config', 'Job', 'vae_config',
            'PictureTower', 'caption_tokenizer', 'TextAndPictures', 'turn_round', 'near_misses', 'describe',
            'contrastive_batches', 'contrastive_loss', 'pick_caption', 'practice', 'Latents', 'draw_timesteps',
-           'latent_batches', 'diffusion_loss', 'fitted_unet', 'caption_grid', 'results_table', 'check_preset',
-           'train_command', 'unknown_words', 'open_run', 'sample_command']
+           'latent_batches', 'diffusion_loss', 'fitted_unet', 'caption_grid', 'results_table', 'train_command',
+           'unknown_words', 'open_run', 'sample_command']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
 import inspect, sys, time, warnings
@@ -107,7 +107,7 @@ class Job:
     ):
         if not isinstance(preset, Preset):
             preset = PRESETS[one_of("preset", preset, *PRESETS)]
-        preset = check_preset(preset)
+        preset = _check_preset(preset)
         name = next((name for name, known in PRESETS.items() if known == preset), "own")
         self.preset, self.out = preset, Path("runs")/name if out is None else Path(out)
         self.seed = whole_number("seed", seed, -2**63, 2**63 - 3)  # a stage adds 2
@@ -575,7 +575,7 @@ def _enter(self):
     self._entered = True
 
 # %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell
-def check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3.0
+def _check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3.0
     "A `ConfigError` for what cannot be trained."
     names = ("size", "pictures", "captions", "steps")
     whole = {name: whole_number(name, getattr(preset, name), 1) for name in names}
@@ -674,8 +674,7 @@ def open_run(
     import minidiff
     options = {"dtype": torch.float32, **options}
     if str(folder).startswith("hub:"):
-        name = str(folder).removeprefix("hub:")
-        return LatentDiffusionPipeline.from_pretrained(name, hub=True, **options)
+        return LatentDiffusionPipeline.from_pretrained(str(folder), **options)
     own = Path(minidiff.__file__).parent/"weights"
     folder = own if folder is None else Path(folder).expanduser()
     pipeline, has_checkpoints = folder/"pipeline", (folder/"checkpoints").is_dir()

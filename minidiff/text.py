@@ -23,7 +23,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .hub import (Config, ConfigError, LoadError, Pretrained, atomic_write, check_tensor, find_folder,
-                          number, one_of, patch_to, read_json, register_config, whole_number, write_json)
+                          number, one_of, patch_to, read_json, read_text, register_config, whole_number,
+                          write_json)
 from .sd_unet import check_dtype, check_ids
 
 # %% ../nbs/06_text.ipynb #cell006
@@ -454,8 +455,7 @@ def _read_if_there(path): return read_json(path) if path.is_file() else {}
 def _read_vocab(folder):
     "(vocab, merges) of a tokenizer's folder."
     if (folder/"vocab.json").is_file():
-        if not (folder/"merges.txt").is_file(): raise LoadError(f"there is no file {folder/'merges.txt'}")
-        lines = (folder/"merges.txt").read_text(encoding="utf-8").split("\n")
+        lines = read_text(folder/"merges.txt").split("\n")
         lines = lines[1:] if lines[0].startswith("#version") else lines
         merges = [tuple(line.split(" ")) for line in lines if line]
         return read_json(folder/"vocab.json"), merges
