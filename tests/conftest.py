@@ -40,19 +40,3 @@ def smoke_run(tmp_path_factory):
     done = train(out)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
-
-
-def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the long runs, too: fuzzing and kills")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "long: runs with --long only")
-
-
-def pytest_collection_modifyitems(config, items):
-    if config.getoption("--long"):
-        return
-    for item in items:
-        if "long" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="a long run: pytest --long"))
