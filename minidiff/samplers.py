@@ -152,9 +152,6 @@ class SigmaScheduler(StepCounter, Scheduler):
         super()._build()
         if self._own.get("rescale_betas_zero_snr"): self.alphas_cumprod[-1] = 2**-24  # not 0
         table = self._table()
-        if not np.isfinite(table).all():
-            raise ConfigError("beta_start, beta_end and num_train_timesteps leave nothing of the "
-                              "picture: the last noise level is infinite")
         self._start(*self._visits(np.arange(len(table))[::-1], np.append(table[::-1], 0)))
 
     def _table(self):
@@ -265,7 +262,7 @@ def scale_model_input(self, sample, timestep):
 def add_noise(self, original_samples, noise, timesteps):
     "Mix pictures and noise in this scheduler's own scale, at timesteps that are among `timesteps`."
     check_alike(noise=noise, original_samples=original_samples)
-    t = check_timesteps(timesteps, -math.inf, math.inf).flatten().tolist()
+    t = check_timesteps(timesteps, 0, 10**9).flatten().tolist()
     here = self._begin if self._at is None else self._at
     levels = [self._level(self._find(v) if self._begin is None else here) for v in t]
     alpha, sigma = (for_each([float(v) for v in vs], original_samples) for vs in zip(*levels))
@@ -525,7 +522,7 @@ class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
     fixed_config = dict(use_beta_sigmas=False, invert_sigmas=False, shift_terminal=None)
     kinds = SigmaScheduler.kinds | dict(
         shift=is_number(above=0), base_shift=is_number(), max_shift=is_number(),
-        base_image_seq_len=is_whole(1), max_image_seq_len=is_whole(1),
+        base_image_seq_len=is_whole(1, 10**9), max_image_seq_len=is_whole(1, 10**9),
         use_dynamic_shifting=is_flag, stochastic_sampling=is_flag,
         time_shift_type=is_one_of("exponential", "linear"))
 

@@ -102,7 +102,9 @@ def dynamic_threshold(
     most: float = 1.0,  # the widest range that is allowed
 ) -> torch.Tensor:  # shaped like x0, in [-1, 1]
     "Clip each picture where `ratio` of its values lie, and scale that range back to [-1, 1]."
+    check_tensor("x0", x0, *getattr(x0, "shape", ()))
     if x0.dim() < 2: raise ValueError(f"x0: expected pictures (n, ...), got the shape {tuple(x0.shape)}")
+    if not x0.numel(): return x0
     limit = at_least_float(x0).abs().flatten(1).quantile(ratio, dim=1).clamp(min=1).clamp(max=most)
     limit = limit.view(-1, *[1]*(x0.dim() - 1)).to(x0.dtype)
     return x0.clamp(-limit, limit)/limit
@@ -131,11 +133,11 @@ CONFIG_KINDS = dict(
     beta_end=is_number(low=0, high=1), beta_schedule=is_one_of(*BETA_SCHEDULES),
     trained_betas=are_betas, rescale_betas_zero_snr=is_flag, set_alpha_to_one=is_flag,
     prediction_type=is_one_of(*PREDICTIONS[:3]), timestep_spacing=is_one_of(*SPACINGS),
-    steps_offset=is_whole(0), clip_sample=is_flag, clip_sample_range=is_number(above=0),
+    steps_offset=is_whole(0, 99_999), clip_sample=is_flag, clip_sample_range=is_number(above=0),
     thresholding=is_flag, dynamic_thresholding_ratio=is_number(low=0, high=1),
     sample_max_value=is_number(above=0))
 
-# %% ../nbs/04_scheduler.ipynb #cell076b
+# %% ../nbs/04_scheduler.ipynb #cell077
 # keys that only some schedulers have, with those values that ask for nothing in particular
 SCHEDULER_KEYS = dict.fromkeys("""
     thresholding rescale_betas_zero_snr use_karras_sigmas use_exponential_sigmas
@@ -152,7 +154,6 @@ SCHEDULER_KEYS = dict.fromkeys("""
     predictor_order=(2,), corrector_order=(2,), eta=(0.0,), timestep_scaling=(10.0,),
     original_inference_steps=(50,))
 
-# %% ../nbs/04_scheduler.ipynb #cell077
 class Scheduler(Pretrained):
     """What all schedulers share: the betas, mixing a picture with noise, and taking a mixture apart.
 
@@ -165,6 +166,7 @@ class Scheduler(Pretrained):
     synonyms = {}  # for a key, values of other schedulers and the value here that they stand for
     fixed_config = dict(use_flow_sigmas=False)
     prediction_type = "epsilon"  # what the network says, unless the config names something else
+    save_config = Pretrained.save_pretrained  # as diffusers calls it where there are no weights
     order = 1  # network calls for each step
     init_noise_sigma = 1.0  # how far the noise that sampling starts from is scaled up
 
@@ -199,8 +201,7 @@ def from_config(
         known = key in own or key in cls.fixed_config or key in cls.other_keys
         if key.startswith("_") or known and key in by_default: continue
         if key in own: chosen[key] = value
-        elif _asks_nothing(value): aside[key] = value
-        elif key in cls.other_keys and key not in cls.fixed_config: aside[key] = value
+        elif _asks_nothing(value) or key in cls.other_keys.keys() - cls.fixed_config: aside[key] = value
         else: chosen[key] = value  # refused, unless it is the one value that is supported
     for key, names in cls.synonyms.items():
         if isinstance(chosen.get(key), str): chosen[key] = names.get(chosen[key], chosen[key])
@@ -234,11 +235,6 @@ def from_pretrained(
         name = find_folder(name, (file,), revision)
     return cls.from_config(name, subfolder, **overrides)
 
-@patch_to(Scheduler)
-def save_config(self, folder):
-    "diffusers' name for `save_pretrained`, where there are no weights."
-    self.save_pretrained(folder)
-
 # %% ../nbs/04_scheduler.ipynb #cell080
 @patch_to(Scheduler)
 def _note_config(self):
@@ -263,14 +259,13 @@ def _build(self):
     if len(betas) != T:
         raise ConfigError(f"trained_betas has {len(betas)} entries, not num_train_timesteps={T}")
     if not ((betas > 0) & (1 - betas > 0) & (1 - betas < 1)).all():
-        raise ConfigError("every beta must lie above 0 (for float32: by 6e-8) and below 1; beta_start, "
-                          "beta_end or trained_betas make them "
-                          f"{betas.min():.3g} to {betas.max():.3g}")
-    if zero_snr and T == 1:
-        raise ConfigError("rescale_betas_zero_snr needs num_train_timesteps above 1")
+        raise ConfigError("every beta must lie above 0 (by 6e-8) and below 1; beta_start, beta_end or "
+                          f"trained_betas make them {betas.min():.3g} to {betas.max():.3g}")
     self.betas = rescale_zero_terminal_snr(betas) if zero_snr else betas
     self.alphas = 1 - self.betas
     self.alphas_cumprod = self.alphas.cumprod(0)
+    if self.alphas_cumprod[:T - bool(zero_snr)].min() < 1e-30:
+        raise ConfigError("beta_start, beta_end and num_train_timesteps leave nothing of the picture")
     self._set(np.arange(T)[::-1])
 
 # %% ../nbs/04_scheduler.ipynb #cell082
@@ -318,8 +313,8 @@ def set_timesteps(
 def one_timestep(timestep) -> float:
     "A timestep as a number, whether it came as one or as a tensor with one entry."
     if isinstance(timestep, (torch.Tensor, np.ndarray)):
-        if math.prod(timestep.shape) != 1:
-            raise ValueError(f"a step takes one timestep for all pictures, got {timestep.tolist()}")
+        if math.prod(timestep.shape) != 1 or getattr(timestep, "is_meta", False):
+            raise ValueError(f"a step takes one timestep for all pictures, got {timestep!r}")
         timestep = timestep.item()
     return number("timestep", timestep)
 
@@ -331,12 +326,14 @@ def _current(self, timestep):
 
 # %% ../nbs/04_scheduler.ipynb #cell085
 def check_alike(**tensors):
-    "Raise a `ValueError` unless all are tensors of real numbers, and of the shape of the last."
+    "Raise a `ValueError` unless all are tensors of real numbers, shaped and placed like the last."
     *_, last = tensors.values()
-    shape = getattr(last, "shape", ())
+    shape, device = getattr(last, "shape", ()), getattr(last, "device", None)
     for name, x in reversed(tensors.items()):
         good = isinstance(x, torch.Tensor) and x.is_floating_point() and x.shape == shape
         if not good: check_tensor(name, x, *shape)
+        if x.device != device:
+            raise ValueError(f"{name} is on {x.device}, and {[*tensors][-1]} on {device}")
 
 def for_each(
     values: torch.Tensor,  # one for each picture, or one for all
@@ -345,7 +342,7 @@ def for_each(
     "Values shaped so that they multiply pictures."
     values = torch.as_tensor(values, device=like.device).flatten()
     if len(values) not in (1, *like.shape[:1]):
-        raise ValueError("expected a timestep for each picture or one for all, "
+        raise ValueError("timesteps: expected one for each picture or one for all, "
                          f"got {len(values)} for {len(like)} pictures")
     return values.view(-1, *[1]*(like.dim() - 1))
 
@@ -354,7 +351,7 @@ def check_timesteps(timesteps, low, high, whole=False) -> torch.Tensor:
     "The timesteps as a tensor, or a `ValueError` where they are no numbers, or out of range."
     try: t = torch.as_tensor(timesteps)
     except (TypeError, ValueError, RuntimeError): t = torch.tensor(False)
-    good = t.dtype != torch.bool and not t.is_complex()
+    good = t.dtype != torch.bool and not t.is_complex() and t.dim() < 2 and t.numel() and not t.is_meta
     if good and t.device.type == "cpu":  # to look, a GPU would have to wait
         good = ((t >= low) & (t <= high) & (t == t.round() if whole else True)).all()
     if good: return t
@@ -487,7 +484,6 @@ def step(
     if t > 0: mean = mean + self._deviation(bar_t, bar_s, extra)*randn_like(model_output, generator)
     return SchedulerOutput(mean.to(sample.dtype), x0.to(sample.dtype))
 
-# %% ../nbs/04_scheduler.ipynb #cell094b
 @patch_to(DDPMScheduler)
 def set_timesteps(
     self,
@@ -515,6 +511,7 @@ def sample(
     **step_kwargs,  # passed on to `scheduler.step`, such as `eta`
 ) -> torch.Tensor:  # shaped like the noise
     "From noise to pictures."
+    check_alike(noise=noise)
     scheduler.set_timesteps(steps, device=noise.device)
     x = noise*scheduler.init_noise_sigma
     for i, t in enumerate(scheduler.timesteps):
@@ -530,6 +527,8 @@ def rescale_zero_terminal_snr(
 ) -> torch.Tensor:  # (T,), the last one is 1: nothing of the picture survives the last step
     """Shift and stretch a schedule so that its last step is pure noise and its first stays as it was
     ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), algorithm 1)."""
+    check_tensor("betas", betas, "T")
+    if len(betas) < 2: raise ConfigError("rescaling needs two betas: num_train_timesteps above 1")
     signal = (1 - betas).cumprod(0).sqrt()
     signal = (signal - signal[-1])*(signal[0]/(signal[0] - signal[-1]))
     alpha_bar = signal**2
@@ -543,6 +542,7 @@ def training_target(
     timesteps: torch.Tensor,  # (n,)
 ) -> torch.Tensor:  # shaped like x0
     "What the network should answer to `scheduler.add_noise(x0, noise, timesteps)`, by its prediction type."
+    check_alike(noise=noise, x0=x0)
     return noise_target(scheduler.prediction_type, x0, noise, *scheduler.alpha_sigma(timesteps, x0))
 
 # %% ../nbs/04_scheduler.ipynb #cell129
