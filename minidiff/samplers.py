@@ -239,7 +239,7 @@ def _set_aside(self, aside):
     ends = [k for k in ("sigma_min", "sigma_max") if aside.get(k) is not None]
     if ends and self._respacing():
         raise ConfigError(f"{type(self).__name__} cannot place its sigmas by {', '.join(ends)}")
-    super(SigmaScheduler, self)._set_aside(aside)
+    return super(SigmaScheduler, self)._set_aside(aside)
 
 # %% ../nbs/05_samplers.ipynb #cell046
 @patch_to(SigmaScheduler)

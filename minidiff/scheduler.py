@@ -206,19 +206,19 @@ def from_config(
     for key, names in cls.synonyms.items():
         if isinstance(chosen.get(key), str): chosen[key] = names.get(chosen[key], chosen[key])
     self = super(Scheduler, cls).from_config(chosen, **overrides)
-    self._set_aside(aside)
+    if said := self._set_aside(aside):
+        warnings.warn(f"{cls.__name__} has no use for {', '.join(said)}: set aside, and kept for saving",
+                      stacklevel=2)
     return self
 
 # %% ../nbs/04_scheduler.ipynb #cell078b
 @patch_to(Scheduler)
 def _set_aside(self, aside):
-    "Keep another scheduler's keys for saving, and say so where they ask for something."
+    "Keep another scheduler's keys for saving; those that ask for something are returned."
     said = [f"{key}={value!r}" for key, value in aside.items()
             if not _asks_nothing(value) and value not in self.other_keys[key]]
-    if said:
-        warnings.warn(f"{type(self).__name__} has no use for {', '.join(said)}: "
-                      "set aside, and kept for saving", stacklevel=3)
     dict.update(self.config, Config(aside))
+    return said
 
 @patch_to(Scheduler)
 @classmethod

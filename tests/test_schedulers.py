@@ -145,7 +145,9 @@ def opened(cls, config):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         made = cls.from_config(config)
-    return made, [str(w.message) for w in said if "set aside" in str(w.message)]
+    said = [w for w in said if "set aside" in str(w.message)]
+    assert all(w.filename == __file__ for w in said)
+    return made, [str(w.message) for w in said]
 
 
 @pytest.mark.parametrize("source", sorted(their_classes()))
