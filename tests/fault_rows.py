@@ -181,7 +181,8 @@ def damaged_files(bench):
                 c(target) if callable(c) else target.write_bytes(c)
                 return b.paint(b.tmp / "copy")
             whole_lines = name.endswith("merges.txt") or name.endswith("special_tokens_map.json")
-            fine = _painted(bench) if whole_lines and label.startswith(("cut", "missing", "empty", "an empty")) else _painted_same(bench)
+            defaults = part == "scheduler" and label == "an empty JSON object"
+            fine = _painted(bench) if defaults or whole_lines and label.startswith(("cut", "missing", "empty", "an empty")) else _painted_same(bench)
             rows.append(Row(f"{name}: {label}", where, call, _wants(name, label), fine))
     for target in ("unet", "vae", "text_encoder"):
         files = {p: f"{p}/{'model' if p == 'text_encoder' else 'diffusion_pytorch_model'}.safetensors" for p in ("unet", "vae", "text_encoder")}
@@ -744,9 +745,10 @@ def text_arguments(bench):
                 return 1.0
             rows.append(Row(f"tokenizer(['a'], {key}={_short(value)})", "text", call, rf"\b{key}\b", finite if legal else None))
     for value in [*VALUES.values(), [10**9], [-1], [nan], ["x"], [[1]], torch.tensor([[1, 2]]), torch.tensor([0.5]), torch.tensor(5), b"x", [1.0]]:
-        legal = isinstance(value, list) and value in ([], [1, 2, 3], [1.0]) or value == {} if not torch.is_tensor(value) else value.ndim == 0
+        one = _real(value) and value in (0, 7)
+        legal = one or isinstance(value, list) and value in ([], [1, 2, 3], [1.0]) or value == {} if not torch.is_tensor(value) else value.ndim == 0
         rows.append(Row(f"tokenizer.decode({_short(value)})", "text", lambda b, v=value: b.pipe.tokenizer.decode(v), r"\bids?\b", anything if legal else None))
-        rows.append(Row(f"tokenizer.batch_decode({_short(value)})", "text", lambda b, v=value: b.pipe.tokenizer.batch_decode(v), r"\bids?\b|rows", anything if not torch.is_tensor(value) and value in ([], {}, "") or torch.is_tensor(value) and value.ndim == 2 else None))
+        rows.append(Row(f"tokenizer.batch_decode({_short(value)})", "text", lambda b, v=value: b.pipe.tokenizer.batch_decode(v), r"\bids?\b|rows", anything if not torch.is_tensor(value) and value in ([], {}, "", [1, 2, 3], [[1]], b"x") or torch.is_tensor(value) and value.ndim == 2 else None))
     good = dict(vocab=tokenizer.vocab, merges=tokenizer.merges)
     bad = dict(vocab=VALUES.values(), merges=[*VALUES.values(), [("a",)], [("a", "b", "c")], [5], ["ab"], [(1, 2)], [["a", None]]], model_max_length=VALUES.values(), bos_token=VALUES.values(), eos_token=VALUES.values(), unk_token=VALUES.values(), pad_token=VALUES.values(), added_tokens=[*VALUES.values(), {"zz": "x"}, {5: 5}, {"": 600}, {"zz": 1}])
     for key, values in bad.items():
@@ -827,12 +829,13 @@ def books(bench):
         for name in ("image_grid", "to_uint8", "show_images"):
             rows.append(Row(f"{name}({label})", "plots", lambda b, n=name, v=images: getattr(plots, n)(v), "images"))
     each("smooth_curve", "plots", lambda **k: plots.smooth_curve([1., 2.], **k), "smooth", real(0, 0.999999))
-    each("smooth_curve", "plots", lambda **k: plots.smooth_curve(**k), "values", lambda v, was: v in ([], [1, 2, 3], {}))
+    each("smooth_curve", "plots", lambda **k: plots.smooth_curve(**k), "values", lambda v, was: v in ([], [1, 2, 3], {}, ""))
     each("show_images", "plots", lambda **k: plots.show_images(torch.zeros(2, 3, 4, 4), **k) or 1.0, "ncols", whole(1, inf))
     each("show_images", "plots", lambda **k: plots.show_images(torch.zeros(2, 3, 4, 4), **k) or 1.0, "scale", real(above=0, high=10), [v for v in VALUES.values() if not (_real(v) and v > 10)])
     each("animate", "plots", lambda **k: plots.animate([torch.zeros(1, 3, 4, 4)] * 2, **k) or 1.0, "fps", real(above=0))
-    each("animate", "plots", lambda **k: plots.animate(**k) or 1.0, "frames", lambda v, was: False)
-    each("plot_losses", "plots", lambda **k: plots.plot_losses(**k) or 1.0, "losses", lambda v, was: v in ([], {}, [1, 2, 3]))
+    for value in VALUES.values():
+        rows.append(Row(f"animate({_short(value)})", "plots", lambda b, v=value: plots.animate(v), r"\bframes?\b"))
+    each("plot_losses", "plots", lambda **k: plots.plot_losses(**k) or 1.0, "losses", lambda v, was: v in ([], {}, [1, 2, 3], ""))
     each("illustration", "plots", lambda **k: plots.illustration(**k), "name", lambda v, was: False)
     return rows
 
