@@ -46,7 +46,6 @@ class Row:
     fine: Callable | None = None  # `fine(result)`: "" where taking it is right, else what is wrong; None: never
     seconds: float = 20  # of work; longer is a hang
     also: tuple = ()  # further errors that are right here
-    try_it: str = ""  # how to see it by hand
 
 
 class Refused(ValueError):
@@ -190,6 +189,10 @@ class Bench:
                         generator=torch.Generator().manual_seed(0))
         return pipe(["a red circle", "a big blue square"], **{**settings, **more})
 
+    def paint_(self, prompt, **more):
+        "A picture of `prompt`, in two steps, by the pipeline in memory."
+        return self.pipe(prompt, **{**dict(num_inference_steps=2, output_type="pt"), **more})
+
     def command(self, which, *argv, out=None):
         "Run a command; what it printed where it went well, else `Refused`."
         command = find_command(which)
@@ -268,10 +271,3 @@ def tiny_preset(**more):
     shorter = lambda training: {**training, "steps": 2}
     return replace(smoke, pictures=16, captions=4, steps=2, vae_training=shorter(smoke.vae_training),
                    text_training=shorter(smoke.text_training), unet_training=shorter(smoke.unet_training), **more)
-
-
-def _paint_prompt(self, prompt, **more):
-    return self.pipe(prompt, **{**dict(num_inference_steps=2, output_type="pt"), **more})
-
-
-Bench.paint_ = _paint_prompt
