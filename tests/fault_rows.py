@@ -415,7 +415,7 @@ SIZES = dict(
     vae={k: whole(1, 64) for k in "in_channels out_channels layers_per_block latent_channels".split()},
     text_encoder={k: whole(1, 4096) for k in "vocab_size intermediate_size max_position_embeddings".split()},
     vision=dict(intermediate_size=whole(1, 64), projection_dim=whole(1), num_channels=whole(1, 64), image_size=whole(8, 64), patch_size=whole(1, 8), hidden_size=whole(2, 64)))
-SIZES["unet"].update(mid_block_type=maybe(same), only_cross_attention=flags, transformer_layers_per_block=whole(0, 8))
+SIZES["unet"].update(sample_size=maybe(whole(1)), mid_block_type=maybe(same), only_cross_attention=flags, transformer_layers_per_block=whole(0, 8))
 SIZES["vae"].update(layers_per_block=whole(0, 64), scaling_factor=real(), sample_size=record)
 SIZES["text_encoder"].update(num_hidden_layers=whole(0, 64), eos_token_id=whole(0, 49), hidden_size=whole(2, 64))
 RULES["vision"] = dict(num_hidden_layers=whole(0, 64), **{k: RULES["text_encoder"][k] for k in "hidden_act layer_norm_eps attention_dropout num_attention_heads".split()})
@@ -477,7 +477,9 @@ def _bad_tensors(x):
     if x.is_floating_point():
         kinds = dict(an_int=(lambda: x.long(), None), a_byte=(lambda: x.byte(), None), a_double=(lambda: x.double(), finite), a_half=(lambda: x.half(), finite), a_bfloat=(lambda: x.bfloat16(), finite),
                      a_nan=(lambda: torch.full_like(x, nan), spreads), an_inf=(lambda: torch.full_like(x, inf), anything))
-    else: kinds = dict(a_float=(lambda: x.float() + 0.5, None), minus_one=(lambda: x - 100, None), beyond=(lambda: x + 10**9, None), an_int32=(lambda: x.int(), finite))
+    else: kinds = dict(a_float=(lambda: x.float() + 0.5, None), minus_one=(lambda: x * 0 - 1, None), beyond=(lambda: x + 10**9, None), an_int32=(lambda: x.int(), finite))
+    if x.ndim < 2: del other["flat"]  # it is flat already
+    if x.ndim == 0: del other["a_scalar"], other["no_pictures"], other["a_list_of_tensors"]
     if x.ndim > 1: kinds["channels"] = (lambda: torch.cat([x, x], 1), None)
     if x.ndim > 0: kinds["batch"] = (lambda: torch.cat([x, x, x]), None)
     if x.ndim == 4: kinds["range_255"] = (lambda: x * 0 + 200, None)
@@ -606,8 +608,9 @@ def tensors(bench):
                 if looks and kind in ("a_nan", "an_inf"): fine = unclear if "Critic" in name else None
                 if looks and kind == "no_pictures": fine = anything if "Critic" in name else None
                 if argument in ("timestep", "timesteps") and kind in ("a_nan", "an_inf"): fine = None
+                if argument == "timesteps" and kind in ("a_number", "a_scalar"): fine = anything  # one for all
                 either = kind in ("channels", "batch", "no_pictures", "flat", "one_side_more", "a_scalar")  # than which other?
-                names = "|".join(rf"\b{n}\b" for n in (good if either else [argument]))
+                names = "|".join(rf"\b{n}\b" for n in (good if either else [argument])) + r"|\btimesteps?\b" * argument.startswith("timestep") + r"|\bx\b" * (name == "measure_scaling_factor")
                 rows.append(Row(f"{name} {argument}={kind}", where, call, names, fine))
     return rows
 
@@ -866,6 +869,7 @@ def trainer_arguments(bench):
     for key, rule in rules.items():
         values = [*VALUES.values()] + dict(betas=[(0.9,), (0.9, 1.0), (-0.1, 0.9), (nan, 0.9), ("x", 0.9), (0.9, 0.9, 0.9), (None, None)], name=["../../evil", "a/b", "a\0", ".", "..", "a" * 300, "/etc/x"], device=["tpu", "cuda:99", "gpu", "mps"], out=[b"x", "a\0b", "/dev/null/x", "x" * 300], optimizer=["Adam", "sgd"], precision=["fp32", "float16", "fp16"], seed=[2**64, -1, 1.5]).get(key, [])
         for value in values:
+            if key == "steps" and _real(value) and value > 100 or key == "compile" and value in (True, 1): continue  # long jobs, and no mistakes
             try: legal = rule(value, "?")
             except TypeError: legal = False
             def call(b, k=key, v=value):
