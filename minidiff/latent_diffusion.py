@@ -10,7 +10,7 @@ __all__ = ['MUON', 'LATE', 'PRESETS', 'PAGES', 'SCHEDULER', 'PREVIEW', 'Preset',
            'unknown_words', 'open_run', 'sample_command']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
-import inspect, sys, time, warnings
+import inspect, os, sys, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (ConfigError, LoadError, atomic_write, number, one_of, patch_to,
+from .hub import (ConfigError, LoadError, _short, atomic_write, check_path, number, one_of, patch_to,
                           read_json, remove_temporaries, whole_number, write_json)
 from .pipeline import LatentDiffusionPipeline
 from .plots import image_grid
@@ -29,7 +29,8 @@ from .scheduler import DDPMScheduler, training_target
 from .sd_unet import Downsample2D, ResnetBlock2D, UNet2DConditionModel
 from .sketchbook import (BACKGROUNDS, Critic, Scenes, Sketchbook, arrange, choose_said, in_split,
                                  swap_objects, vary)
-from .terminal import Parser, as_text, check_folder, command, picture_format, real, say, whole
+from .terminal import (Parser, as_path, as_text, check_folder, command, picture_format, real,
+                               say, whole)
 from .text import CLIPTextModel, CLIPTokenizer, clip_loss, train_bpe
 from .training import (Trainer, count_parameters, fingerprint, first_process,
                                only_run, seed_all, sigterm_as_ctrl_c, step_generator)
@@ -109,7 +110,7 @@ class Job:
             preset = PRESETS[one_of("preset", preset, *PRESETS)]
         preset = _check_preset(preset)
         name = next((name for name, known in PRESETS.items() if known == preset), "own")
-        self.preset, self.out = preset, Path("runs")/name if out is None else Path(out)
+        self.preset, self.out = preset, Path("runs")/name if out is None else check_path("out", out)
         self.seed = whole_number("seed", seed, -2**63, 2**63 - 3)  # a stage adds 2
         self.resume = one_of("resume", resume, True, False)
         self.device = one_of("device", device, None, "cpu")
@@ -584,7 +585,7 @@ def _check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3
         raise ConfigError("captions is even, half for one object and half for two; got "
                           f"{preset.captions}")
     for name in ("two_objects", "drop"): number(name, getattr(preset, name), 0, 1)
-    number("scale", preset.scale, 0)
+    number("scale", preset.scale, 0, 10_000)
     for name in ("vae", "text", "unet"): _check_keys(name, getattr(preset, name))
     losses = dict(vae=vae_training_loss, text=contrastive_loss, unet=vae_training_loss)
     for name, loss in losses.items():
@@ -600,17 +601,20 @@ def _check_networks(preset):
     if size % vae.factor or vae.config.sample_size != size:
         raise ConfigError(f"vae: its pictures must be of size {size}, and that a multiple "
                           f"of {vae.factor}")
-    if size % 2 ** len(preset.text.get("widths", (32, 64, 128))):
+    widths = preset.text.get("widths", (32, 64, 128))
+    if not isinstance(widths, (list, tuple)) or not widths:
+        raise ConfigError(f"text.widths: expected the channels of each level, got {_short(widths)}")
+    if size % 2 ** len(widths):
         raise ConfigError(f"text.widths: {size} pixels cannot be halved so often")
     unet = _tried("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae)).config
     c, width = vae.config.latent_channels, preset.text.get("width", 128)
     needed = dict(in_channels=c, out_channels=c, cross_attention_dim=width)
     for key, must in needed.items():
         if unet[key] != must:
-            raise ConfigError(f"unet.{key} must be {must} here; got {unet[key]!r}")
+            raise ConfigError(f"unet.{key} must be {must} here; got {_short(unet[key])}")
     side, asked = size // vae.factor, preset.unet.get("sample_size")
     if asked not in (None, side, (side, side), [side, side]):
-        warnings.warn(f"unet.sample_size={asked} is not the size of the VAE's latents; "
+        warnings.warn(f"unet.sample_size={_short(asked)} is not the size of the VAE's latents; "
                       f"{side} is used", stacklevel=4)
 
 def _tried(name, make, config):
@@ -622,10 +626,10 @@ def _tried(name, make, config):
 
 def _check_keys(name, given, known=None):
     if not isinstance(given, dict):
-        raise ConfigError(f"{name} is a dictionary; got {given!r}")
+        raise ConfigError(f"{name} is a dictionary; got {_short(given)}")
     if known and (strange := [key for key in given if key not in known]):
         names = ", ".join(known)
-        raise ConfigError(f"{name} has no key {strange[0]!r}; it knows {names}")
+        raise ConfigError(f"{name} has no key {_short(strange[0])}; it knows {names}")
 
 def _check_training(name, given, loss_fn):
     ours = ("out", "name", "seed", "device", "show_bar", "save_every", "recipe",
@@ -646,7 +650,7 @@ def train_command(argv):
     parser = Parser("minidiff_train", description="Train a text-to-image model.")
     option = parser.add_argument
     option("--preset", default="cpu", choices=list(PRESETS), help="size (default: cpu)")
-    option("--out", type=Path, help="folder for everything (default: runs/PRESET)")
+    option("--out", type=as_path, help="folder for everything (default: runs/PRESET)")
     option("--resume", action="store_true", help="go on where a former run stopped")
     option("--seed", type=whole(0, 2**32 - 1), default=0)
     option("--device", choices=["cpu"], help="stay on it even where there is a GPU")
@@ -676,9 +680,10 @@ def open_run(
     if str(folder).startswith("hub:"):
         return LatentDiffusionPipeline.from_pretrained(str(folder), **options)
     own = Path(minidiff.__file__).parent/"weights"
-    folder = own if folder is None else Path(folder).expanduser()
-    pipeline, has_checkpoints = folder/"pipeline", (folder/"checkpoints").is_dir()
-    if not folder.exists():
+    folder = own if folder is None else check_path("folder", folder)
+    folder = Path(os.path.expanduser(folder))
+    pipeline, has_checkpoints = folder/"pipeline", os.path.isdir(folder/"checkpoints")
+    if not os.path.exists(folder):
         raise LoadError(f"there is no folder {folder}; "
                         "a model of the Hugging Face Hub is called hub:owner/name")
     if has_checkpoints and not (pipeline/"model_index.json").is_file():
@@ -694,7 +699,7 @@ def _note_words(tokenizer, prompt):
         say("note", "the prompt is empty, so this is a picture of anything")
     unknown = dict.fromkeys(unknown_words(tokenizer, prompt))
     words = [repr(word[:40]) for word in unknown]
-    shown = ", ".join(words[:5]) + f" and {len(words) - 5} more" * (len(words) > 5)
+    shown = ", ".join(words[:5])[:300] + f" and {len(words) - 5} more" * (len(words) > 5)
     rest = "it paints what it understands of the rest"
     if words: say("note", f"this model has never seen {shown}; {rest}")
 
@@ -727,10 +732,10 @@ def sample_command(argv):
     option = parser.add_argument
     option("prompt", type=as_text, help="such as \"a red circle above a blue square\"")
     option("--from", dest="folder", help="a folder, or hub:owner/name (default: our own)")
-    option("--out", type=Path, default="picture.png", help="default: picture.png")
+    option("--out", type=as_path, default="picture.png", help="default: picture.png")
     option("--n", type=whole(1, 10_000), default=1, help="how many pictures")
     option("--steps", type=whole(1), default=20, help="calls of the U-Net")
-    option("--scale", type=real(), default=2.0, help="of the guidance; 1 is none")
+    option("--scale", type=real(-10_000, 10_000), default=2.0, help="of the guidance; 1 is none")
     option("--negative", type=as_text, default="", help="what to keep away from")
     option("--seed", type=whole(0, 2**64 - 1), default=0)
     option("--enlarge", type=whole(1), default=8, help="width of each pixel")

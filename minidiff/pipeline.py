@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULERS', 'guide', 'LatentDiffusionPipeline', 'rescale_guided', 'to_pil', 'PipelineOutput']
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell004
-import functools, inspect, warnings
+import functools, inspect, math, re, warnings
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -104,7 +104,7 @@ def check_parts(self):
             given = f"{type(given).__module__}.{type(given).__name__}"
             raise ConfigError(f"{part}: expected a minidiff {kind.__name__}, got a "
                               f"{given}")
-    if not callable(self.tokenizer):
+    if not callable(self.tokenizer) or not hasattr(self.tokenizer, "__len__"):
         raise ConfigError(f"tokenizer: expected one, got {_short(self.tokenizer)}")
     if not hasattr(self.scheduler, "set_timesteps"):
         raise ConfigError(f"scheduler: expected one, got {_short(self.scheduler)}")
@@ -190,7 +190,7 @@ def _variants(names, variant, given):
     has = {part: has_it(part) for part in _NETWORKS if part not in given}
     if variant and has and not any(has.values()):
         raise LoadError("no network of the folder has weights of the variant "
-                        f"{variant!r}")
+                        f"{_short(variant)}")
     return {part: variant if found else None for part, found in has.items()}
 
 def _needed(names, variant, given):
@@ -226,7 +226,7 @@ def from_pretrained(
     if unknown := parts.keys() - {*_PARTS, "scheduler"}:
         raise TypeError("LatentDiffusionPipeline.from_pretrained knows no "
                         f"{min(unknown)!r}")
-    dtype, device = check_place(dtype or torch_dtype, device, use_safetensors)
+    dtype, device = check_place(torch_dtype if dtype is None else dtype, device, use_safetensors)
     folder = find_folder(name, ("model_index.json",), revision, hub)
     own_scheduler = _check_index(read_json(folder/"model_index.json"), folder, parts)
     sampler = parts.get("scheduler", own_scheduler)
@@ -286,6 +286,9 @@ def _as_list(prompt, name, n=None):
     several = isinstance(prompts, (list, tuple)) and len(prompts) > 0
     if not several or not all(isinstance(p, str) for p in prompts):
         raise ValueError(f"{name} must be a string or a list of strings, got "
+                         f"{_short(prompt)}")
+    if any(re.search("[\ud800-\udfff]", p) for p in prompts):
+        raise ValueError(f"{name} must be of Unicode characters, got half of one in "
                          f"{_short(prompt)}")
     if n is not None and len(prompts) == 1: prompts = list(prompts) * n
     if n is not None and len(prompts) != n:
@@ -366,7 +369,11 @@ def start_latents(
     if height % factor or width % factor:
         raise ValueError(f"height and width must be multiples of {factor}, got "
                          f"{height} x {width}")
+    n = whole_number("n", n, 0)
     shape = n, self.unet.config.in_channels, height // factor, width // factor
+    if math.prod(shape) > 2**31:
+        raise ValueError(f"n={n}, height={height} and width={width} are too much: "
+                         f"{math.prod(shape):,} numbers")
     _check_generator(generator, n)
     return randn_like(torch.empty(shape, device=self.device), generator).to(self.dtype)
 
@@ -436,10 +443,13 @@ def denoise(
     **step_options,  # passed to the scheduler's `step` where it knows them, such as `eta`
 ) -> torch.Tensor:  # (n, c, h, w): clean latents
     "From noise to a clean latent."
+    check_tensor("latents", latents, "n", self.unet.config.in_channels, "h", "w")
+    check_tensor("states", states, "n", "tokens", "width")
+    scale = number("scale", scale, *_SCALES)
     n, told = len(latents), self.unet.config.time_cond_proj_dim
     options = self._step_options(generator, step_options)
-    watched = [one_of("callback_on_step_end_tensor_inputs", name, "latents", "prompt_embeds",
-                      "negative_prompt_embeds") for name in callback_on_step_end_tensor_inputs or ()]
+    watched = _check_callbacks(callback, callback_on_step_end,
+                               callback_on_step_end_tensor_inputs)
     if len(states) != (n if scale == 1 or told else 2 * n) and len(states) != 2 * n:
         raise ValueError(f"states: expected {2 * n}, two for each canvas, got "
                          f"{len(states)}")
@@ -467,6 +477,19 @@ def denoise(
             states = changed.get("prompt_embeds", states)
         if callback: callback(i, t, latents)
     return latents
+
+_SCALES = -10_000, 10_000  # beyond, half precision has no numbers
+
+def _check_callbacks(each, at_end, inputs):
+    "The names of the tensors that the second is given."
+    for name, value in (("callback", each), ("callback_on_step_end", at_end)):
+        if value is not None and not callable(value):
+            raise ConfigError(f"{name}: expected a function, got {_short(value)}")
+    name = "callback_on_step_end_tensor_inputs"
+    known = "latents", "prompt_embeds", "negative_prompt_embeds"
+    if not isinstance(inputs, (list, tuple, type(None))):
+        raise ConfigError(f"{name}: expected some of {', '.join(known)}, got {_short(inputs)}")
+    return [one_of(name, value, *known) for value in inputs or ()]
 
 @patch_to(LatentDiffusionPipeline)
 def _scale_vector(self, scale, width, n):
@@ -518,9 +541,9 @@ def __call__(
     "Paint what the prompts say."
     self.check_parts()
     one_of("output_type", output_type, "pil", "pt", "np", "latent")
-    scale = number("guidance_scale", guidance_scale)
+    scale = number("guidance_scale", guidance_scale, *_SCALES)
     rescale = number("guidance_rescale", guidance_rescale, 0, 1)
-    copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1)
+    copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1, 10_000)
     guided = scale != 1 and not self.unet.config.time_cond_proj_dim
     states = self._states(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds,
                           guided, clip_skip, copies)

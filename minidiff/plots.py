@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .hub import number, whole_number
+from .hub import _short, number, one_of, whole_number
 
 # %% ../nbs/workshop/plots.ipynb #cell006
 PALETTE = dict(
@@ -38,6 +38,9 @@ def to_uint8(
     images = images.float()
     if not images.isfinite().all():
         raise ValueError("images hold NaN or infinite numbers, which have no colour")
+    if images.min() >= 0 and images.max() > 20:
+        raise ValueError("images: expected numbers in [-1, 1], got some up to "
+                         f"{images.max():g}; 0..255 is for bytes")
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 def _as_tensor(images):
@@ -63,16 +66,16 @@ def image_grid(
     a = to_uint8(images)
     if a.shape[-1] == 1: a = a.repeat(3, -1)
     n, h, w, c = a.shape
-    ncols, pad = min(whole_number("ncols", ncols, 1), n), whole_number("pad", pad, 0)
-    nrows = -(-n // ncols)
-    sheet = np.full((nrows * (h + pad) + pad, ncols * (w + pad) + pad, c), 255, np.uint8)
+    ncols, pad = min(whole_number("ncols", ncols, 1), n), whole_number("pad", pad, 0, 2**15)
+    nrows, upscale = -(-n // ncols), whole_number("upscale", upscale, 1)
+    height, width = nrows * (h + pad) + pad, ncols * (w + pad) + pad
+    if height * width * c * upscale**2 > 2**31:
+        raise ValueError(f"pad={pad} and upscale={upscale} would make a sheet of "
+                         f"{upscale * width} x {upscale * height} pixels")
+    sheet = np.full((height, width, c), 255, np.uint8)
     for i, picture in enumerate(a):
         y, x = pad + i // ncols * (h + pad), pad + i % ncols * (w + pad)
         sheet[y:y + h, x:x + w] = picture
-    if sheet.size * whole_number("upscale", upscale, 1)**2 > 2**31:
-        raise ValueError(f"upscale={upscale} would make a sheet of "
-                         f"{upscale * sheet.shape[1]} x "
-                         f"{upscale * sheet.shape[0]} pixels")
     return Image.fromarray(sheet.repeat(upscale, 0).repeat(upscale, 1))
 
 # %% ../nbs/workshop/plots.ipynb #cell021
@@ -152,7 +155,7 @@ def _titles(titles, n, what):
     "Texts, at most one for each picture or frame."
     if titles is None: return []
     if isinstance(titles, str) or len(titles := list(titles)) > n:
-        raise ValueError(f"titles: expected {n}, one per {what}, got {titles!r}")
+        raise ValueError(f"titles: expected {n}, one per {what}, got {_short(titles)}")
     return [str(title) for title in titles]
 
 # %% ../nbs/workshop/plots.ipynb #cell029
@@ -165,11 +168,11 @@ def _frame(frame):
         return Image.open(io.BytesIO(_png(frame))).convert("RGB")
     if isinstance(frame, np.ndarray):
         if frame.dtype != np.uint8 or frame.ndim not in (2, 3):
-            raise ValueError("a frame as an array is (h, w, 3) uint8; got "
+            raise ValueError("frames: one that is an array is (h, w, 3) uint8; got "
                              f"{frame.shape} {frame.dtype}")
         return Image.fromarray(frame).convert("RGB")
     if not hasattr(frame, "convert"):
-        raise ValueError("a frame is a tensor, a picture, an array or a figure; got "
+        raise ValueError("frames: each is a tensor, a picture, an array or a figure; got "
                          f"{type(frame).__name__}")
     return frame.convert("RGB")
 
@@ -215,6 +218,8 @@ if({auto}&&!matchMedia("(prefers-reduced-motion:reduce)").matches)play()}})</scr
 # %% ../nbs/workshop/plots.ipynb #filmcode
 def _film(frames, titles, fps, alt, label="frame", start=None, max_bytes=140_000):
     "The markup of a film; it plays by itself, or rests at frame `start`."
+    if not hasattr(frames, "__iter__"):
+        raise ValueError(f"frames: expected several, got {_short(frames)}")
     frames = [_frame(f) for f in frames]
     if not frames: raise ValueError("frames: expected at least one, got none")
     n, fps, auto = len(frames), number("fps", fps, above=0), start is None
@@ -292,7 +297,7 @@ def slider(
     alt = alt or f"a picture that follows the slider {label}"
     names = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
     if value is not None and value not in values:
-        raise ValueError(f"value: expected one of {', '.join(names)}, got {value!r}")
+        raise ValueError(f"value: expected one of {', '.join(names)}, got {_short(value)}")
     start = len(values) // 2 if value is None else values.index(value)
     if _someone_there():
         from IPython.display import display
@@ -309,10 +314,17 @@ def smooth_curve(
     if number("smooth", smooth, 0, 1) == 1:
         raise ValueError("smooth: expected less than 1, got 1")
     out, mean = [], 0.0
-    for k, v in enumerate(values, 1):
-        mean = smooth * mean + (1 - smooth) * float(v)
+    for k, v in enumerate(_floats("values", values), 1):
+        mean = smooth * mean + (1 - smooth) * v
         out.append(mean / (1 - smooth ** k))
     return out
+
+def _floats(name, values):
+    "A list of numbers, or a `ValueError`."
+    try:
+        if not isinstance(values, (str, bytes)): return [float(v) for v in values]
+    except (TypeError, ValueError, OverflowError): pass
+    raise ValueError(f"{name}: expected numbers, got {_short(values)}")
 
 # %% ../nbs/workshop/plots.ipynb #cell047
 def plot_losses(
@@ -325,10 +337,7 @@ def plot_losses(
     "Display loss curves: smoothed as lines, on pale bands from the smallest to the largest value nearby."
     import matplotlib.pyplot as plt
     named = losses if isinstance(losses, dict) else {"loss": losses}
-    try: curves = {k: [float(v) for v in c] for k, c in named.items()}
-    except (TypeError, ValueError) as error:
-        raise ValueError("losses: expected numbers, or lists of them by name "
-                         f"({error})") from None
+    curves = {k: _floats("losses", c) for k, c in named.items()}
     smoothed = {k: smooth_curve(c, smooth) for k, c in curves.items()}
     fig, ax = plt.subplots(figsize=(6, 2.8), dpi=90, layout="constrained")
     for i, name in enumerate(curves):
@@ -373,10 +382,7 @@ def illustration(
 ) -> None:
     "Display one of the story's drawings with its description. An unknown name is answered with the list."
     alts = json.loads((_figures() / "alt.json").read_text(encoding="utf-8"))
-    if name not in alts:
-        raise ValueError(f"name: no illustration {name!r}; there are "
-                         f"{', '.join(sorted(alts))}")
-    data = (_figures() / f"{name}.svg").read_bytes()
+    data = (_figures() / f"{one_of('name', name, *sorted(alts))}.svg").read_bytes()
     width = re.search(rb'viewBox="0 0 ([\d.]+)', data)[1].decode()
     markup = (f'<img style="max-width:100%;height:auto" width="{width}" alt="{html.escape(alts[name])}" '
               f'src="{_uri(data, "image/svg+xml")}">')

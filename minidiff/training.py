@@ -29,12 +29,14 @@ def step_generator(
     rank: int = 0,  # number of the process, where each needs a stream of its own
 ) -> torch.Generator:  # on the CPU
     "All that is random in a step comes from here; no two steps or processes share a seed."
+    seed, step = whole_number("seed", seed), whole_number("step", step)
     mixed = seed * 2654435761 + rank * 3037000493 + step
     return torch.Generator().manual_seed(mixed % 2**32)
 
 def seed_all(seed: int):
     "Seed the global generators of Python, NumPy and PyTorch, which decide the first weights of a network."
     import random, numpy
+    seed = whole_number("seed", seed, -2**63, 2**64 - 1)
     random.seed(seed), numpy.random.seed(seed % 2**32), torch.manual_seed(seed)
 
 # %% ../nbs/workshop/training.ipynb #cell010
