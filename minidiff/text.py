@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (Config, ConfigError, LoadError, Pretrained, atomic_write, check_tensor, find_folder,
-                          number, one_of, patch_to, read_json, read_text, register_config, whole_number,
+from .hub import (Config, ConfigError, LoadError, Pretrained, _short, atomic_write, check_tensor,
+                          find_folder, number, one_of, patch_to, read_json, read_text, register_config, whole_number,
                           write_json)
 from .sd_unet import check_dtype, check_ids
 
@@ -102,16 +102,16 @@ def count_pairs(
 def _as_texts(text):
     "One text or several, as a list."
     alone = isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
-    texts = [text] if alone else list(text)
-    for t in texts:
-        if not isinstance(t, str):
-            got = repr(t) if len(repr(t)) <= 60 else repr(t)[:57] + "..."
-            raise ValueError("text must be a str or a list of str, got "
-                             f"{type(t).__name__}: {got}")
-        if not t.isascii() and any("\ud800" <= c <= "\udfff" for c in t):
-            raise ValueError("text must be of Unicode characters, got half of one in "
-                             f"{_shorten(t)!r}")
-    return texts
+    alone = alone or getattr(text, "ndim", 1) == 0  # an array of one thing
+    return [_check_text(t, "a str or a list of str") for t in ([text] if alone else text)]
+
+def _check_text(text, expected="a str"):
+    if not isinstance(text, str):
+        raise ValueError(f"text must be {expected}, got {type(text).__name__}: {_short(text)}")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("text must be of Unicode characters, got half of one in "
+                         f"{_shorten(text)!r}")
+    return text
 
 def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
 
@@ -178,15 +178,18 @@ class CLIPTokenizer:
         self.model_max_length = whole_number("model_max_length", model_max_length, 2)
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
             bos_token, eos_token, unk_token, pad_token)
-        specials = dict(bos_token=bos_token, eos_token=eos_token,
-                        unk_token=unk_token, pad_token=pad_token)
+        specials = _check_specials(bos_token=bos_token, eos_token=eos_token,
+                                   unk_token=unk_token, pad_token=pad_token)
         self.vocab, self.merges = check_vocab(vocab, merges)
         self.special_tokens, self.normalized_tokens = set(specials.values()), set()
         self.added_tokens = {}
+        if not isinstance(added_tokens, dict | None):
+            raise ConfigError("added_tokens: expected a dictionary of token -> id, got "
+                              f"{_short(added_tokens)}")
         for token, given in (added_tokens or {}).items(): self._add(token, given)
         for name, token in specials.items():
             if token not in self.vocab:
-                raise ConfigError(f"{name}: the vocabulary has no token {token!r}")
+                raise ConfigError(f"{name}: the vocabulary has no token {_short(token)}")
             self.added_tokens[token] = self.vocab[token]
         ids = self.vocab.values()
         if set(ids) != set(range(len(ids))):
@@ -218,11 +221,11 @@ def _add(self, token, given):
     special = about.get("special", token in self.special_tokens)
     if not isinstance(token, str) or not token.strip() or about.get("single_word"):
         raise ConfigError("added_tokens: expected a text that may stand anywhere, got "
-                          f"{token!r}: {given!r}")
-    self.added_tokens[token] = whole_number(f"added_tokens[{token!r}]", about.get("id"), 0)
+                          f"{_short(token)}: {_short(given)}")
+    self.added_tokens[token] = whole_number(f"added_tokens[{_short(token)}]", about.get("id"), 0)
     if self.vocab.setdefault(token, self.added_tokens[token]) != self.added_tokens[token]:
-        raise ConfigError(f"added_tokens: {token!r} has the id {self.vocab[token]} "
-                          f"already, got {given!r}")
+        raise ConfigError(f"added_tokens: {_short(token)} has the id {self.vocab[token]} "
+                          f"already, got {_short(given)}")
     if special: self.special_tokens.add(token)
     if about.get("normalized", not special): self.normalized_tokens.add(token)
 
@@ -231,6 +234,13 @@ def _finder(tokens):
     if not tokens: return lambda text: [text]
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
+
+def _check_specials(**tokens):
+    "A `ConfigError` that names the special token which is no text."
+    for name, token in tokens.items():
+        if not isinstance(token, str) or not token:
+            raise ConfigError(f"{name}: expected the text of a token, got {_short(token)}")
+    return tokens
 
 def check_vocab(
     vocab,  # token -> id
@@ -250,9 +260,9 @@ def check_vocab(
     for pair in pairs:
         two = isinstance(pair, tuple) and len(pair) == 2
         if not two or not all(isinstance(t, str) for t in pair):
-            raise ConfigError(f"merges: expected pairs of tokens, got {pair!r}")
+            raise ConfigError(f"merges: expected pairs of tokens, got {_short(pair)}")
         if not {*pair, "".join(pair)} <= vocab.keys():
-            raise ConfigError(f"merges: {pair!r} or what it makes is not in the "
+            raise ConfigError(f"merges: {_short(pair)} or what it makes is not in the "
                               "vocabulary")
     return dict(vocab), pairs
 
@@ -277,9 +287,8 @@ def tokenize(
     text: str,  # anything
 ) -> list:  # of str: its tokens, without start and end
     "The tokens of a text."
-    text, = _as_texts(text)
     tokens = []
-    for i, part in enumerate(self._exact(text)):
+    for i, part in enumerate(self._exact(_check_text(text))):
         if i % 2:
             tokens.append(part)
             continue
@@ -381,12 +390,12 @@ def decode(
     skip_special_tokens: bool = False,  # leave out start, end, padding
 ) -> str:  # the text, in lower case, marks set apart
     "Ids back to text."
-    ids = ids.tolist() if torch.is_tensor(ids) or isinstance(ids, np.ndarray) else ids
+    ids = _plain(ids)
     ids = [ids] if isinstance(ids, int) else ids
     row = isinstance(ids, (list, tuple))
     if not row or not all(type(i) is int and i in self.tokens for i in ids):
         raise ValueError(f"ids: expected one row of numbers from 0 to {len(self) - 1}, "
-                         f"got {str(ids)[:60]}")
+                         f"got {_short(ids)}")
     left_out = {self.vocab[t] for t in self.special_tokens} if skip_special_tokens else ()
     tokens = [self.tokens[i] for i in ids if i not in left_out]
     byte_of = {c: b for b, c in byte_alphabet().items()}
@@ -397,7 +406,11 @@ def decode(
 @patch_to(CLIPTokenizer)
 def batch_decode(self, rows, skip_special_tokens: bool = False) -> list:
     "`decode`, row by row."
-    return [self.decode(row, skip_special_tokens) for row in rows]
+    rows = _plain(rows)
+    if isinstance(rows, (list, tuple)): return [self.decode(row, skip_special_tokens) for row in rows]
+    raise ValueError(f"rows: expected a list of rows of ids, got {_short(rows)}")
+
+def _plain(ids): return ids.tolist() if torch.is_tensor(ids) or isinstance(ids, np.ndarray) else ids
 
 # %% ../nbs/06_text.ipynb #cell018
 @patch_to(CLIPTokenizer)
@@ -465,14 +478,16 @@ def _read_vocab(folder):
     model = read_json(folder/"tokenizer.json").get("model")
     if not isinstance(model, dict) or model.get("end_of_word_suffix") != "</w>":
         raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
-    merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    merges = model["merges"]
+    if isinstance(merges, list): merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
     return model["vocab"], merges
 
 def _read_added(folder, config, vocab, old):
     "The four special tokens by name, and all added ones as `CLIPTokenizer` takes them."
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     given = {name: config[name] for name in names if config.get(name) is not None}
-    specials = {name: t["content"] if isinstance(t, dict) else t for name, t in given.items()}
+    texts = {name: t.get("content") if isinstance(t, dict) else t for name, t in given.items()}
+    specials = _check_specials(**texts)
     decoder = config.get("added_tokens_decoder") or {}
     added = {t["content"]: {**t, "id": int(i)} for i, t in decoder.items()}
     if not old: return specials, added
@@ -671,7 +686,7 @@ def check_clip_config(
     for key in ("pad_token_id", "bos_token_id"):
         if c.get(key) is not None: whole_number(key, c[key])
     if "eos_token_id" in c:
-        found["eos_token_id"] = whole_number("eos_token_id", c.eos_token_id)
+        found["eos_token_id"] = whole_number("eos_token_id", c.eos_token_id, 0, 10 ** 7)
     width, inner, layers, heads = (found[key] for key in counts[:4])
     if width % heads:
         raise ConfigError("hidden_size must be a multiple of num_attention_heads, got "
@@ -714,7 +729,7 @@ def part_config(config, part):
     old, new = config.get(f"{part}_config_dict"), config.get(f"{part}_config")
     found = new if old is None else old
     if found is None or isinstance(found, dict): return dict(found or {})
-    raise ConfigError(f"{part}_config: expected a dictionary, got {found!r}")
+    raise ConfigError(f"{part}_config: expected a dictionary, got {_short(found)}")
 
 # %% ../nbs/06_text.ipynb #cell031
 class CLIPTextModel(_Part, nn.Module):
@@ -937,7 +952,7 @@ def clip_loss(
     check_tensor("text_embeds", text_embeds, *image_embeds.shape)
     if not torch.is_tensor(logit_scale) or logit_scale.numel() != 1:
         raise ValueError("logit_scale: expected a tensor of one number, got "
-                         f"{logit_scale!r}")
+                         f"{_short(logit_scale)}")
     v, t = all_gather_with_grad(image_embeds.float()), all_gather_with_grad(text_embeds.float())
     logits = logit_scale.float().clamp(max=math.log(100)).exp() * v @ t.T
     target = torch.arange(len(logits), device=logits.device)
