@@ -102,8 +102,9 @@ def dynamic_threshold(
     most: float = 1.0,  # the widest range that is allowed
 ) -> torch.Tensor:  # shaped like x0, in [-1, 1]
     "Clip each picture where `ratio` of its values lie, and scale that range back to [-1, 1]."
-    if x0.dim() < 2: raise ValueError(f"x0: expected pictures (n, ...), got the shape {tuple(x0.shape)}")
-    limit = at_least_float(x0).abs().flatten(1).quantile(ratio, dim=1).clamp(min=1).clamp(max=most)
+    size = at_least_float(x0, "x0").abs()
+    if x0.dim() < 2: raise ValueError(f"x0: expected pictures (n, ...), got {_short(x0)}")
+    limit = size.flatten(1).quantile(number("ratio", ratio, 0, 1), dim=1).clamp(min=1).clamp(max=most)
     limit = limit.view(-1, *[1]*(x0.dim() - 1)).to(x0.dtype)
     return x0.clamp(-limit, limit)/limit
 
@@ -516,6 +517,7 @@ def sample(
     **step_kwargs,  # passed on to `scheduler.step`, such as `eta`
 ) -> torch.Tensor:  # shaped like the noise
     "From noise to pictures."
+    check_alike(noise=noise)
     scheduler.set_timesteps(steps, device=noise.device)
     x = noise*scheduler.init_noise_sigma
     for i, t in enumerate(scheduler.timesteps):

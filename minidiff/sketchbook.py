@@ -144,7 +144,8 @@ def check_scenes(
     if (scenes.kind >= kinds).any() or (colors and (there & ~colored).any()):
         raise ValueError("scenes: expected those of this sketchbook, got objects that "
                          "it does not know")
-    limits = dict(color=len(COLORS) if colors is None else colors, size=len(SIZES), background=len(BACKGROUNDS))
+    colors = len(COLORS) if colors is None else colors
+    limits = dict(color=colors, size=len(SIZES), background=len(BACKGROUNDS))
     for name, most in limits.items():
         if (getattr(scenes, name) >= most).any():
             raise ValueError(f"scenes.{name}: expected numbers below {most}, got "

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from . import sketchbook
 from .hub import one_of
-from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook, arrange, blank_scenes, check_order,
-                                 check_scenes,
-                                 choose_said, cut_out, in_split, length, locate, page_color, write_captions)
+from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook, arrange,
+                                 blank_scenes, check_order, check_scenes, choose_said, cut_out,
+                                 in_split, length, locate, page_color, write_captions)
 
 # %% ../nbs/workshop/stickers.ipynb #cell007
 def _folder():

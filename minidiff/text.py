@@ -22,9 +22,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (Config, ConfigError, LoadError, Pretrained, _short, atomic_write, check_tensor,
-                          find_folder, number, one_of, patch_to, read_json, read_text, register_config, whole_number,
-                          write_json)
+from .hub import (Config, ConfigError, LoadError, Pretrained, _short, atomic_write,
+                          check_tensor, find_folder, number, one_of, patch_to, read_json,
+                          read_text, register_config, whole_number, write_json)
 from .sd_unet import check_dtype, check_ids
 
 # %% ../nbs/06_text.ipynb #cell006
@@ -34,7 +34,7 @@ def clean(
     "What CLIP's tokenizer does to a text first: Unicode NFC, lower case, no repeated white space."
     text = unicodedata.normalize("NFC", text)
     text = "".join(" " if _kind(c) == "space" else c.lower() for c in text)
-    return " ".join(text.split(" ")) if "  " not in text else " ".join(w for w in text.split(" ") if w)
+    return text if "  " not in text else " ".join(w for w in text.split(" ") if w)
 
 # %% ../nbs/06_text.ipynb #cell007
 @functools.lru_cache(maxsize=None)
@@ -49,7 +49,7 @@ _ENDINGS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 def split_words(
     text: str,  # clean text
 ) -> list:  # of str: the pieces that byte-pair encoding never merges across
-    "Cut a text into words, single digits, runs of marks, and the English endings `'s 't 're 've 'm 'll 'd`."
+    "Cut a text into words, single digits, runs of marks, and endings: `'s 't 're 've 'm 'll 'd`."
     words, start = [], 0
     while start < len(text):
         kind, end = _kind(text[start]), start + 1
@@ -65,7 +65,7 @@ def split_words(
 # %% ../nbs/06_text.ipynb #cell009
 @functools.lru_cache(maxsize=None)
 def byte_alphabet() -> dict:  # int 0..255 -> str, one printable character each
-    "A printable character for every byte: itself where it has ink, one from 256 upwards where it has none."
+    "A printable character for every byte: itself where it has ink, else one from 256 upwards."
     inked = [*range(33, 127), *range(161, 173), *range(174, 256)]
     blank = [b for b in range(256) if b not in inked]
     return {b: chr(b) for b in inked} | {b: chr(256 + i) for i, b in enumerate(blank)}
@@ -138,7 +138,8 @@ def train_bpe(
         words = {merge_pair(symbols, best): n for symbols, n in words.items()}
         merges.append(best)
     letters = list(byte_alphabet().values())
-    tokens = letters + [c + "</w>" for c in letters] + ["".join(pair) for pair in merges] + [START, END]
+    tokens = letters + [c + "</w>" for c in letters]
+    tokens += ["".join(pair) for pair in merges] + [START, END]
     return {token: i for i, token in enumerate(tokens)}, merges
 
 # %% ../nbs/06_text.ipynb #cell013
@@ -336,7 +337,7 @@ def __call__(
     text,  # str, or a list of them
     padding: str | bool = False,  # "max_length", "longest" (or True), "do_not_pad" (or False)
     max_length: int | None = None,  # `model_max_length` where none is given
-    truncation: bool | str = True,  # cut what is longer, and warn; or "longest_first", "do_not_truncate"
+    truncation: bool | str = True,  # cut what is longer, and warn; or "do_not_truncate"
     return_tensors: str | None = None,  # "pt" for tensors, "np" for arrays, None for lists
 ) -> Tokens:  # input_ids and attention_mask: one row of ids a text, (n, length) as tensors
     "Encode: start token, the text's tokens, end token, and padding."
@@ -378,8 +379,8 @@ def _warn_about_cuts(texts, rows, length):
 
 def _rows_to_tensor(rows, width):
     if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"texts of {min(map(len, rows))} to {max(map(len, rows))} tokens make no tensor; "
-                         "give padding=\"longest\" or padding=\"max_length\"")
+        raise ValueError(f"texts of {min(map(len, rows))} to {max(map(len, rows))} tokens make no "
+                         "tensor; give padding=\"longest\" or padding=\"max_length\"")
     return torch.tensor(rows, dtype=torch.long).reshape(len(rows), -1 if rows else width)
 
 # %% ../nbs/06_text.ipynb #cell017
@@ -407,8 +408,9 @@ def decode(
 def batch_decode(self, rows, skip_special_tokens: bool = False) -> list:
     "`decode`, row by row."
     rows = _plain(rows)
-    if isinstance(rows, (list, tuple)): return [self.decode(row, skip_special_tokens) for row in rows]
-    raise ValueError(f"rows: expected a list of rows of ids, got {_short(rows)}")
+    if not isinstance(rows, (list, tuple)):
+        raise ValueError(f"rows: expected a list of rows of ids, got {_short(rows)}")
+    return [self.decode(row, skip_special_tokens) for row in rows]
 
 def _plain(ids): return ids.tolist() if torch.is_tensor(ids) or isinstance(ids, np.ndarray) else ids
 
@@ -420,7 +422,8 @@ def save_pretrained(
 ):
     "Save the tokenizer's four files, as Stable Diffusion's folders hold them."
     folder = Path(folder)
-    specials = {name: getattr(self, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    specials = {name: getattr(self, name) for name in names}
     write_json(self.vocab, folder/"vocab.json")
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges)
     atomic_write(folder/"merges.txt", lambda p: Path(p).write_text(merges, encoding="utf-8"))
@@ -446,7 +449,7 @@ def from_pretrained(
     subfolder: str | None = None,  # such as "tokenizer", within a pipeline's folder
     revision: str | None = None,  # branch, tag or commit on the Hub
 ) -> CLIPTokenizer:
-    "Load a folder: vocab.json with merges.txt, or the one file tokenizer.json that transformers 5 writes."
+    "Load a folder: vocab.json with merges.txt, or just tokenizer.json, as by transformers 5."
     patterns = [f"{subfolder}/{p}" if subfolder else p for p in ("*.json", "merges.txt")]
     folder = find_folder(name, patterns, revision)
     if subfolder: folder = folder/subfolder
@@ -479,7 +482,8 @@ def _read_vocab(folder):
     if not isinstance(model, dict) or model.get("end_of_word_suffix") != "</w>":
         raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
     merges = model["merges"]
-    if isinstance(merges, list): merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
+    if isinstance(merges, list):
+        merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
     return model["vocab"], merges
 
 def _read_added(folder, config, vocab, old):
@@ -516,7 +520,7 @@ def attend(
     q: torch.Tensor,  # (..., L, d) what each token asks for
     k: torch.Tensor,  # (..., M, d) what each token answers to
     v: torch.Tensor,  # (..., M, d) what each token hands over
-    mask: torch.Tensor | None = None,  # (L, M), or stretched to (..., L, M): true where a token may look
+    mask: torch.Tensor | None = None,  # (L, M) or (..., L, M): true where a token may look
     dropout: float = 0.0,  # share of the weights to drop
 ) -> torch.Tensor:  # (..., L, d)
     "Scaled dot-product attention (Vaswani et al. 2017, equation 1)."
@@ -538,7 +542,8 @@ class CLIPAttention(nn.Module):
             raise ConfigError("hidden_size must be a multiple of num_attention_heads, "
                               f"got {width} and {heads}")
         self.heads, self.dropout = heads, dropout
-        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (
+            nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x, mask=None):
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -566,12 +571,13 @@ class CLIPMLP(nn.Module):
 
 # %% ../nbs/06_text.ipynb #cell026
 class CLIPEncoderLayer(nn.Module):
-    "A transformer block with its norms first: tokens look at each other, then each thinks for itself."
+    "A transformer block, norms first: tokens look at each other, then each thinks for itself."
     def __init__(self, config):
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
         self.self_attn = CLIPAttention(width, config.num_attention_heads, config.attention_dropout)
-        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
+        self.layer_norm1 = nn.LayerNorm(width, eps=eps)
+        self.layer_norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = CLIPMLP(width, config.intermediate_size, config.hidden_act)
 
     def forward(self, x, mask=None):
@@ -582,7 +588,8 @@ class CLIPEncoder(nn.Module):
     "Blocks one after the other; returns what enters the first and what leaves each."
     def __init__(self, config):
         super().__init__()
-        self.layers = nn.ModuleList(CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers))
+        layers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(CLIPEncoderLayer(config) for _ in layers)
 
     def forward(self, x, mask=None) -> tuple:
         states = [x]
@@ -600,17 +607,19 @@ class CLIPTextEmbeddings(nn.Module):
     def forward(self, ids):
         length, most = ids.shape[1], self.position_embedding.num_embeddings
         check_ids("input_ids", ids, self.token_embedding.num_embeddings)
-        if length > most: raise ValueError(f"input_ids must have at most {most} tokens a text, got {length}")
+        if length > most:
+            raise ValueError(f"input_ids must have at most {most} tokens a text, got {length}")
         return self.token_embedding(ids) + self.position_embedding.weight[:length]
 
 class CLIPVisionEmbeddings(nn.Module):
-    "A picture cut into square patches, each made one token; a class token in front; plus where each stands."
+    "A picture in square patches, each one token; a class token in front; plus where each stands."
     def __init__(self, config):
         super().__init__()
         width, size, patch = config.hidden_size, config.image_size, config.patch_size
         self.image_size = size
         self.class_embedding = nn.Parameter(torch.zeros(width))
-        self.patch_embedding = nn.Conv2d(config.num_channels, width, patch, stride=patch, bias=False)
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, width, patch, stride=patch, bias=False)
         self.position_embedding = nn.Embedding((size // patch) ** 2 + 1, width)
 
     def forward(self, images):
@@ -654,8 +663,8 @@ class TextOutput(NamedTuple):
     "What a text model says about n texts of L tokens."
     last_hidden_state: torch.Tensor  # (n, L, width), after the last norm: what the U-Net listens to
     pooler_output: torch.Tensor  # (n, width): the state at the end token
-    hidden_states: tuple  # layers + 1 tensors (n, L, width), none normed: embeddings, each block's output
-    text_embeds: torch.Tensor | None = None  # (n, projection): the pooled state, where it is projected
+    hidden_states: tuple  # layers + 1 tensors (n, L, width), none normed: embeddings, then blocks
+    text_embeds: torch.Tensor | None = None  # (n, projection): the pooled state, if projected
 
 # %% ../nbs/06_text.ipynb #cell030a
 # keys of transformers' config files that do not change what we compute
@@ -699,8 +708,8 @@ def check_clip_config(
     number("attention_dropout", c.attention_dropout, low=0, high=1)
     weights = width * (layers * (4 * width + 2 * inner) + found.get("vocab_size", 0))
     if weights > 3e10:
-        raise ConfigError(f"num_hidden_layers, hidden_size, vocab_size: a tower of {weights / 1e9:.0f} "
-                          "billion weights; the largest real ones have 2")
+        raise ConfigError("num_hidden_layers, hidden_size, vocab_size: a tower of "
+                          f"{weights / 1e9:.0f} billion weights; the largest real ones have 2")
     return found
 
 class _Part(Pretrained):
@@ -754,7 +763,7 @@ class CLIPTextModel(_Part, nn.Module):
         attention_dropout: float = 0.0,
         pad_token_id: int = 1,
         bos_token_id: int = 49406,
-        eos_token_id: int = 49407,  # where the text is pooled; in old files 2: "the row's highest id"
+        eos_token_id: int = 49407,  # where a text is pooled; in old files 2: "the row's highest id"
     ):
         super().__init__()
         dict.update(self.config, check_clip_config(self.config))
@@ -768,7 +777,7 @@ class CLIPTextModel(_Part, nn.Module):
 def forward(
     self,
     input_ids: torch.Tensor,  # (n, L) ids
-    attention_mask: torch.Tensor | None = None,  # (n, L), 0 where nobody may look; none in Stable Diffusion
+    attention_mask: torch.Tensor | None = None,  # (n, L), 0 where nobody may look
 ) -> TextOutput:
     "The states of all tokens, the pooled one, and what each block said."
     n, length = check_tensor("input_ids", input_ids, "n", "length", floating=False).shape
@@ -810,7 +819,8 @@ def weights_from_file(cls, weights):
 class CLIPTextModelWithProjection(_Part, nn.Module):
     "A text tower with its projection: `text_embeds` is what the second text encoder of SDXL pools."
     kept = ("text_model.", "text_projection.")
-    config_extras = {"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"}
+    config_extras = {"architectures": ["CLIPTextModelWithProjection"],
+                     "model_type": "clip_text_model"}
 
     @classmethod
     def config_keys(cls): return CLIPTextModel.config_keys()
@@ -819,11 +829,16 @@ class CLIPTextModelWithProjection(_Part, nn.Module):
         super().__init__()
         self.text_model = CLIPTextModel(**self._check_config(config))
         self.config = self.text_model.config
-        whole_number("projection_dim", self.config.projection_dim, 1)
-        self.text_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
-        nn.init.normal_(self.text_projection.weight, std=self.config.hidden_size ** -0.5)
+        width = self.config.hidden_size
+        projected = whole_number("projection_dim", self.config.projection_dim, 1)
+        self.text_projection = nn.Linear(width, projected, bias=False)
+        nn.init.normal_(self.text_projection.weight, std=width ** -0.5)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> TextOutput:
+    def forward(
+        self,
+        input_ids: torch.Tensor,  # as `CLIPTextModel` takes them
+        attention_mask: torch.Tensor | None = None,
+    ) -> TextOutput:
         out = self.text_model(input_ids, attention_mask)
         return out._replace(text_embeds=self.text_projection(out.pooler_output))
 
@@ -858,7 +873,7 @@ class CLIPVisionModel(_Part, nn.Module):
         dict.update(self.config, check_clip_config(self.config))
         c = self.config
         self.embeddings, self.encoder = CLIPVisionEmbeddings(c), CLIPEncoder(c)
-        self.pre_layrnorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)  # spelt as in the files
+        self.pre_layrnorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)  # spelt as in files
         self.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
         init_clip_weights(self, c.num_hidden_layers)
 
@@ -886,7 +901,7 @@ class CLIPOutput(NamedTuple):
 
 # %% ../nbs/06_text.ipynb #cell036
 class CLIPModel(Pretrained, nn.Module):
-    "Both towers, and a projection from each into one space, where a text and its picture point the same way."
+    "Both towers, each projected into one space, where a text and its picture point the same way."
     weights_name = "model.safetensors"
     ignored_config_keys = _IGNORED
     config_extras = {"architectures": ["CLIPModel"], "model_type": "clip"}
@@ -908,13 +923,14 @@ class CLIPModel(Pretrained, nn.Module):
         logit_scale_init_value: float = 2.6592,  # log(1 / 0.07)
     ):
         super().__init__()
-        self.text_model, self.vision_model = (
-            CLIPTextModel.from_config(text_config or {}), CLIPVisionModel.from_config(vision_config or {}))
+        self.text_model = CLIPTextModel.from_config(text_config or {})
+        self.vision_model = CLIPVisionModel.from_config(vision_config or {})
         towers = dict(text_config=self.text_model, vision_config=self.vision_model)
         dict.update(self.config, {key: dict(tower.config) for key, tower in towers.items()})
         whole_number("projection_dim", projection_dim, 1, 2 ** 15)
         number("logit_scale_init_value", logit_scale_init_value)
-        wide_text, wide_vision = self.text_model.config.hidden_size, self.vision_model.config.hidden_size
+        wide_text = self.text_model.config.hidden_size
+        wide_vision = self.vision_model.config.hidden_size
         self.visual_projection = nn.Linear(wide_vision, projection_dim, bias=False)
         self.text_projection = nn.Linear(wide_text, projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init_value)))
@@ -943,15 +959,16 @@ def clip_loss(
     text_embeds: torch.Tensor,  # (n, width), of length 1; row i belongs to picture i
     logit_scale: torch.Tensor,  # the log of what multiplies the cosines, which is 100 at most
 ) -> torch.Tensor:  # a number; log(n) by chance
-    """CLIP's contrastive loss (Radford et al. 2021, figure 3): cross-entropy over rows and over columns.
+    """CLIP's contrastive loss (Radford et al. 2021, figure 3): cross-entropy over rows and columns.
 
     With several processes, every process compares its rows with everybody's.
     """
     from minidiff.training import all_gather_with_grad
     check_tensor("image_embeds", image_embeds, "n", "width")
     check_tensor("text_embeds", text_embeds, *image_embeds.shape)
-    if not torch.is_tensor(logit_scale) or logit_scale.numel() != 1:
-        raise ValueError("logit_scale: expected a tensor of one number, got "
+    real = torch.is_tensor(logit_scale) and logit_scale.is_floating_point()
+    if not real or logit_scale.numel() != 1:
+        raise ValueError("logit_scale: expected a tensor of one real number, got "
                          f"{_short(logit_scale)}")
     v, t = all_gather_with_grad(image_embeds.float()), all_gather_with_grad(text_embeds.float())
     logits = logit_scale.float().clamp(max=math.log(100)).exp() * v @ t.T

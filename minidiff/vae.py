@@ -28,7 +28,8 @@ class DiagonalGaussianDistribution:
     def __init__(self,
                  parameters: Tensor  # `(n, 2c, h, w)`: means in the first `c` channels, then log-variances
                  ):
-        if not torch.is_tensor(parameters) or parameters.ndim < 2 or parameters.shape[1] % 2:
+        real = torch.is_tensor(parameters) and parameters.is_floating_point()
+        if not real or parameters.ndim < 2 or parameters.shape[1] % 2:
             raise ValueError("parameters: expected a tensor (n, 2c, ...), means and "
                              f"log-variances, got {_short(parameters)}")
         self.parameters = parameters
@@ -209,8 +210,8 @@ class AutoencoderKL(Pretrained, nn.Module):
                  sample_size: int = 32,  # side of the training pictures, in pixels (for the record)
                  scaling_factor: float = 0.18215,  # latents are multiplied by this before diffusion
                  shift_factor: float | None = None,  # subtracted from latents before the multiplication
-                 latents_mean: Sequence[float] | None = None,  # a channel's mean (for the record: SDXL's pipeline uses them)
-                 latents_std: Sequence[float] | None = None,  # and its deviation (for the record, too)
+                 latents_mean: Sequence[float] | None = None,  # per channel, for SDXL (for the record)
+                 latents_std: Sequence[float] | None = None,  # per channel, for SDXL (for the record)
                  force_upcast: bool = True,  # does it overflow in half precision? (for the record)
                  use_quant_conv: bool = True,  # a 1x1 convolution after the encoder
                  use_post_quant_conv: bool = True,  # a 1x1 convolution before the decoder
@@ -519,6 +520,7 @@ def scale(
     z: Tensor,  # latents as `encode` gives them
 ) -> Tensor:  # latents as the diffusion model sees them, of about unit variance
     "Bring latents to the size that the noise schedule expects: (z - shift_factor) * scaling_factor."
+    check_tensor("z", z, "n", "channels", "h", "w")
     return (z - (self.config.shift_factor or 0.0)) * self.config.scaling_factor
 
 @patch_to(AutoencoderKL)
@@ -527,6 +529,7 @@ def unscale(
     z: Tensor,  # latents as the diffusion model sees them
 ) -> Tensor:  # latents as `decode` takes them
     "Undo `scale`."
+    check_tensor("z", z, "n", "channels", "h", "w")
     return z / self.config.scaling_factor + (self.config.shift_factor or 0.0)
 
 # %% ../nbs/08_vae.ipynb #cell106
@@ -536,6 +539,7 @@ def measure_scaling_factor(
     images: Tensor,  # a few hundred pictures `(n, c, H, W)`
 ) -> float:  # one over the standard deviation of all numbers in all latents
     "Measure how far the latents spread, and keep one over that as `vae.config.scaling_factor`."
+    check_tensor("images", images, "n", vae.config.in_channels, "H", "W")
     latents = torch.cat([vae.encode(part).mode() for part in images.split(256)])
     spread = latents.float().std().item()
     if not 0 < spread < float("inf"):
