@@ -265,7 +265,7 @@ def add_noise(self, original_samples, noise, timesteps):
     t = check_timesteps(timesteps, 0, 10**9).flatten().tolist()
     here = self._begin if self._at is None else self._at
     levels = [self._level(self._find(v) if self._begin is None else here) for v in t]
-    alpha, sigma = (for_each([float(v) for v in vs], original_samples) for vs in zip(*levels))
+    alpha, sigma = (for_each([float(pair[k]) for pair in levels], original_samples) for k in (0, 1))
     return (alpha*original_samples + sigma*noise).to(original_samples.dtype)
 
 # %% ../nbs/05_samplers.ipynb #cell048

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .hub import (Config, ConfigError, Pretrained, check_tensor, find_folder, number, one_of,
-                          patch_to, read_json, register_config, whole_number)
+from .hub import (Config, ConfigError, Pretrained, _short, check_tensor, find_folder, number,
+                          one_of, patch_to, read_json, register_config, whole_number)
 
 # %% ../nbs/04_scheduler.ipynb #cell031
 BETA_SCHEDULES = "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"
@@ -102,10 +102,10 @@ def dynamic_threshold(
     most: float = 1.0,  # the widest range that is allowed
 ) -> torch.Tensor:  # shaped like x0, in [-1, 1]
     "Clip each picture where `ratio` of its values lie, and scale that range back to [-1, 1]."
-    check_tensor("x0", x0, *getattr(x0, "shape", ()))
-    if x0.dim() < 2: raise ValueError(f"x0: expected pictures (n, ...), got the shape {tuple(x0.shape)}")
+    size = at_least_float(x0, "x0").abs()
+    if x0.dim() < 2: raise ValueError(f"x0: expected pictures (n, ...), got {_short(x0)}")
     if not x0.numel(): return x0
-    limit = at_least_float(x0).abs().flatten(1).quantile(ratio, dim=1).clamp(min=1).clamp(max=most)
+    limit = size.flatten(1).quantile(number("ratio", ratio, 0, 1), dim=1).clamp(min=1).clamp(max=most)
     limit = limit.view(-1, *[1]*(x0.dim() - 1)).to(x0.dtype)
     return x0.clamp(-limit, limit)/limit
 
@@ -287,7 +287,7 @@ def falling(
     good = array.ndim == 1 and len(array) and (np.diff(array) < (1e-12 if equal else 0)).all()
     if good and low <= array[-1] and array[0] <= high: return array
     raise ValueError(f"{name} are numbers that fall, between {high:g} and {low:g}; "
-                     f"got {' '.join(repr(values).split())[:80]}")
+                     f"got {_short(values)}")
 
 @patch_to(Scheduler)
 def _set(self, timesteps, device=None):
@@ -356,7 +356,7 @@ def check_timesteps(timesteps, low, high, whole=False) -> torch.Tensor:
         good = ((t >= low) & (t <= high) & (t == t.round() if whole else True)).all()
     if good: return t
     raise ValueError(f"timesteps are {'whole ' * whole}numbers from {low} to {high}; "
-                     f"got {' '.join(repr(timesteps).split())[:80]}")
+                     f"got {_short(timesteps)}")
 
 @patch_to(Scheduler)
 def alpha_sigma(
@@ -426,7 +426,8 @@ def randn_like(
         return torch.cat([randn_like(x[i:i + 1], g) for i, g in enumerate(generator)])
     if isinstance(generator, (list, tuple)): generator = generator[0]
     if not isinstance(generator, torch.Generator | None):
-        raise ValueError(f"generator is a torch.Generator, or a list of them; got {generator!r}")
+        raise ValueError("generator is a torch.Generator, or a list of them; got "
+                         f"{_short(generator)}")
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
 
@@ -527,9 +528,9 @@ def rescale_zero_terminal_snr(
 ) -> torch.Tensor:  # (T,), the last one is 1: nothing of the picture survives the last step
     """Shift and stretch a schedule so that its last step is pure noise and its first stays as it was
     ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), algorithm 1)."""
-    check_tensor("betas", betas, "T")
-    if len(betas) < 2: raise ConfigError("rescaling needs two betas: num_train_timesteps above 1")
-    signal = (1 - betas).cumprod(0).sqrt()
+    signal = (1 - check_tensor("betas", betas, "T")).cumprod(0).sqrt()
+    if not len(signal) or not signal[0] > signal[-1]:
+        raise ConfigError(f"betas: expected two or more between 0 and 1, got {_short(betas)}")
     signal = (signal - signal[-1])*(signal[0]/(signal[0] - signal[-1]))
     alpha_bar = signal**2
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:]/alpha_bar[:-1]])

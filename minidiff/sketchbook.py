@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .hub import check_tensor, number, one_of, whole_number
+from .hub import _short, check_tensor, number, one_of, whole_number
 
 # %% ../nbs/00_dali.ipynb #cell067
 def circle(x: Tensor, y: Tensor) -> Tensor:
@@ -128,11 +128,11 @@ def everything_said(scenes: Scenes) -> dict[str, Tensor]:
 def check_scenes(
     scenes,
     kinds: int | None = None,   # how many there are (None: not asked)
-    colors: int | None = None,  # how many there are (None: objects need not have any)
+    colors: int | None = None,  # how many there are (0: objects have none; None: not asked)
 ):
     "A `ValueError` where these are no scenes, or hold what a sketchbook does not know."
     if not all(hasattr(scenes, field.name) for field in fields(Scenes)):
-        raise ValueError(f"scenes: expected Scenes, got {scenes!r}")
+        raise ValueError(f"scenes: expected Scenes, got {_short(scenes)}")
     n = len(scenes.n_objects)
     shapes = dict(n_objects=(n,), place=(n,), relation=(n,), background=(n,), kind=(n, 2),
                   color=(n, 2), size=(n, 2), position=(n, 2, 2))
@@ -144,7 +144,8 @@ def check_scenes(
     if (scenes.kind >= kinds).any() or (colors and (there & ~colored).any()):
         raise ValueError("scenes: expected those of this sketchbook, got objects that "
                          "it does not know")
-    limits = dict(color=colors or len(COLORS), size=len(SIZES), background=len(BACKGROUNDS))
+    colors = len(COLORS) if colors is None else colors
+    limits = dict(color=colors, size=len(SIZES), background=len(BACKGROUNDS))
     for name, most in limits.items():
         if (getattr(scenes, name) >= most).any():
             raise ValueError(f"scenes.{name}: expected numbers below {most}, got "
@@ -162,7 +163,7 @@ def check_order(
     one_of("split", split, "train", "heldout", "all")
     if generator is not None and getattr(generator, "device", None) != torch.device("cpu"):
         raise ValueError("generator: expected a torch.Generator of the CPU, got "
-                         f"{generator!r}")
+                         f"{_short(generator)}")
     return n
 
 def blank_scenes(n: int) -> Scenes:
@@ -291,7 +292,7 @@ def write_captions(
         if name == "relation": continue                           # it is always said
         if getattr(given, "shape", None) != mask.shape:
             raise ValueError(f"said[{name!r}]: expected a mask {tuple(mask.shape)}, "
-                             f"got {given!r}")
+                             f"got {_short(given)}")
     columns = (scenes.kind, scenes.color, scenes.size, scenes.place, scenes.relation,
                scenes.background, said["size"], said["place"], said["background"],
                torch.rand(len(scenes), 6, generator=generator))
@@ -372,6 +373,7 @@ class Sketchbook:
     def caption(self, scenes: Scenes, generator: torch.Generator | None = None,
                 said: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
         "Captions, and what they mention: `said` if given, else drawn at random."
+        check_scenes(scenes, len(KINDS), len(COLORS))
         if said is None: said = choose_said(scenes, generator)
         return write_captions(scenes, said, generator), said
 
@@ -586,6 +588,7 @@ def compare(
 class Critic:
     "Reads from pictures what is in them. Nothing is learned, and no caption is seen."
     least_fit, largest_flaw, color_tolerance = 0.82, 0.25, 0.5
+    kinds, colors = len(KINDS), len(COLORS)
     def __new__(cls, size: int = 32, objects: str = "shapes"):
         if objects != "stickers": return object.__new__(cls)
         from minidiff.stickerbook import StickerCritic
@@ -612,9 +615,10 @@ class Critic:
         return read_sketches(images, self)
 
     def _compare(self, images, scenes):
-        check_scenes(scenes)
-        if len(scenes) == len(images): return compare(self.read(images), scenes.to("cpu"))
-        raise ValueError(f"scenes: expected one for each of {len(images)} images, got "
+        check_scenes(scenes, self.kinds, self.colors)
+        reading = self.read(images)
+        if len(scenes) == len(reading): return compare(reading, scenes.to("cpu"))
+        raise ValueError(f"scenes: expected one for each of {len(reading)} images, got "
                          f"{len(scenes)}")
 
     def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from . import sketchbook
 from .hub import one_of
-from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook, arrange, blank_scenes, check_order,
-                                 check_scenes,
-                                 choose_said, cut_out, in_split, length, locate, page_color, write_captions)
+from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook, arrange,
+                                 blank_scenes, check_order, check_scenes, choose_said, cut_out,
+                                 in_split, length, locate, page_color, write_captions)
 
 # %% ../nbs/workshop/stickers.ipynb #cell007
 def _folder():
@@ -101,7 +101,7 @@ class StickerBook(Sketchbook):
 
     def paint(self, scenes: Scenes) -> Tensor:
         "Paint the scenes, on the CPU: (n, 3, size, size) float32 in [-1, 1]."
-        check_scenes(scenes, len(STICKERS))
+        check_scenes(scenes, len(STICKERS), 0)
         starts, scenes = range(0, max(len(scenes), 1), 256), scenes.to("cpu")
         return torch.cat([paint_stickers(scenes[start:start + 256], self.size) for start in starts])
 
@@ -112,6 +112,7 @@ class StickerBook(Sketchbook):
     def caption(self, scenes: Scenes, generator: torch.Generator | None = None,
                 said: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
         "Captions, and what they mention: `said` if given, else drawn at random."
+        check_scenes(scenes, len(STICKERS), 0)
         if said is None: said = choose_said(scenes, generator)
         return write_captions(scenes, said, generator, lambda kind, color: STICKERS[kind]), said
 
@@ -193,6 +194,7 @@ def look_up(
 class StickerCritic(Critic):
     "Reads from pictures which stickers are in them. Nothing is learned, and no caption is seen."
     least_fit, largest_flaw = 0.8, 0.4
+    kinds, colors = len(STICKERS), 0
     def __init__(self,
                  size: int = 32,  # pixels a side of the pictures to be read
                  objects: str = "stickers"):

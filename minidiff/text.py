@@ -22,9 +22,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (Config, ConfigError, LoadError, Pretrained, atomic_write, check_tensor, find_folder,
-                          number, one_of, patch_to, read_json, read_text, register_config, whole_number,
-                          write_json)
+from .hub import (Config, ConfigError, LoadError, Pretrained, _short, atomic_write,
+                          check_tensor, find_folder, number, one_of, patch_to, read_json,
+                          read_text, register_config, whole_number, write_json)
 from .sd_unet import check_dtype, check_ids
 
 # %% ../nbs/06_text.ipynb #cell006
@@ -34,7 +34,7 @@ def clean(
     "What CLIP's tokenizer does to a text first: Unicode NFC, lower case, no repeated white space."
     text = unicodedata.normalize("NFC", text)
     text = "".join(" " if _kind(c) == "space" else c.lower() for c in text)
-    return " ".join(text.split(" ")) if "  " not in text else " ".join(w for w in text.split(" ") if w)
+    return text if "  " not in text else " ".join(w for w in text.split(" ") if w)
 
 # %% ../nbs/06_text.ipynb #cell007
 @functools.lru_cache(maxsize=None)
@@ -49,7 +49,7 @@ _ENDINGS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 def split_words(
     text: str,  # clean text
 ) -> list:  # of str: the pieces that byte-pair encoding never merges across
-    "Cut a text into words, single digits, runs of marks, and the English endings `'s 't 're 've 'm 'll 'd`."
+    "Cut a text into words, single digits, runs of marks, and endings: `'s 't 're 've 'm 'll 'd`."
     words, start = [], 0
     while start < len(text):
         kind, end = _kind(text[start]), start + 1
@@ -65,7 +65,7 @@ def split_words(
 # %% ../nbs/06_text.ipynb #cell009
 @functools.lru_cache(maxsize=None)
 def byte_alphabet() -> dict:  # int 0..255 -> str, one printable character each
-    "A printable character for every byte: itself where it has ink, one from 256 upwards where it has none."
+    "A printable character for every byte: itself where it has ink, else one from 256 upwards."
     inked = [*range(33, 127), *range(161, 173), *range(174, 256)]
     blank = [b for b in range(256) if b not in inked]
     return {b: chr(b) for b in inked} | {b: chr(256 + i) for i, b in enumerate(blank)}
@@ -102,16 +102,16 @@ def count_pairs(
 def _as_texts(text):
     "One text or several, as a list."
     alone = isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
-    texts = [text] if alone else list(text)
-    for t in texts:
-        if not isinstance(t, str):
-            got = repr(t) if len(repr(t)) <= 60 else repr(t)[:57] + "..."
-            raise ValueError("text must be a str or a list of str, got "
-                             f"{type(t).__name__}: {got}")
-        if not t.isascii() and any("\ud800" <= c <= "\udfff" for c in t):
-            raise ValueError("text must be of Unicode characters, got half of one in "
-                             f"{_shorten(t)!r}")
-    return texts
+    alone = alone or getattr(text, "ndim", 1) == 0  # an array of one thing
+    return [_check_text(t, "a str or a list of str") for t in ([text] if alone else text)]
+
+def _check_text(text, expected="a str"):
+    if not isinstance(text, str):
+        raise ValueError(f"text must be {expected}, got {type(text).__name__}: {_short(text)}")
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("text must be of Unicode characters, got half of one in "
+                         f"{_shorten(text)!r}")
+    return text
 
 def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
 
@@ -138,7 +138,8 @@ def train_bpe(
         words = {merge_pair(symbols, best): n for symbols, n in words.items()}
         merges.append(best)
     letters = list(byte_alphabet().values())
-    tokens = letters + [c + "</w>" for c in letters] + ["".join(pair) for pair in merges] + [START, END]
+    tokens = letters + [c + "</w>" for c in letters]
+    tokens += ["".join(pair) for pair in merges] + [START, END]
     return {token: i for i, token in enumerate(tokens)}, merges
 
 # %% ../nbs/06_text.ipynb #cell013
@@ -178,15 +179,18 @@ class CLIPTokenizer:
         self.model_max_length = whole_number("model_max_length", model_max_length, 2)
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
             bos_token, eos_token, unk_token, pad_token)
-        specials = dict(bos_token=bos_token, eos_token=eos_token,
-                        unk_token=unk_token, pad_token=pad_token)
+        specials = _check_specials(bos_token=bos_token, eos_token=eos_token,
+                                   unk_token=unk_token, pad_token=pad_token)
         self.vocab, self.merges = check_vocab(vocab, merges)
         self.special_tokens, self.normalized_tokens = set(specials.values()), set()
         self.added_tokens = {}
+        if not isinstance(added_tokens, dict | None):
+            raise ConfigError("added_tokens: expected a dictionary of token -> id, got "
+                              f"{_short(added_tokens)}")
         for token, given in (added_tokens or {}).items(): self._add(token, given)
         for name, token in specials.items():
             if token not in self.vocab:
-                raise ConfigError(f"{name}: the vocabulary has no token {token!r}")
+                raise ConfigError(f"{name}: the vocabulary has no token {_short(token)}")
             self.added_tokens[token] = self.vocab[token]
         ids = self.vocab.values()
         if set(ids) != set(range(len(ids))):
@@ -218,11 +222,11 @@ def _add(self, token, given):
     special = about.get("special", token in self.special_tokens)
     if not isinstance(token, str) or not token.strip() or about.get("single_word"):
         raise ConfigError("added_tokens: expected a text that may stand anywhere, got "
-                          f"{token!r}: {given!r}")
-    self.added_tokens[token] = whole_number(f"added_tokens[{token!r}]", about.get("id"), 0)
+                          f"{_short(token)}: {_short(given)}")
+    self.added_tokens[token] = whole_number(f"added_tokens[{_short(token)}]", about.get("id"), 0)
     if self.vocab.setdefault(token, self.added_tokens[token]) != self.added_tokens[token]:
-        raise ConfigError(f"added_tokens: {token!r} has the id {self.vocab[token]} "
-                          f"already, got {given!r}")
+        raise ConfigError(f"added_tokens: {_short(token)} has the id {self.vocab[token]} "
+                          f"already, got {_short(given)}")
     if special: self.special_tokens.add(token)
     if about.get("normalized", not special): self.normalized_tokens.add(token)
 
@@ -231,6 +235,13 @@ def _finder(tokens):
     if not tokens: return lambda text: [text]
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
+
+def _check_specials(**tokens):
+    "A `ConfigError` that names the special token which is no text."
+    for name, token in tokens.items():
+        if not isinstance(token, str) or not token:
+            raise ConfigError(f"{name}: expected the text of a token, got {_short(token)}")
+    return tokens
 
 def check_vocab(
     vocab,  # token -> id
@@ -250,9 +261,9 @@ def check_vocab(
     for pair in pairs:
         two = isinstance(pair, tuple) and len(pair) == 2
         if not two or not all(isinstance(t, str) for t in pair):
-            raise ConfigError(f"merges: expected pairs of tokens, got {pair!r}")
+            raise ConfigError(f"merges: expected pairs of tokens, got {_short(pair)}")
         if not {*pair, "".join(pair)} <= vocab.keys():
-            raise ConfigError(f"merges: {pair!r} or what it makes is not in the "
+            raise ConfigError(f"merges: {_short(pair)} or what it makes is not in the "
                               "vocabulary")
     return dict(vocab), pairs
 
@@ -277,9 +288,8 @@ def tokenize(
     text: str,  # anything
 ) -> list:  # of str: its tokens, without start and end
     "The tokens of a text."
-    text, = _as_texts(text)
     tokens = []
-    for i, part in enumerate(self._exact(text)):
+    for i, part in enumerate(self._exact(_check_text(text))):
         if i % 2:
             tokens.append(part)
             continue
@@ -327,7 +337,7 @@ def __call__(
     text,  # str, or a list of them
     padding: str | bool = False,  # "max_length", "longest" (or True), "do_not_pad" (or False)
     max_length: int | None = None,  # `model_max_length` where none is given
-    truncation: bool | str = True,  # cut what is longer, and warn; or "longest_first", "do_not_truncate"
+    truncation: bool | str = True,  # cut what is longer, and warn; or "do_not_truncate"
     return_tensors: str | None = None,  # "pt" for tensors, "np" for arrays, None for lists
 ) -> Tokens:  # input_ids and attention_mask: one row of ids a text, (n, length) as tensors
     "Encode: start token, the text's tokens, end token, and padding."
@@ -369,8 +379,8 @@ def _warn_about_cuts(texts, rows, length):
 
 def _rows_to_tensor(rows, width):
     if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"texts of {min(map(len, rows))} to {max(map(len, rows))} tokens make no tensor; "
-                         "give padding=\"longest\" or padding=\"max_length\"")
+        raise ValueError(f"texts of {min(map(len, rows))} to {max(map(len, rows))} tokens make no "
+                         "tensor; give padding=\"longest\" or padding=\"max_length\"")
     return torch.tensor(rows, dtype=torch.long).reshape(len(rows), -1 if rows else width)
 
 # %% ../nbs/06_text.ipynb #cell017
@@ -381,12 +391,12 @@ def decode(
     skip_special_tokens: bool = False,  # leave out start, end, padding
 ) -> str:  # the text, in lower case, marks set apart
     "Ids back to text."
-    ids = ids.tolist() if torch.is_tensor(ids) or isinstance(ids, np.ndarray) else ids
+    ids = _plain(ids)
     ids = [ids] if isinstance(ids, int) else ids
     row = isinstance(ids, (list, tuple))
     if not row or not all(type(i) is int and i in self.tokens for i in ids):
         raise ValueError(f"ids: expected one row of numbers from 0 to {len(self) - 1}, "
-                         f"got {str(ids)[:60]}")
+                         f"got {_short(ids)}")
     left_out = {self.vocab[t] for t in self.special_tokens} if skip_special_tokens else ()
     tokens = [self.tokens[i] for i in ids if i not in left_out]
     byte_of = {c: b for b, c in byte_alphabet().items()}
@@ -397,7 +407,12 @@ def decode(
 @patch_to(CLIPTokenizer)
 def batch_decode(self, rows, skip_special_tokens: bool = False) -> list:
     "`decode`, row by row."
+    rows = _plain(rows)
+    if not isinstance(rows, (list, tuple)):
+        raise ValueError(f"rows: expected a list of rows of ids, got {_short(rows)}")
     return [self.decode(row, skip_special_tokens) for row in rows]
+
+def _plain(ids): return ids.tolist() if torch.is_tensor(ids) or isinstance(ids, np.ndarray) else ids
 
 # %% ../nbs/06_text.ipynb #cell018
 @patch_to(CLIPTokenizer)
@@ -407,7 +422,8 @@ def save_pretrained(
 ):
     "Save the tokenizer's four files, as Stable Diffusion's folders hold them."
     folder = Path(folder)
-    specials = {name: getattr(self, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    specials = {name: getattr(self, name) for name in names}
     write_json(self.vocab, folder/"vocab.json")
     merges = "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges)
     atomic_write(folder/"merges.txt", lambda p: Path(p).write_text(merges, encoding="utf-8"))
@@ -433,7 +449,7 @@ def from_pretrained(
     subfolder: str | None = None,  # such as "tokenizer", within a pipeline's folder
     revision: str | None = None,  # branch, tag or commit on the Hub
 ) -> CLIPTokenizer:
-    "Load a folder: vocab.json with merges.txt, or the one file tokenizer.json that transformers 5 writes."
+    "Load a folder: vocab.json with merges.txt, or just tokenizer.json, as by transformers 5."
     patterns = [f"{subfolder}/{p}" if subfolder else p for p in ("*.json", "merges.txt")]
     folder = find_folder(name, patterns, revision)
     if subfolder: folder = folder/subfolder
@@ -465,14 +481,17 @@ def _read_vocab(folder):
     model = read_json(folder/"tokenizer.json").get("model")
     if not isinstance(model, dict) or model.get("end_of_word_suffix") != "</w>":
         raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
-    merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    merges = model["merges"]
+    if isinstance(merges, list):
+        merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
     return model["vocab"], merges
 
 def _read_added(folder, config, vocab, old):
     "The four special tokens by name, and all added ones as `CLIPTokenizer` takes them."
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     given = {name: config[name] for name in names if config.get(name) is not None}
-    specials = {name: t["content"] if isinstance(t, dict) else t for name, t in given.items()}
+    texts = {name: t.get("content") if isinstance(t, dict) else t for name, t in given.items()}
+    specials = _check_specials(**texts)
     decoder = config.get("added_tokens_decoder") or {}
     added = {t["content"]: {**t, "id": int(i)} for i, t in decoder.items()}
     if not old: return specials, added
@@ -501,7 +520,7 @@ def attend(
     q: torch.Tensor,  # (..., L, d) what each token asks for
     k: torch.Tensor,  # (..., M, d) what each token answers to
     v: torch.Tensor,  # (..., M, d) what each token hands over
-    mask: torch.Tensor | None = None,  # (L, M), or stretched to (..., L, M): true where a token may look
+    mask: torch.Tensor | None = None,  # (L, M) or (..., L, M): true where a token may look
     dropout: float = 0.0,  # share of the weights to drop
 ) -> torch.Tensor:  # (..., L, d)
     "Scaled dot-product attention (Vaswani et al. 2017, equation 1)."
@@ -523,7 +542,8 @@ class CLIPAttention(nn.Module):
             raise ConfigError("hidden_size must be a multiple of num_attention_heads, "
                               f"got {width} and {heads}")
         self.heads, self.dropout = heads, dropout
-        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (
+            nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x, mask=None):
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -551,12 +571,13 @@ class CLIPMLP(nn.Module):
 
 # %% ../nbs/06_text.ipynb #cell026
 class CLIPEncoderLayer(nn.Module):
-    "A transformer block with its norms first: tokens look at each other, then each thinks for itself."
+    "A transformer block, norms first: tokens look at each other, then each thinks for itself."
     def __init__(self, config):
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
         self.self_attn = CLIPAttention(width, config.num_attention_heads, config.attention_dropout)
-        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
+        self.layer_norm1 = nn.LayerNorm(width, eps=eps)
+        self.layer_norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = CLIPMLP(width, config.intermediate_size, config.hidden_act)
 
     def forward(self, x, mask=None):
@@ -567,7 +588,8 @@ class CLIPEncoder(nn.Module):
     "Blocks one after the other; returns what enters the first and what leaves each."
     def __init__(self, config):
         super().__init__()
-        self.layers = nn.ModuleList(CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers))
+        layers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(CLIPEncoderLayer(config) for _ in layers)
 
     def forward(self, x, mask=None) -> tuple:
         states = [x]
@@ -585,17 +607,19 @@ class CLIPTextEmbeddings(nn.Module):
     def forward(self, ids):
         length, most = ids.shape[1], self.position_embedding.num_embeddings
         check_ids("input_ids", ids, self.token_embedding.num_embeddings)
-        if length > most: raise ValueError(f"input_ids must have at most {most} tokens a text, got {length}")
+        if length > most:
+            raise ValueError(f"input_ids must have at most {most} tokens a text, got {length}")
         return self.token_embedding(ids) + self.position_embedding.weight[:length]
 
 class CLIPVisionEmbeddings(nn.Module):
-    "A picture cut into square patches, each made one token; a class token in front; plus where each stands."
+    "A picture in square patches, each one token; a class token in front; plus where each stands."
     def __init__(self, config):
         super().__init__()
         width, size, patch = config.hidden_size, config.image_size, config.patch_size
         self.image_size = size
         self.class_embedding = nn.Parameter(torch.zeros(width))
-        self.patch_embedding = nn.Conv2d(config.num_channels, width, patch, stride=patch, bias=False)
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, width, patch, stride=patch, bias=False)
         self.position_embedding = nn.Embedding((size // patch) ** 2 + 1, width)
 
     def forward(self, images):
@@ -639,8 +663,8 @@ class TextOutput(NamedTuple):
     "What a text model says about n texts of L tokens."
     last_hidden_state: torch.Tensor  # (n, L, width), after the last norm: what the U-Net listens to
     pooler_output: torch.Tensor  # (n, width): the state at the end token
-    hidden_states: tuple  # layers + 1 tensors (n, L, width), none normed: embeddings, each block's output
-    text_embeds: torch.Tensor | None = None  # (n, projection): the pooled state, where it is projected
+    hidden_states: tuple  # layers + 1 tensors (n, L, width), none normed: embeddings, then blocks
+    text_embeds: torch.Tensor | None = None  # (n, projection): the pooled state, if projected
 
 # %% ../nbs/06_text.ipynb #cell030a
 # keys of transformers' config files that do not change what we compute
@@ -671,7 +695,7 @@ def check_clip_config(
     for key in ("pad_token_id", "bos_token_id"):
         if c.get(key) is not None: whole_number(key, c[key])
     if "eos_token_id" in c:
-        found["eos_token_id"] = whole_number("eos_token_id", c.eos_token_id)
+        found["eos_token_id"] = whole_number("eos_token_id", c.eos_token_id, 0, 10 ** 7)
     width, inner, layers, heads = (found[key] for key in counts[:4])
     if width % heads:
         raise ConfigError("hidden_size must be a multiple of num_attention_heads, got "
@@ -684,8 +708,8 @@ def check_clip_config(
     number("attention_dropout", c.attention_dropout, low=0, high=1)
     weights = width * (layers * (4 * width + 2 * inner) + found.get("vocab_size", 0))
     if weights > 3e10:
-        raise ConfigError(f"num_hidden_layers, hidden_size, vocab_size: a tower of {weights / 1e9:.0f} "
-                          "billion weights; the largest real ones have 2")
+        raise ConfigError("num_hidden_layers, hidden_size, vocab_size: a tower of "
+                          f"{weights / 1e9:.0f} billion weights; the largest real ones have 2")
     return found
 
 class _Part(Pretrained):
@@ -714,7 +738,7 @@ def part_config(config, part):
     old, new = config.get(f"{part}_config_dict"), config.get(f"{part}_config")
     found = new if old is None else old
     if found is None or isinstance(found, dict): return dict(found or {})
-    raise ConfigError(f"{part}_config: expected a dictionary, got {found!r}")
+    raise ConfigError(f"{part}_config: expected a dictionary, got {_short(found)}")
 
 # %% ../nbs/06_text.ipynb #cell031
 class CLIPTextModel(_Part, nn.Module):
@@ -739,7 +763,7 @@ class CLIPTextModel(_Part, nn.Module):
         attention_dropout: float = 0.0,
         pad_token_id: int = 1,
         bos_token_id: int = 49406,
-        eos_token_id: int = 49407,  # where the text is pooled; in old files 2: "the row's highest id"
+        eos_token_id: int = 49407,  # where a text is pooled; in old files 2: "the row's highest id"
     ):
         super().__init__()
         dict.update(self.config, check_clip_config(self.config))
@@ -753,7 +777,7 @@ class CLIPTextModel(_Part, nn.Module):
 def forward(
     self,
     input_ids: torch.Tensor,  # (n, L) ids
-    attention_mask: torch.Tensor | None = None,  # (n, L), 0 where nobody may look; none in Stable Diffusion
+    attention_mask: torch.Tensor | None = None,  # (n, L), 0 where nobody may look
 ) -> TextOutput:
     "The states of all tokens, the pooled one, and what each block said."
     n, length = check_tensor("input_ids", input_ids, "n", "length", floating=False).shape
@@ -795,7 +819,8 @@ def weights_from_file(cls, weights):
 class CLIPTextModelWithProjection(_Part, nn.Module):
     "A text tower with its projection: `text_embeds` is what the second text encoder of SDXL pools."
     kept = ("text_model.", "text_projection.")
-    config_extras = {"architectures": ["CLIPTextModelWithProjection"], "model_type": "clip_text_model"}
+    config_extras = {"architectures": ["CLIPTextModelWithProjection"],
+                     "model_type": "clip_text_model"}
 
     @classmethod
     def config_keys(cls): return CLIPTextModel.config_keys()
@@ -804,11 +829,16 @@ class CLIPTextModelWithProjection(_Part, nn.Module):
         super().__init__()
         self.text_model = CLIPTextModel(**self._check_config(config))
         self.config = self.text_model.config
-        whole_number("projection_dim", self.config.projection_dim, 1)
-        self.text_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
-        nn.init.normal_(self.text_projection.weight, std=self.config.hidden_size ** -0.5)
+        width = self.config.hidden_size
+        projected = whole_number("projection_dim", self.config.projection_dim, 1)
+        self.text_projection = nn.Linear(width, projected, bias=False)
+        nn.init.normal_(self.text_projection.weight, std=width ** -0.5)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> TextOutput:
+    def forward(
+        self,
+        input_ids: torch.Tensor,  # as `CLIPTextModel` takes them
+        attention_mask: torch.Tensor | None = None,
+    ) -> TextOutput:
         out = self.text_model(input_ids, attention_mask)
         return out._replace(text_embeds=self.text_projection(out.pooler_output))
 
@@ -843,7 +873,7 @@ class CLIPVisionModel(_Part, nn.Module):
         dict.update(self.config, check_clip_config(self.config))
         c = self.config
         self.embeddings, self.encoder = CLIPVisionEmbeddings(c), CLIPEncoder(c)
-        self.pre_layrnorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)  # spelt as in the files
+        self.pre_layrnorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)  # spelt as in files
         self.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
         init_clip_weights(self, c.num_hidden_layers)
 
@@ -871,7 +901,7 @@ class CLIPOutput(NamedTuple):
 
 # %% ../nbs/06_text.ipynb #cell036
 class CLIPModel(Pretrained, nn.Module):
-    "Both towers, and a projection from each into one space, where a text and its picture point the same way."
+    "Both towers, each projected into one space, where a text and its picture point the same way."
     weights_name = "model.safetensors"
     ignored_config_keys = _IGNORED
     config_extras = {"architectures": ["CLIPModel"], "model_type": "clip"}
@@ -893,13 +923,14 @@ class CLIPModel(Pretrained, nn.Module):
         logit_scale_init_value: float = 2.6592,  # log(1 / 0.07)
     ):
         super().__init__()
-        self.text_model, self.vision_model = (
-            CLIPTextModel.from_config(text_config or {}), CLIPVisionModel.from_config(vision_config or {}))
+        self.text_model = CLIPTextModel.from_config(text_config or {})
+        self.vision_model = CLIPVisionModel.from_config(vision_config or {})
         towers = dict(text_config=self.text_model, vision_config=self.vision_model)
         dict.update(self.config, {key: dict(tower.config) for key, tower in towers.items()})
         whole_number("projection_dim", projection_dim, 1, 2 ** 15)
         number("logit_scale_init_value", logit_scale_init_value)
-        wide_text, wide_vision = self.text_model.config.hidden_size, self.vision_model.config.hidden_size
+        wide_text = self.text_model.config.hidden_size
+        wide_vision = self.vision_model.config.hidden_size
         self.visual_projection = nn.Linear(wide_vision, projection_dim, bias=False)
         self.text_projection = nn.Linear(wide_text, projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init_value)))
@@ -928,16 +959,17 @@ def clip_loss(
     text_embeds: torch.Tensor,  # (n, width), of length 1; row i belongs to picture i
     logit_scale: torch.Tensor,  # the log of what multiplies the cosines, which is 100 at most
 ) -> torch.Tensor:  # a number; log(n) by chance
-    """CLIP's contrastive loss (Radford et al. 2021, figure 3): cross-entropy over rows and over columns.
+    """CLIP's contrastive loss (Radford et al. 2021, figure 3): cross-entropy over rows and columns.
 
     With several processes, every process compares its rows with everybody's.
     """
     from minidiff.training import all_gather_with_grad
     check_tensor("image_embeds", image_embeds, "n", "width")
     check_tensor("text_embeds", text_embeds, *image_embeds.shape)
-    if not torch.is_tensor(logit_scale) or logit_scale.numel() != 1:
-        raise ValueError("logit_scale: expected a tensor of one number, got "
-                         f"{logit_scale!r}")
+    real = torch.is_tensor(logit_scale) and logit_scale.is_floating_point()
+    if not real or logit_scale.numel() != 1:
+        raise ValueError("logit_scale: expected a tensor of one real number, got "
+                         f"{_short(logit_scale)}")
     v, t = all_gather_with_grad(image_embeds.float()), all_gather_with_grad(text_embeds.float())
     logits = logit_scale.float().clamp(max=math.log(100)).exp() * v @ t.T
     target = torch.arange(len(logits), device=logits.device)

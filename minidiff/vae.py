@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .hub import (ConfigError, Pretrained, check_tensor, number, one_of, patch_to,
+from .hub import (ConfigError, Pretrained, _short, check_tensor, number, one_of, patch_to,
                           register_config, whole_number)
 from .sd_unet import (ACTIVATIONS, Attention, Downsample2D, ResnetBlock2D, Upsample2D,
                               check_dtype, check_levels, check_size)
@@ -28,10 +28,10 @@ class DiagonalGaussianDistribution:
     def __init__(self,
                  parameters: Tensor  # `(n, 2c, h, w)`: means in the first `c` channels, then log-variances
                  ):
-        if not torch.is_tensor(parameters) or parameters.ndim < 2 or parameters.shape[1] % 2:
-            got = tuple(parameters.shape) if torch.is_tensor(parameters) else repr(parameters)
+        real = torch.is_tensor(parameters) and parameters.is_floating_point()
+        if not real or parameters.ndim < 2 or parameters.shape[1] % 2:
             raise ValueError("parameters: expected a tensor (n, 2c, ...), means and "
-                             f"log-variances, got {got}")
+                             f"log-variances, got {_short(parameters)}")
         self.parameters = parameters
         self.mean, logvar = parameters.chunk(2, dim=1)
         self.logvar = logvar.clamp(-30.0, 20.0)
@@ -66,7 +66,7 @@ def _draw(like, generator):
         device = like.device if generator is None else generator.device
         return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
     raise ValueError("generator: expected a torch.Generator, or one for each of "
-                     f"{len(like)}, got {generator!r}")
+                     f"{len(like)}, got {_short(generator)}")
 
 # %% ../nbs/08_vae.ipynb #cell036
 @patch_to(DiagonalGaussianDistribution)
@@ -82,7 +82,7 @@ def kl(
         same = isinstance(other, DiagonalGaussianDistribution) and other.mean.shape == mean.shape
         if not same:
             raise ValueError("other: expected a distribution of latents "
-                             f"{tuple(mean.shape)}, got {other!r}")
+                             f"{tuple(mean.shape)}, got {_short(other)}")
         other_mean, other_logvar = other.mean.to(dtype), other.logvar.to(dtype)
         terms = ((mean - other_mean)**2 + logvar.exp()) / other_logvar.exp() - 1 - logvar + other_logvar
     return 0.5 * terms.flatten(1).sum(1)
@@ -95,7 +95,7 @@ def vae_loss(
     kl_weight: float = 1e-3,  # nats against squared errors, both summed over a picture
 ) -> Tensor:  # a scalar, per pixel and channel
     "Squared error + `kl_weight` * KL, both summed over each picture, then divided by its number of values."
-    check_tensor("decoded", decoded, *x.shape)
+    check_tensor("decoded", decoded, *check_tensor("x", x, "n", "c", "H", "W").shape)
     return F.mse_loss(decoded.float(), x.float()) + kl_weight * posterior.kl().mean() / x[0].numel()
 
 # %% ../nbs/08_vae.ipynb #cell048
@@ -210,8 +210,8 @@ class AutoencoderKL(Pretrained, nn.Module):
                  sample_size: int = 32,  # side of the training pictures, in pixels (for the record)
                  scaling_factor: float = 0.18215,  # latents are multiplied by this before diffusion
                  shift_factor: float | None = None,  # subtracted from latents before the multiplication
-                 latents_mean: Sequence[float] | None = None,  # means per channel (for the record)
-                 latents_std: Sequence[float] | None = None,  # deviations per channel (for the record)
+                 latents_mean: Sequence[float] | None = None,  # per channel, for SDXL (for the record)
+                 latents_std: Sequence[float] | None = None,  # per channel, for SDXL (for the record)
                  force_upcast: bool = True,  # does it overflow in half precision? (for the record)
                  use_quant_conv: bool = True,  # a 1x1 convolution after the encoder
                  use_post_quant_conv: bool = True,  # a 1x1 convolution before the decoder
@@ -260,13 +260,14 @@ def check_vae_config(
                           f"{weights / 1e9:.0f} billion weights; the largest real ones have 0.1")
     one_of("act_fn", c.act_fn, *ACTIVATIONS)
     for key in _FLAGS: one_of(key, c[key], True, False)
-    number("scaling_factor", c.scaling_factor, above=0)
-    if c.shift_factor is not None: number("shift_factor", c.shift_factor)
+    found["scaling_factor"] = number("scaling_factor", c.scaling_factor, 1e-30, 1e30)
+    if c.shift_factor is not None:
+        found["shift_factor"] = number("shift_factor", c.shift_factor, -1e30, 1e30)
     for key in ("latents_mean", "latents_std"):
         if c[key] is None: continue
         if not isinstance(c[key], tuple) or len(c[key]) != c.latent_channels:
             raise ConfigError(f"{key}: expected {c.latent_channels} numbers, one a "
-                              f"channel, got {c[key]!r}")
+                              f"channel, got {_short(c[key])}")
         for value in c[key]: number(key, value)
     sample_size = check_size("sample_size", c.sample_size)
     found |= dict(block_out_channels=widths, layers_per_block=layers, sample_size=sample_size)
@@ -519,6 +520,7 @@ def scale(
     z: Tensor,  # latents as `encode` gives them
 ) -> Tensor:  # latents as the diffusion model sees them, of about unit variance
     "Bring latents to the size that the noise schedule expects: (z - shift_factor) * scaling_factor."
+    check_tensor("z", z, "n", "channels", "h", "w")
     return (z - (self.config.shift_factor or 0.0)) * self.config.scaling_factor
 
 @patch_to(AutoencoderKL)
@@ -527,6 +529,7 @@ def unscale(
     z: Tensor,  # latents as the diffusion model sees them
 ) -> Tensor:  # latents as `decode` takes them
     "Undo `scale`."
+    check_tensor("z", z, "n", "channels", "h", "w")
     return z / self.config.scaling_factor + (self.config.shift_factor or 0.0)
 
 # %% ../nbs/08_vae.ipynb #cell106
@@ -536,6 +539,7 @@ def measure_scaling_factor(
     images: Tensor,  # a few hundred pictures `(n, c, H, W)`
 ) -> float:  # one over the standard deviation of all numbers in all latents
     "Measure how far the latents spread, and keep one over that as `vae.config.scaling_factor`."
+    check_tensor("images", images, "n", vae.config.in_channels, "H", "W")
     latents = torch.cat([vae.encode(part).mode() for part in images.split(256)])
     spread = latents.float().std().item()
     if not 0 < spread < float("inf"):

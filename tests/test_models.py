@@ -459,7 +459,7 @@ def test_tiles_that_never_end_are_refused():
 
 @pytest.mark.parametrize("key, value", [
     ("scaling_factor", 0), ("scaling_factor", -1.0), ("scaling_factor", float("nan")), ("scaling_factor", float("inf")),
-    ("scaling_factor", None), ("scaling_factor", True), ("shift_factor", float("nan")), ("shift_factor", "0"), ("norm_num_groups", 0),
+    ("scaling_factor", None), ("scaling_factor", True), ("scaling_factor", 1e39), ("shift_factor", -1e39), ("shift_factor", float("nan")), ("shift_factor", "0"), ("norm_num_groups", 0),
     ("norm_num_groups", 3), ("block_out_channels", 8), ("block_out_channels", (8,)), ("block_out_channels", (8, 8, 10**9)),
     ("layers_per_block", 10**9), ("layers_per_block", 0), ("latent_channels", 0), ("in_channels", 3.5), ("act_fn", "tanh"),
     ("sample_size", None), ("sample_size", -1), ("latents_mean", (0.0,)), ("latents_std", 1.0), ("use_quant_conv", 1),
@@ -481,7 +481,12 @@ def test_what_is_no_latent_is_not_decoded_or_drawn():
     vae = vaes()[0]
     for z in (None, torch.zeros(1, 3, 4, 4), torch.zeros(4, 4, 4), torch.zeros(1, 4, 0, 4), torch.zeros(1, 4, 4, 4).double()):
         with pytest.raises(ValueError, match="z: "): vae.decode(z)
-    for parameters in (None, torch.zeros(3), torch.zeros(1, 3, 4, 4)):
+    for z in (None, "a", [torch.zeros(4, 4, 4)], torch.zeros(1, 4, 4, 4).long()):
+        for scale in (vae.scale, vae.unscale):
+            with pytest.raises(ValueError, match="z: "): scale(z)
+    for images in (None, torch.zeros(2, 4, 16, 16), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="images: "): measure_scaling_factor(vae, images)
+    for parameters in (None, torch.zeros(3), torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, 4).long(), np.zeros((1, 4, 4, 4))):
         with pytest.raises(ValueError, match="parameters"): DiagonalGaussianDistribution(parameters)
     cloud = DiagonalGaussianDistribution(torch.randn(2, 8, 3, 3))
     for noise in (3, torch.zeros(2, 4, 3, 2), torch.zeros(1, 4, 3, 3), torch.zeros(2, 4, 3, 3).long()):
@@ -493,6 +498,7 @@ def test_what_is_no_latent_is_not_decoded_or_drawn():
     one = DiagonalGaussianDistribution(cloud.parameters[1:]).sample(torch.Generator().manual_seed(2))
     assert torch.equal(cloud.sample(seeds)[1:], one)
     with pytest.raises(ValueError, match="decoded"): vae_loss(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4), cloud)
+    with pytest.raises(ValueError, match="x: "): vae_loss(torch.zeros(2, 3, 8, 8), None, cloud)
     with pytest.raises(ValueError, match="y: "): psnr(torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8))
 
 
@@ -624,6 +630,12 @@ def test_rows_of_the_tokenizer(tokenizer, tmp_path):
     assert tokenizer.decode(rows.input_ids[1], skip_special_tokens=True) == texts[1]
     for ids in ([len(tokenizer)], [-1], [[1, 2]], torch.zeros(2, 2), ["a"], None, [1.5], [True]):
         with pytest.raises(ValueError, match="ids"): tokenizer.decode(ids)
+    for rows in (5, None, b"x", "a", torch.tensor(5), {"a": [1]}):
+        with pytest.raises(ValueError, match="rows"): tokenizer.batch_decode(rows)
+    assert tokenizer.batch_decode(torch.tensor([[5], [6]])) == [tokenizer.decode([5]), tokenizer.decode(6)]
+    for text in (["a"], ("a",), {"a"}, iter(["a"]), (), np.array(5), None):
+        with pytest.raises(ValueError, match="text must be a str, got"): tokenizer.tokenize(text)
+    with pytest.raises(ValueError, match="text"): tokenizer(np.array(5))
     with pytest.raises(ValueError, match="return_tensors"): tokenizer("a").to("cpu")
 
 
@@ -658,13 +670,36 @@ def test_a_broken_folder_of_a_tokenizer_is_named(tokenizer, name, content, tmp_p
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("token", [[], ["x"], {}, {"content": None}, 5, "", "x" * 10_000])
+def test_a_special_token_that_is_none_is_named_whatever_file_it_comes_from(tokenizer, file, token, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "special_tokens_map.json").unlink()
+    content = json.loads((tmp_path / file).read_text()) if file.startswith("tokenizer") else {}
+    (tmp_path / file).write_text(json.dumps({**content, "unk_token": token}))
+    with pytest.raises(LoadError, match="unk_token") as error: CLIPTokenizer.from_pretrained(tmp_path)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("merges", [{}, None, 5, "a b"])
+def test_merges_of_another_kind_are_named(merges, tmp_path):
+    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a": 2}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(dict(model=dict(end_of_word_suffix="</w>", vocab=vocab, merges=merges))))
+    with pytest.raises(LoadError, match="merges"): CLIPTokenizer.from_pretrained(tmp_path)
+
+
 def test_a_vocabulary_with_two_tokens_of_one_number_or_a_hole(tokenizer):
     vocab, merges = tokenizer.vocab, tokenizer.merges
     for wrong in ({**vocab, "new": 0}, {**vocab, "new": len(vocab) + 1}, {**vocab, "new": True}, {**vocab, "new": 1.0}, [*vocab], None):
         with pytest.raises(ConfigError, match="vocab"): CLIPTokenizer(wrong, merges)
     for wrong in ([("a", "b", "c")], ["ab"], None, [(1, 2)], "a b", [("a", "never")]):
         with pytest.raises(ConfigError, match="merges"): CLIPTokenizer(vocab, wrong)
-    with pytest.raises(ConfigError, match="pad_token"): CLIPTokenizer(vocab, merges, pad_token="<pad>")
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        for wrong in ("<none>", "", 3, None, [], ["x"], {}, "x" * 10_000):
+            with pytest.raises(ConfigError, match=name) as error: CLIPTokenizer(vocab, merges, **{name: wrong})
+            assert len(str(error.value)) < 200
+    for wrong in (["x"], "x", 5, True, {"x": None}, {5: 5}):
+        with pytest.raises(ConfigError, match="added_tokens"): CLIPTokenizer(vocab, merges, added_tokens=wrong)
     for wrong in ("a red circle", [3], [None]):
         with pytest.raises(ValueError, match="text"): train_bpe(wrong, 600)
     for wrong in (100, 600.5, True, None):
@@ -745,7 +780,7 @@ def test_a_wrong_input_of_the_picture_tower_is_named(x):
         ("hidden_size", 30), ("hidden_size", 0), ("hidden_size", "32"), ("num_hidden_layers", -1), ("num_hidden_layers", 10**9),
         ("num_attention_heads", 0), ("hidden_act", "relu"), ("hidden_act", None), ("vocab_size", 0), ("vocab_size", 10**10),
         ("max_position_embeddings", 0), ("layer_norm_eps", float("nan")), ("attention_dropout", 2), ("eos_token_id", None),
-        ("eos_token_id", [2, 3]), ("pad_token_id", "1"), ("intermediate_size", 2.5), ("projection_dim", 0))),
+        ("eos_token_id", -1), ("eos_token_id", 10**9), ("eos_token_id", [2, 3]), ("pad_token_id", "1"), ("intermediate_size", 2.5), ("projection_dim", 0))),
     (CLIPTextModelWithProjection, "projection_dim", None), (CLIPVisionModel, "patch_size", 17), (CLIPVisionModel, "image_size", [16, 16]),
     (CLIPVisionModel, "num_channels", 0)])
 def test_a_tower_that_cannot_be_built_names_the_key(cls, key, value):
@@ -764,7 +799,7 @@ def test_the_contrastive_loss_wants_a_text_for_each_picture():
     v = torch.randn(3, 4)
     for image, text in ((v, v[:2]), (v[0], v[0]), (v, None), (v, v[:, :2]), (v.long(), v.long())):
         with pytest.raises(ValueError, match="_embeds"): clip_loss(image, text, torch.tensor(1.0))
-    for scale in (1.0, torch.zeros(2), None):
+    for scale in (1.0, torch.zeros(2), None, torch.tensor(True), torch.tensor(1j)):
         with pytest.raises(ValueError, match="logit_scale"): clip_loss(v, v, scale)
 
 
@@ -783,11 +818,12 @@ def test_what_no_sketchbook_can_draw_is_named(Book):
     assert len(images) == len(captions) == len(scenes) == 3 and len(book.draw(0)[1]) == 0
     short = scenes.clone()
     short.color = short.color[:2]
-    for wrong in (None, 3, short):
+    other = (StickerBook if Book is Sketchbook else Sketchbook)(32).sample_scenes(5)
+    for wrong in (None, 3, short, other):
         with pytest.raises(ValueError, match="scenes"): book.paint(wrong)
+        with pytest.raises(ValueError, match="scenes"): book.caption(wrong)
     for said in ({}, 3, {**scenes.said, "size": scenes.said["size"][:2]}):
         with pytest.raises(ValueError, match="said"): book.caption(scenes, said=said)
-    with pytest.raises(ValueError, match="scenes"): Sketchbook(32).paint(StickerBook(32).sample_scenes(5))
     if Book is Sketchbook:
         for args, name in ((dict(split="test"), "split"), (dict(generator=1), "generator")):
             with pytest.raises(ValueError, match=name): vary(scenes, **args)
@@ -801,7 +837,9 @@ def test_a_critic_says_what_she_cannot_read(Book):
     assert critic.size == 40 and critic.score(images, scenes)["whole"] == 1
     for wrong in (None, images[0], images[:, :2], images[..., :32], images.to(torch.uint8), images * 127, images / 0, images * float("nan")):
         with pytest.raises(ValueError, match="images"): critic.read(wrong)
-    for wrong in (None, scenes[:3]):
+        with pytest.raises(ValueError, match="images"): critic.score(wrong, scenes)
+    other = (StickerBook if Book is Sketchbook else Sketchbook)(40).sample_scenes(4)
+    for wrong in (None, scenes[:3], other):
         with pytest.raises(ValueError, match="scenes"): critic.judge(images, wrong)
         with pytest.raises(ValueError, match="scenes"): critic.score(images, wrong)
     assert critic.score(images.bfloat16(), scenes)["count"] == 1

@@ -524,12 +524,29 @@ def test_add_noise_refuses_what_is_no_good(name):
     assert made.add_noise(CANVAS, CANVAS, t).shape == CANVAS.shape
     assert made.add_noise(CANVAS, CANVAS, t[:1]).shape == CANVAS.shape
     assert torch.equal(made.add_noise(CANVAS, CANVAS, t[0].item()), made.add_noise(CANVAS, CANVAS, t[[0, 0]]))
-    for bad in (None, "a", [5000, 2], [-1, 3], [NAN, 1], True, torch.tensor([True, False]), 5j, t.repeat(2)[:3]):
+    for bad in (None, "a", [5000, 2], [-1, 3], [NAN, 1], True, torch.tensor([True, False]), 5j, t.repeat(2)[:3], t[:0]):
         with pytest.raises(ValueError, match="timestep"): made.add_noise(CANVAS, CANVAS, bad)
+    assert made.add_noise(CANVAS[:0], CANVAS[:0], t[:0]).shape == CANVAS[:0].shape
     for bad in (None, 3, CANVAS[:1], CANVAS.long()):
         with pytest.raises(ValueError, match="noise"): made.add_noise(CANVAS, bad, t)
         if bad is CANVAS[:1]: continue
         with pytest.raises(ValueError, match="original_samples|noise"): made.add_noise(bad, CANVAS, t)
+
+
+def test_functions_of_the_chapter_refuse_what_is_no_good():
+    made, t = make("DDPMScheduler"), torch.tensor([3, 5])
+    for bad in (None, "a", CANVAS[:1], CANVAS.long(), CANVAS*1j):
+        with pytest.raises(ValueError, match="noise"): scheduler.training_target(made, CANVAS, bad, t)
+        with pytest.raises(ValueError, match="x0|noise"): scheduler.training_target(made, bad, CANVAS, t)
+        if torch.is_tensor(bad) and len(bad) == 1: continue
+        with pytest.raises(ValueError, match="noise"): scheduler.sample(lambda x, t: x, made, bad, 2)
+        with pytest.raises(ValueError, match="x0"): scheduler.dynamic_threshold(bad)
+    for bad in (-0.1, 2, "a", None):
+        with pytest.raises(ConfigError, match="ratio"): scheduler.dynamic_threshold(CANVAS, bad)
+    betas = torch.linspace(0.1, 0.2, 5)
+    assert scheduler.rescale_zero_terminal_snr(betas)[-1] == 1
+    for bad in (None, "a", 5, betas[:0], betas[:1], betas > 0, betas*0, betas + 2, betas.long(), betas[None]):
+        with pytest.raises(ValueError, match="betas"): scheduler.rescale_zero_terminal_snr(bad)
 
 
 def test_what_the_network_says_has_a_name_or_is_refused():
