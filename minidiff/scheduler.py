@@ -351,7 +351,7 @@ def check_timesteps(timesteps, low, high, whole=False) -> torch.Tensor:
     "The timesteps as a tensor, or a `ValueError` where they are no numbers, or out of range."
     try: t = torch.as_tensor(timesteps)
     except (TypeError, ValueError, RuntimeError): t = torch.tensor(False)
-    good = t.dtype != torch.bool and not t.is_complex() and t.dim() < 2 and t.numel() and not t.is_meta
+    good = t.dtype != torch.bool and not t.is_complex() and t.dim() < 2 and not t.is_meta
     if good and t.device.type == "cpu":  # to look, a GPU would have to wait
         good = ((t >= low) & (t <= high) & (t == t.round() if whole else True)).all()
     if good: return t
@@ -530,7 +530,8 @@ def rescale_zero_terminal_snr(
     ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), algorithm 1)."""
     signal = (1 - check_tensor("betas", betas, "T")).cumprod(0).sqrt()
     if not len(signal) or not signal[0] > signal[-1]:
-        raise ConfigError(f"betas: expected two or more between 0 and 1, got {_short(betas)}")
+        raise ConfigError("betas: expected two or more between 0 and 1 (num_train_timesteps "
+                          f"above 1), got {_short(betas)}")
     signal = (signal - signal[-1])*(signal[0]/(signal[0] - signal[-1]))
     alpha_bar = signal**2
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:]/alpha_bar[:-1]])
