@@ -88,7 +88,7 @@ def _short(value):
     "How a value is shown in a message: on one line, and not at length."
     if torch.is_tensor(value): return f"a tensor {tuple(value.shape)} of {value.dtype}"
     try: text = " ".join(repr(value).split())
-    except Exception: text = f"a {type(value).__name__}"  # such as an int of 5000 digits
+    except Exception: text = f"something of type {type(value).__name__}"  # such as an int of 5000 digits
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 # %% ../nbs/workshop/hub.ipynb #checks_tensor

@@ -33,7 +33,9 @@ def guide(
 
     Ho & Salimans 2022, equation 6, whose w is our `scale` - 1.
     """
-    return torch.lerp(without_text, with_text, scale)
+    check_tensor("without_text", without_text, *getattr(without_text, "shape", ["..."]))
+    check_tensor("with_text", with_text, *without_text.shape)
+    return torch.lerp(without_text, with_text.to(without_text.dtype), scale)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell018a
 SCHEDULERS = {cls.__name__: cls for cls in (
@@ -346,6 +348,7 @@ def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
     return torch.cat([negative.repeat_interleave(copies, 0).to(states), states])
 
 def _finite(name, x):
+    if x.is_meta: raise ValueError(f"{name} holds no numbers: it is on the meta device")
     if x.isfinite().all(): return x
     raise ValueError(f"{name} holds NaN or infinite numbers")
 
@@ -443,8 +446,9 @@ def denoise(
     **step_options,  # passed to the scheduler's `step` where it knows them, such as `eta`
 ) -> torch.Tensor:  # (n, c, h, w): clean latents
     "From noise to a clean latent."
-    check_tensor("latents", latents, "n", self.unet.config.in_channels, "h", "w")
-    check_tensor("states", states, "n", "tokens", "width")
+    channels = self.unet.config.in_channels
+    _finite("latents", check_tensor("latents", latents, "n", channels, "h", "w"))
+    _finite("states", check_tensor("states", states, "n", "tokens", "width"))
     scale = number("scale", scale, *_SCALES)
     n, told = len(latents), self.unet.config.time_cond_proj_dim
     options = self._step_options(generator, step_options)

@@ -26,7 +26,9 @@ def to_uint8(
     images,  # (n, c, h, w) tensor in [-1, 1], or of bytes, c = 1 or 3; or a list of (c, h, w); or one (c, h, w)
 ) -> np.ndarray:  # (n, h, w, c) uint8
     "Pictures in [-1, 1] as bytes 0..255, rounded and clamped, channels last; bytes stay as they are."
-    images = _as_tensor(images).detach().cpu()
+    images = _as_tensor(images).detach()
+    if images.is_meta: raise ValueError("images hold no numbers: they are on the meta device")
+    images = images.cpu()
     if images.ndim == 3: images = images[None]
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
         raise ValueError("images: expected (n, 3, h, w) or (n, 1, h, w), got "

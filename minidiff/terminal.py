@@ -81,6 +81,11 @@ def command(
 # %% ../nbs/workshop/terminal.ipynb #options
 class Parser(argparse.ArgumentParser):
     "An `ArgumentParser` that raises what is wrong, in one line."
+    def parse_args(self, args=None, namespace=None):
+        for arg in args or ():
+            if arg.endswith("=--"): self.error(f"{arg}: expected a value")  # argparse drops it
+        return super().parse_args(args, namespace)
+
     def error(self, message):
         raise argparse.ArgumentTypeError(f"{message}; see {self.prog} --help")
 

@@ -232,9 +232,9 @@ def test_a_name_with_a_slash_is_a_folder(capsys, monkeypatch, tmp_path):
 
 def test_hub_ids_stay_as_they_are(monkeypatch):
     asked = []
-    monkeypatch.setattr(latent_diffusion.LatentDiffusionPipeline, "from_pretrained", lambda name, **options: asked.append((name, options["hub"])))
+    monkeypatch.setattr(latent_diffusion.LatentDiffusionPipeline, "from_pretrained", lambda name, **options: asked.append(name))
     open_run("hub:owner/name")
-    assert asked == [("owner/name", True)]
+    assert asked == ["hub:owner/name"]
 
 
 def test_an_unfinished_run_says_how_to_finish_it(capsys, tmp_path):
