@@ -9,7 +9,7 @@ __all__ = ['ConfigError', 'LoadError', 'one_of', 'whole_number', 'number', 'chec
            'is_weights_file', 'find_folder', 'weight_files', 'load_weights', 'check_place']
 
 # %% ../nbs/workshop/hub.ipynb #cell004
-import functools, glob, inspect, json, math, numbers, os, re, secrets, shutil, time
+import difflib, functools, glob, inspect, json, math, numbers, os, re, secrets, shutil, time
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath, PureWindowsPath
@@ -361,12 +361,14 @@ def from_config(
         raise ConfigError("config: expected a dictionary, a file or a folder, got "
                           f"{_short(config)}")
     known = {*cls.config_keys(), *cls.fixed_config}
-    asked = {k: v for k, v in config.items() if k in known or not _asks_nothing(v)}
+    asked = {k: v for k, v in config.items() if k in known or not _asks_nothing(k, v, known)}
     return _build(cls, cls._check_config({**asked, **overrides}))
 
-def _asks_nothing(value):
-    "Is it null, false or empty?"
-    return value is None or value is False or isinstance(value, (str, list, tuple, dict)) and not value
+def _asks_nothing(key, value, known):
+    "Is it null, false or empty, and not a misspelling of a key that is known?"
+    empty = isinstance(value, (str, list, tuple, dict)) and not value
+    off = value is None or value is False or empty
+    return off and (key in known or not difflib.get_close_matches(key, known, 1, 0.9))
 
 def _build(cls, config):
     "An object of the class; what its `__init__` cannot digest is an error of the config."
@@ -408,10 +410,12 @@ def staged(
         yield stage
         files = [p.relative_to(stage) for p in stage.rglob("*") if p.is_file()]
         old = [p.relative_to(folder) for part in {f.parent for f in files} for p in (folder/part).glob("*")]
-        (folder/index).unlink(missing_ok=True)
+        def last(file): return file == Path(index), file.suffix == ".json"  # configs after weights
+        for file in sorted(files, key=last, reverse=True):  # without those, nothing opens
+            if file.suffix == ".json": (folder/file).unlink(missing_ok=True)
         for file in old:
             if file not in files and replaces(file): (folder/file).unlink(missing_ok=True)
-        for file in sorted(files, key=lambda f: f == Path(index)):
+        for file in sorted(files, key=last):
             (folder/file).parent.mkdir(exist_ok=True)
             os.replace(stage/file, folder/file)
     except OSError as error:  # said of the folder, not of the stage

@@ -141,7 +141,7 @@ def check_parts(self):
 _EXTRAS = "safety_checker", "feature_extractor", "image_encoder"  # not opened
 _ALIKE = dict(
     DPMSolverMultistepScheduler=("UniPCMultistep", "DEISMultistep", "DPMSolverSinglestep",
-                                 "DPMSolverSDE", "SASolver"),
+                                 "DPMSolverSDE"),
     EulerDiscreteScheduler=("LMSDiscrete", "IPNDM"),
     EulerAncestralDiscreteScheduler=("KDPM2AncestralDiscrete",),
     HeunDiscreteScheduler=("KDPM2Discrete",), DDPMScheduler=("DDPMParallel",),
@@ -265,7 +265,8 @@ def save_pretrained(
 ):
     """Save the five parts and the index, as diffusers' `StableDiffusionPipeline` opens them.
 
-    Interrupted, it leaves the older pipeline whole, or a folder that does not open."""
+    Interrupted, it leaves the older pipeline whole, or a folder that does not open. (Two saves into
+    one folder at once are not told apart.)"""
     options = dict(variant=variant, max_shard_size=max_shard_size,
                    safe_serialization=safe_serialization, push_to_hub=push_to_hub)
     index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False,

@@ -476,8 +476,8 @@ class PNDMScheduler(StepCounter, DDIMScheduler):
                  trained_betas=None, skip_prk_steps=False, set_alpha_to_one=False, prediction_type="epsilon",
                  timestep_spacing="leading", steps_offset=0):
         if not skip_prk_steps:
-            raise ConfigError("PNDMScheduler supports skip_prk_steps=True only, as Stable Diffusion "
-                              f"uses it; got {skip_prk_steps!r}")
+            raise ConfigError("PNDMScheduler needs skip_prk_steps=True, as Stable Diffusion uses it; "
+                              f"got {skip_prk_steps!r} (which is the default)")
         self._build()
 
     def _set(self, timesteps, device=None):

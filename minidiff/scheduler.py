@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .hub import (Config, ConfigError, Pretrained, _short, check_tensor, find_folder, number,
+from .hub import (Config, ConfigError, Pretrained, _asks_nothing, _short, check_tensor,
+                          find_folder, number,
                           one_of, patch_to, read_json, register_config, whole_number)
 
 # %% ../nbs/04_scheduler.ipynb #cell031
@@ -176,10 +177,6 @@ class Scheduler(Pretrained):
         return self
 
 # %% ../nbs/04_scheduler.ipynb #cell078
-def _asks_nothing(value):
-    empty = isinstance(value, (str, list, tuple, dict)) and not value
-    return empty or value is None or value is False
-
 @patch_to(Scheduler)
 @classmethod
 def from_config(
@@ -201,7 +198,8 @@ def from_config(
         known = key in own or key in cls.fixed_config or key in cls.other_keys
         if key.startswith("_") or known and key in by_default: continue
         if key in own: chosen[key] = value
-        elif _asks_nothing(value) or key in cls.other_keys.keys() - cls.fixed_config: aside[key] = value
+        elif key in cls.other_keys.keys() - cls.fixed_config: aside[key] = value
+        elif _asks_nothing(key, value, {*own, *cls.other_keys}): aside[key] = value
         else: chosen[key] = value  # refused, unless it is the one value that is supported
     for key, names in cls.synonyms.items():
         if isinstance(chosen.get(key), str): chosen[key] = names.get(chosen[key], chosen[key])
@@ -216,7 +214,7 @@ def from_config(
 def _set_aside(self, aside):
     "Keep another scheduler's keys for saving; those that ask for something are returned."
     said = [f"{key}={value!r}" for key, value in aside.items()
-            if not _asks_nothing(value) and value not in self.other_keys[key]]
+            if not _asks_nothing(key, value, ()) and value not in self.other_keys[key]]
     dict.update(self.config, Config(aside))
     return said
 

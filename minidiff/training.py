@@ -480,8 +480,8 @@ def _restore(self, path, tensors, header):
         was = ", ".join(f"{k}={theirs.get(k)!r}" for k in other)
         now = ", ".join(f"{k}={mine.get(k)!r}" for k in other)
         raise ConfigError(f"{path} was made with {was}, and this run has {now}; use the "
-                          "same, or another folder, or delete that checkpoint to train "
-                          "this part again")
+                          f"same, or another folder, or delete {self.name}.checkpoint* there "
+                          "to train this part again")
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     _load_into(self.model, part("model."), path)
     if self._ema:
@@ -542,7 +542,9 @@ def _watch(self, bar):
         raise FloatingPointError(f"{self._skipped} steps in a row of {self.name} overflowed"
                                  f" before step {self.step}; {self._advice()}")
     if not self._taken: return
-    recent = torch.stack(self._taken).mean().item()
+    recent, acc = torch.stack(self._taken).mean(), self.accelerator
+    if acc.num_processes > 1: recent = acc.reduce(recent, "mean")  # all stop where one must
+    recent = recent.item()
     if not math.isfinite(recent):
         raise FloatingPointError(f"the loss of {self.name} became {recent} within the 20 "
                                  f"steps before step {self.step}; {self._advice()}")
@@ -654,9 +656,9 @@ def _tidy(self, resume):
     between = self._new.is_file() and not self.checkpoint.is_file()  # two renames
     if between: os.replace(self._new, self.checkpoint)
     self._new.unlink(missing_ok=True)
-    if not resume and (self.checkpoint.is_file() or self._previous.is_file()):
-        raise LoadError(f"{self.checkpoint} is there already; resume it, or use "
-                        "another folder")
+    there = [path for path in (self.checkpoint, self._previous) if path.is_file()]
+    if there and not resume:
+        raise LoadError(f"{there[0]} is there already; resume it, or use another folder")
 
 # %% ../nbs/workshop/training.ipynb #check_cell
 def _checked(given):
