@@ -221,7 +221,7 @@ def _check_savable(tensors, metadata):
         if not isinstance(name, str) or name == "__metadata__":
             raise ValueError(f"tensors: {_short(name)} is no name for a tensor")
         if not torch.is_tensor(value) or value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"tensors: expected a dense one with data as {name!r}, got "
+            raise ValueError(f"tensors: expected a dense one with data as {_short(name)}, got "
                              f"{_short(value)}")
     texts = isinstance(metadata, dict) and [text for pair in metadata.items() for text in pair]
     if texts is False or not all(isinstance(text, str) for text in texts):

@@ -557,8 +557,8 @@ def _at_work(self):
             if not self._entered: self._enter()
             yield
     except (OSError, SafetensorError) as error:
-        if isinstance(error, LoadError) or getattr(error, "filename", None): raise
-        raise LoadError(f"writing into {self.out} failed: {error}") from None
+        if isinstance(error, LoadError): raise
+        raise LoadError(f"writing into out={self.out} failed: {error}") from None
     finally: self._working = False
 
 @patch_to(Job)
@@ -607,7 +607,8 @@ def _check_networks(preset):
     if size % 2 ** len(widths):
         raise ConfigError(f"text.widths: {size} pixels cannot be halved so often")
     unet = _tried("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae)).config
-    c, width = vae.config.latent_channels, preset.text.get("width", 128)
+    c = vae.config.latent_channels
+    width = whole_number("text.width", preset.text.get("width", 128), 1)
     needed = dict(in_channels=c, out_channels=c, cross_attention_dim=width)
     for key, must in needed.items():
         if unet[key] != must:

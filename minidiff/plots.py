@@ -266,7 +266,7 @@ def _look(draw, value):
     try: out = draw(value)
     finally: shown = _sink.pop()
     if out is None and not shown:
-        raise TypeError(f"draw({value!r}): expected it to return or show a picture, "
+        raise ValueError(f"draw({_short(value)}): expected it to return or show a picture, "
                         "got nothing")
     return _frame(shown[-1] if out is None else out)
 

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .hub import (ConfigError, LoadError, load_metadata, load_safetensors,
+from .hub import (ConfigError, LoadError, check_path, load_metadata, load_safetensors,
                           number, one_of, patch_to, remove_temporaries,
                           save_safetensors, whole_number)
 
@@ -96,12 +96,15 @@ def shard(
     parts: int,  # in how many equal parts to cut
 ) -> dict:
     "One of `parts` equal slices of a batch."
+    parts = whole_number("parts", parts, 1)
+    index = whole_number("index", index, 0, parts - 1)
     if parts == 1: return batch
-    length = lambda v: 0 if torch.is_tensor(v) and v.dim() == 0 else len(v)
+    scalar = lambda v: not hasattr(v, "__len__") or torch.is_tensor(v) and v.dim() == 0
+    length = lambda v: 0 if scalar(v) else len(v)
     sizes = {k: length(v) for k, v in batch.items()}
     size = max(sizes.values())
-    if min(sizes.values()) < size:
-        raise ValueError(f"the entries of a batch must be of one length; got {sizes}")
+    if min(sizes.values()) < max(size, 1):
+        raise ValueError(f"the entries of a batch must be of one length, at least 1; got {sizes}")
     if size % parts:
         raise ValueError(f"a batch of {size} cannot be cut into {parts} equal parts (processes x accumulation); "
                          "choose a multiple")
@@ -622,10 +625,16 @@ def only_run(
     path: str | Path,  # of a file to lock; it is made where there is none, and stays
 ):
     "Inside, no other process can lock this file: it gets a `LoadError`."
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")
+    except OSError as error:
+        raise LoadError(f"out: nothing can be written into {folder} "
+                        f"({error.strerror}); name another place") from None
+    with file:
         if not _try_lock(file):
-            raise LoadError(f"another run is writing into {Path(path).parent}; wait for "
+            raise LoadError(f"another run is writing into {folder}; wait for "
                             "it, or use another folder")
         yield
 
@@ -693,10 +702,8 @@ def _check_betas(betas):
 
 def _check_places(given):
     name, out, scaler, recipe = (given[k] for k in ("name", "out", "scaler", "recipe"))
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .+-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w .+-]{0,99}", name):
         raise ConfigError(f"name is letters and digits, to name a file; got {name!r}")
-    if out is not None and not isinstance(out, (str, os.PathLike)):
-        raise ConfigError(f"out is the path of a folder; got {out!r}")
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
         raise ConfigError(f"scaler is a torch.amp.GradScaler; got {scaler!r}")
     if recipe is not None and not isinstance(recipe, dict):
@@ -705,7 +712,7 @@ def _check_places(given):
     if getattr(loss_fn, "whole_batch", False) and given["accumulate"] > 1:
         raise ConfigError(f"accumulate={given['accumulate']} would change this loss, "
                           "which compares the entries of a whole batch; use accumulate=1")
-    return dict(out=None if out is None else Path(out))
+    return dict(out=None if out is None else check_path("out", out))
 
 def _check_weights(model, scaler):
     learnt = [p for p in model.parameters() if p.requires_grad]

@@ -1098,13 +1098,14 @@ def tensor_calls(bench):
                                           scheduling.rescale_zero_terminal_snr,
                                           dict(betas=torch.linspace(0.1, 0.2, 5)),
                                           dict(betas={"flat", "batch"}))
+    shown = {"batch", "a_byte"}  # bytes are pictures in 0..255
     calls["guide"] = (
         "pipeline",
         lambda without_text, with_text: pipes.guide(without_text, with_text, 2.0),
         dict(without_text=rand(2, 4, 4, 4),
              with_text=rand(2, 4, 4, 4)), dict(without_text=wide, with_text=wide))
     calls["to_pil"] = ("pipeline", lambda images: pipes.to_pil(images)[0].size[0] / 1.0,
-                       dict(images=rand(2, 3, 8, 8)), dict(images={"batch"}))
+                       dict(images=rand(2, 3, 8, 8)), dict(images=shown))
     calls["LatentDiffusionPipeline(, latents)"] = ("pipeline", lambda latents: pipe(
         ["a", "b"], num_inference_steps=2, output_type="pt", latents=latents),
                                                    dict(latents=rand(2, 4, 4, 4)),
@@ -1112,12 +1113,13 @@ def tensor_calls(bench):
     states = rand(2, 16, 8)
     calls["LatentDiffusionPipeline.denoise"] = (
         "pipeline", lambda latents, states: pipe.denoise(latents, states, 2, 1.0),
-        dict(latents=rand(2, 4, 4, 4), states=states), dict(latents=wide, states=wide))
+        dict(latents=rand(2, 4, 4, 4), states=states),
+        dict(latents=wide, states=wide | {"channels"}))  # as many tokens as one likes
     for name in ("image_grid", "to_uint8"):
         function = getattr(plots, name)
         calls[name] = ("plots",
                        lambda images, f=function: torch.as_tensor(np.array(f(images))),
-                       dict(images=rand(2, 3, 8, 8)), dict(images={"batch"}))
+                       dict(images=rand(2, 3, 8, 8)), dict(images=shown))
     for name, critic in (("Critic", Critic(32)), ("StickerCritic", StickerCritic(32))):
         book = Sketchbook(32, critic.objects)
         pictures, _, scenes = book.draw(2, torch.Generator().manual_seed(0))
@@ -1135,7 +1137,7 @@ def tensor_calls(bench):
                               dict(matrices=rand(2, 8, 4)),
                               dict(matrices={"batch", "channels", "one_side_more"}))
     calls["show_images"] = ("plots", plots.show_images, dict(images=rand(2, 3, 8, 8)),
-                            dict(images={"batch"}))
+                            dict(images=shown))
     return calls
 
 
@@ -1938,8 +1940,8 @@ def job_arguments(bench):
     from dataclasses import fields, replace
     rows, job = [], _job()
     rules = dict(preset=lambda v, was: False,
-                 out=lambda v, was: isinstance(v, str) and v in ("x", "1"),
-                 seed=whole(0, 2**63),
+                 out=lambda v, was: v in (None, "x", "1"),
+                 seed=whole(-2**63, 2**63),
                  resume=flag,
                  device=choice(None, "cpu"),
                  show_bar=flag)
