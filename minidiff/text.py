@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .hub import (Config, ConfigError, LoadError, Pretrained, _short, atomic_write,
-                          check_tensor, find_folder, number, one_of, patch_to, read_json,
+                          check_path, check_tensor, find_folder, number, one_of, patch_to, read_json,
                           read_text, register_config, whole_number, write_json)
 from .sd_unet import check_dtype, check_ids
 
@@ -421,7 +421,7 @@ def save_pretrained(
     folder,  # created where it does not exist
 ):
     "Save the tokenizer's four files, as Stable Diffusion's folders hold them."
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     specials = {name: getattr(self, name) for name in names}
     write_json(self.vocab, folder/"vocab.json")
@@ -450,6 +450,7 @@ def from_pretrained(
     revision: str | None = None,  # branch, tag or commit on the Hub
 ) -> CLIPTokenizer:
     "Load a folder: vocab.json with merges.txt, or just tokenizer.json, as by transformers 5."
+    if subfolder: check_path("subfolder", subfolder)
     patterns = [f"{subfolder}/{p}" if subfolder else p for p in ("*.json", "merges.txt")]
     folder = find_folder(name, patterns, revision)
     if subfolder: folder = folder/subfolder

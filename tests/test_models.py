@@ -637,6 +637,9 @@ def test_rows_of_the_tokenizer(tokenizer, tmp_path):
         with pytest.raises(ValueError, match="text must be a str, got"): tokenizer.tokenize(text)
     with pytest.raises(ValueError, match="text"): tokenizer(np.array(5))
     with pytest.raises(ValueError, match="return_tensors"): tokenizer("a").to("cpu")
+    for wrong in (None, 5, b"x", [], float("nan")):
+        with pytest.raises(ConfigError, match="folder"): tokenizer.save_pretrained(wrong)
+    with pytest.raises(ConfigError, match="subfolder"): CLIPTokenizer.from_pretrained(tmp_path, subfolder=5)
 
 
 def test_a_tokenizer_without_limit_cuts_nothing_and_pads_to_nothing(tokenizer, tmp_path):
