@@ -72,7 +72,8 @@ def check_path(
 ) -> Path:
     "`value` as a `Path`, or a `ConfigError` where it is no path."
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
-    if isinstance(text, str) and text.strip() and "\0" not in text: return Path(text)
+    if isinstance(text, str) and text.strip() and "\0" not in text:
+        return Path(os.path.expanduser(text))
     raise ConfigError(f"{name} is a path; got {_short(value)}")
 
 def _is_number(value):
@@ -116,18 +117,23 @@ class Config(dict):
         if key in self: return self[key]
         raise AttributeError(f"the config has no key {key!r}; it has {', '.join(self)}")
 
-    def __setattr__(self, key, value):
-        if key != "by_default": self._refuse()  # schedulers note there what nobody chose
-        object.__setattr__(self, key, value)
-
     def __reduce__(self):  # how `copy` and `pickle` take it apart
-        return type(self), (dict(self),), self.__dict__
+        return type(self), (dict(self),)
+
+    def shown(self) -> dict:
+        "What is saved and compared: all but keys that begin with `_`, which are notes."
+        return {k: v for k, v in self.items() if not k.startswith("_")}
+
+    def __eq__(self, other):
+        return self.shown() == (other.shown() if isinstance(other, Config) else other)
+
+    __hash__ = None
 
     def _refuse(self, *_, **__):
         raise ConfigError("a config says what was built, so it cannot be changed; "
                           "build anew with from_config(config, key=value)")
 
-    __setitem__ = __delitem__ = __delattr__ = __ior__ = _refuse
+    __setattr__ = __setitem__ = __delitem__ = __delattr__ = __ior__ = _refuse
     update = setdefault = pop = popitem = clear = _refuse
 
 def _freeze(value):
@@ -272,7 +278,14 @@ class Pretrained:
     @classmethod
     def config_keys(cls) -> list:
         "The arguments that a config may set."
-        return list(inspect.signature(cls.__init__).parameters)[1:]
+        keys = {}
+        for base in cls.__mro__:
+            if "__init__" not in vars(base): continue
+            parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+            several = [p.kind for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            keys |= {p.name: None for p in parameters if p.kind not in several}
+            if inspect.Parameter.VAR_KEYWORD not in several: break  # nothing goes on to the class above
+        return list(keys)
 
     @classmethod
     def _check_config(cls, config):
@@ -487,7 +500,7 @@ def save_pretrained(
     if push_to_hub:
         raise ConfigError("push_to_hub: save, and `huggingface_hub.upload_folder` sends it")
     folder = check_path("folder", folder)
-    content = {"_class_name": type(self).__name__, **self.config_extras, **self.config}
+    content = {"_class_name": type(self).__name__, **self.config_extras, **self.config.shown()}
     name, limit = self.weights_name, _bytes(max_shard_size)
     if name is None: return write_json(content, folder/self.config_name)
     stem, rest = _stem(name, variant), f".{variant}" if variant else ""

@@ -379,7 +379,7 @@ def start_latents(
         raise ValueError(f"n={n}, height={height} and width={width} are too much: "
                          f"{math.prod(shape):,} numbers")
     _check_generator(generator, n)
-    return randn_like(torch.empty(shape, device=self.device), generator).to(self.dtype)
+    return randn_like(torch.empty(shape, device=self.device, dtype=self.dtype), generator)
 
 def _check_generator(generator, n):
     several = generator if isinstance(generator, (list, tuple)) else [generator]

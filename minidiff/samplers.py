@@ -97,6 +97,12 @@ def karras_sigmas(
     return np.linspace(high**(1/rho), low**(1/rho), n)**rho
 
 # %% ../nbs/05_samplers.ipynb #cell037b
+def _indices(timesteps):
+    "Where each timestep stands: once, or twice."
+    where = {}
+    for i, t in enumerate(timesteps): where.setdefault(t, []).append(i)
+    return where
+
 class StepCounter:
     "Knows which step a scheduler is at: it counts, since one timestep may be visited twice."
     step_index = property(lambda self: self._at, doc="The step to come; `None` before the first.")
@@ -109,14 +115,15 @@ class StepCounter:
 
     def index_for_timestep(self, timestep, schedule_timesteps=None) -> int:
         "The index of a timestep; of one that is visited twice, the second."
-        if schedule_timesteps is None: schedule_timesteps = self._known
-        timestep, known = one_timestep(timestep), torch.as_tensor(schedule_timesteps).tolist()
-        where = [i for i, t in enumerate(known) if t == timestep]
-        if where: return where[min(1, len(where) - 1)]
-        raise ValueError(f"timestep {timestep:g} is not among the {len(known)} of `timesteps`")
+        timestep, where = one_timestep(timestep), self._where
+        if schedule_timesteps is not None:
+            where = _indices(torch.as_tensor(schedule_timesteps).tolist())
+        if timestep in where: return where[timestep][:2][-1]
+        raise ValueError(f"timestep {timestep:g} is not among the {len(where)} of `timesteps`")
 
     def _count_from(self, timesteps):
-        self._known, self._begin, self._at, self._past = timesteps, None, None, []
+        self._known, self._where = timesteps, _indices(timesteps)
+        self._begin, self._at, self._past = None, None, []
 
     def _find(self, timestep):
         "Where a loop begins that begins with this timestep."
@@ -435,7 +442,7 @@ def step(self, model_output, timestep, sample, generator=None, variance_noise=No
     x0, _ = self._split(model_output, x, alpha, sigma)
     lambdas = [-self.sigmas[j].log() for j in range(i + 1, max(i - 3, -1), -1)]  # end, start, before
     h, dice = lambdas[0] - lambdas[1], c.algorithm_type == "sde-dpmsolver++"
-    if dice and variance_noise is None: variance_noise = randn_like(x, generator)
+    if dice and variance_noise is None: variance_noise = randn_like(x.float(), generator).to(x)
     if dice: check_alike(variance_noise=variance_noise, sample=sample)
     self._past = self._past[-2:] + [x0]
     k = 2*h if dice else h
@@ -486,6 +493,12 @@ class PNDMScheduler(StepCounter, DDIMScheduler):
         timesteps = torch.cat([self.timesteps[:2], self.timesteps[1:]])
         self.timesteps = timesteps.to(device)
         self._count_from(timesteps.tolist())
+
+    def _index(self, timestep):
+        "A loop that begins at the second timestep visits that twice, too."
+        once = self._at == 3 and len(self._past) == 1 and self._first is not None
+        if once and one_timestep(timestep) == self._known[2]: self._at = 2
+        return super()._index(timestep)
 
 # %% ../nbs/05_samplers.ipynb #cell069
 @patch_to(PNDMScheduler)

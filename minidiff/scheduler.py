@@ -191,12 +191,12 @@ def from_config(
         config = read_json(path/cls.config_name if path.is_dir() else path)
     if not isinstance(config, dict):
         raise ConfigError(f"config is a dictionary, a file or a folder; got a {type(config).__name__}")
-    theirs = config.get("_use_default_values", ())  # how diffusers marks what nobody chose
-    by_default = getattr(config, "by_default", theirs)
+    by_default = config.get("_use_default_values", ())  # what nobody chose, as diffusers notes it
     own, chosen, aside = cls.config_keys(), {}, {}
     for key, value in config.items():
         known = key in own or key in cls.fixed_config or key in cls.other_keys
-        if key.startswith("_") or known and key in by_default: continue
+        unchanged = not isinstance(by_default, dict) or by_default.get(key) == value
+        if key.startswith("_") or known and key in by_default and unchanged: continue
         if key in own: chosen[key] = value
         elif key in cls.other_keys.keys() - cls.fixed_config: aside[key] = value
         elif _asks_nothing(key, value, {*own, *cls.other_keys}): aside[key] = value
@@ -239,8 +239,8 @@ def _note_config(self):
     "Check every key. Only `_own` is obeyed; `config` may come to hold others' keys, too."
     own = {key: self.kinds[key](key, value) for key, value in self.config.items()}
     dict.update(self.config, own)
-    by_default = own.keys() - self._given  # this does not travel to another scheduler
-    object.__setattr__(self.config, "by_default", by_default)
+    by_default = {key: own[key] for key in own.keys() - self._given}  # these do not travel
+    dict.update(self.config, _use_default_values=by_default)
     self._own = Config(own)
     limits = [k for k in ("thresholding", "clip_sample") if own.get(k)]
     self._limit = limits[0] if limits else None  # how predicted pictures are kept in range
@@ -409,7 +409,7 @@ def __len__(self): return self._own.num_train_timesteps
 
 @patch_to(Scheduler)
 def __repr__(self):
-    return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config.items())})"
+    return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config.shown().items())})"
 
 # %% ../nbs/04_scheduler.ipynb #cell091
 def randn_like(

@@ -230,9 +230,11 @@ def _add(self, token, given):
     if special: self.special_tokens.add(token)
     if about.get("normalized", not special): self.normalized_tokens.add(token)
 
+def _in_one(text): return [text]
+
 def _finder(tokens):
     "Cuts a text at these tokens, at the longest where several begin; every other piece is one."
-    if not tokens: return lambda text: [text]
+    if not tokens: return _in_one
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
 

@@ -301,6 +301,7 @@ def _set_up(self):
         _check_weights(self.model, accelerator.scaler)
         if accelerator.device.type == "cpu": _keep_memory()
         self.model.to(accelerator.device).train()
+        self.model.zero_grad(set_to_none=True)  # of what was tried before, or interrupted
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
         groups = parameter_groups(self.model, self.weight_decay)
         make = dict(adamw=torch.optim.AdamW, muon=Muon)[self.optimizer]
@@ -562,13 +563,14 @@ def fit(
     resume: bool = False,  # continue from the checkpoint in `out`, where there is one
 ):  # the trainer itself: see `.model`, `.ema_model`, `.losses`, `.seconds`
     "Train up to `steps` and return the trainer, its model in `eval` mode."
-    self._set_up()
     one_of("resume", resume, True, False)
+    files = [self.checkpoint, self._previous, self._new] if resume and self.out else []
+    if self.step and not any(path.is_file() for path in files):
+        raise ConfigError(f"this trainer is at step {self.step} already, and there is no checkpoint "
+                          "to resume; make a new one, or save() what there is")
+    self._set_up()
     with sigterm_as_ctrl_c(), self._own_checkpoint(resume):
-        resumed = resume and self.load()
-        if self.step and not resumed:
-            raise ConfigError(f"this trainer is at step {self.step} already; make a new "
-                              "one, or give it a folder and resume")
+        if resume: self.load()
         self._train()
     self.accelerator.free_memory()
     self.model.eval()
@@ -617,7 +619,8 @@ def _try_lock(file):
         return True
     try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError: return False
-    except OSError: pass  # a file system without locks
+    except OSError:
+        warnings.warn(f"the file system of {file.name} has no locks; let nothing else write there", stacklevel=4)
     return True
 
 @contextmanager
@@ -628,7 +631,8 @@ def only_run(
     folder = Path(path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")
+        try: file = open(path, "a")
+        except PermissionError: file = open(path)  # another user's, left behind
     except OSError as error:
         raise LoadError(f"out: nothing can be written into {folder} "
                         f"({error.strerror}); name another place") from None
