@@ -1871,8 +1871,8 @@ def trainer_arguments(bench):
         for parts in (1, 2):
             mine = anything if label == "lengths differ" and parts == 1 else None
             also = ("KeyError", "TypeError", "RuntimeError",
-                    "AttributeError") if label in ("another name", "{'x': None}",
-                                                   "a scalar") and parts == 1 else (
+                    "AttributeError") if label == "another name" or label in (
+                        "{'x': None}", "a scalar") and parts == 1 else (
                                                    )  # raised in the user's own loss
             names = "." if also else "batch"
             rows.append(
