@@ -125,7 +125,7 @@ class Config(dict):
         return {k: v for k, v in self.items() if not k.startswith("_")}
 
     def __eq__(self, other):
-        return self.shown() == (other.shown() if isinstance(other, Config) else other)
+        return isinstance(other, dict) and self.shown() == Config.shown(other)
 
     __hash__ = None
 

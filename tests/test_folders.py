@@ -479,10 +479,10 @@ def test_a_config_cannot_be_changed():
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
 def test_a_config_can_be_copied(again):
-    config = Config(a=[1, [2, 3]], b={"c": [4]})
-    config.by_default = {"a"}
+    config = Config(a=[1, [2, 3]], b={"c": [4]}, _note={"a": 1})
     other = again(config)
-    assert other == config == {"a": (1, (2, 3)), "b": {"c": (4,)}} and type(other) is Config and other.by_default == {"a"}
+    assert other == config == {"a": (1, (2, 3)), "b": {"c": (4,)}} and type(other) is Config and other["_note"] == {"a": 1}
+    assert other != {"a": (1, (2, 3))} and other.shown().keys() == {"a", "b"}
     with pytest.raises(ConfigError): other.a = 3
     model = again(Tiny(layers=2))
     assert model.config.layers == 2
