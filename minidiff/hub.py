@@ -381,7 +381,7 @@ def _asks_nothing(key, value, known):
     "Is it null, false or empty, and not a misspelling of a key that is known?"
     empty = isinstance(value, (str, list, tuple, dict)) and not value
     off = value is None or value is False or empty
-    return off and (key in known or not difflib.get_close_matches(key, known, 1, 0.9))
+    return off and (key in known or not difflib.get_close_matches(key, known, 1, 0.88))
 
 def _build(cls, config):
     "An object of the class; what its `__init__` cannot digest is an error of the config."

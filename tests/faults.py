@@ -87,9 +87,8 @@ def attempt(row, bench):
 
 def _limit(seconds):
     "Let this process use so many seconds of a processor, and some more memory than it has."
-    resource.setrlimit(
-        resource.RLIMIT_CPU, (math.ceil(seconds + time.process_time()),) * 2
-    )
+    limit = math.ceil(seconds + time.process_time())
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))  # a signal that says so; then a kill
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:
