@@ -66,6 +66,7 @@ def number(
     limits = _limits(low, high) if above is None else f" above {above}"
     raise ConfigError(f"{name} is a number{limits}; got {_short(value)}")
 
+# %% ../nbs/workshop/hub.ipynb #checks_2
 def check_path(
     name: str,  # of the argument
     value,  # what was given: a text, or what `pathlib` makes of one
@@ -591,6 +592,7 @@ def weight_files(
                         "opening a pickle can run code, so only safetensors files are read")
     raise LoadError(f"there is no file {full}.safetensors in {where}")
 
+# %% ../nbs/workshop/hub.ipynb #cell033_2
 def load_weights(
     folder,  # the folder of one model
     name: str,  # such as "model.safetensors"
@@ -679,6 +681,7 @@ def needed_files(
         needed += weight_files(here, cls.weights_name, variant, inside or "the repository")
     return [inside + name for name in needed]
 
+# %% ../nbs/workshop/hub.ipynb #cell034_2
 @patch_to(Pretrained)
 @classmethod
 def from_pretrained(
@@ -708,6 +711,7 @@ def from_pretrained(
     self.load_checked(weights, source)
     return self.to(device=device, dtype=dtype).eval()
 
+# %% ../nbs/workshop/hub.ipynb #cell034_3
 def check_place(dtype, device, use_safetensors=True):
     "The type and device that a model is asked to go to, or a `ConfigError`."
     if use_safetensors not in (True, None):

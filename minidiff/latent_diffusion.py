@@ -618,6 +618,7 @@ def _check_networks(preset):
         warnings.warn(f"unet.sample_size={_short(asked)} is not the size of the VAE's latents; "
                       f"{side} is used", stacklevel=4)
 
+# %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell_2
 def _tried(name, make, config):
     "Build it without memory or weights, to see whether it can be built."
     try:

@@ -97,6 +97,7 @@ def _refuse_extras(**extras):
         if value is not None:
             raise ConfigError(f"{name}: there is none here; expected None")
 
+# %% ../nbs/14_stable_diffusion.ipynb #partscode_2
 @patch_to(LatentDiffusionPipeline)
 def check_parts(self):
     "Raise a `ConfigError` where the five parts do not fit together."
@@ -204,6 +205,7 @@ def _needed(names, variant, given):
         files += _NETWORKS[part].needed_files(names, part, own)
     return [file for file in files if file.split("/")[0] not in given]
 
+# %% ../nbs/14_stable_diffusion.ipynb #cell021_2
 @patch_to(LatentDiffusionPipeline)
 @classmethod
 def from_pretrained(
@@ -319,6 +321,7 @@ def encode_prompt(
     skip = whole_number("clip_skip", clip_skip, 0, config.num_hidden_layers)
     return self.text_encoder.final_layer_norm(output.hidden_states[-1 - skip])
 
+# %% ../nbs/14_stable_diffusion.ipynb #cell025_2
 @patch_to(LatentDiffusionPipeline)
 def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds,
             guided, clip_skip, copies):
@@ -348,6 +351,7 @@ def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
     negative = _finite("negative_prompt_embeds", negative_prompt_embeds)
     return torch.cat([negative.repeat_interleave(copies, 0).to(states), states])
 
+# %% ../nbs/14_stable_diffusion.ipynb #cell025_3
 def _finite(name, x):
     if x.is_meta: raise ValueError(f"{name} holds no numbers: it is on the meta device")
     if x.isfinite().all(): return x
@@ -483,6 +487,7 @@ def denoise(
         if callback: callback(i, t, latents)
     return latents
 
+# %% ../nbs/14_stable_diffusion.ipynb #denoisecode_2
 _SCALES = -10_000, 10_000  # beyond, half precision has no numbers
 
 def _check_callbacks(each, at_end, inputs):
@@ -567,6 +572,7 @@ def __call__(
     if return_dict is None: return images
     return PipelineOutput(images) if return_dict else (images, None)
 
+# %% ../nbs/14_stable_diffusion.ipynb #cell028_2
 @patch_to(LatentDiffusionPipeline)
 def _check_latents(self, latents, n, height, width, generator):
     _check_generator(generator, n)

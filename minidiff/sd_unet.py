@@ -495,6 +495,7 @@ def _check_extras(self, n, class_labels, timestep_cond, added):
             raise ValueError(f"added_cond_kwargs: text_embeds of width {d} and {count} time_ids "
                              f"of width {each} do not add up to {total}")
 
+# %% ../nbs/03_sd_unet.ipynb #cell078a_2
 def _check_rows(n, name, x, *shape, floating=True):
     "A tensor with a row for each of `n` pictures, or one row for all. (floating=None: either)"
     if not torch.is_tensor(x): raise ValueError(f"{name}: expected a tensor, got {x!r}")
@@ -596,6 +597,7 @@ def check_unet_config(
     _check_together(type(c)({**c, **found}))
     return found
 
+# %% ../nbs/03_sd_unet.ipynb #cell081b_2
 def check_levels(
     c, # a config
     down=("DownBlock2D", "CrossAttnDownBlock2D"), # what down_block_types may hold
@@ -625,6 +627,7 @@ def _check_each(c, key, check):
     raise ConfigError(f"{key}: expected a number, or {n} of them as in block_out_channels, "
                       f"got {value!r}")
 
+# %% ../nbs/03_sd_unet.ipynb #cell081b_3
 def _check_together(c):
     "Keys that fit only together."
     keys = ("block_out_channels", "attention_head_dim", "layers_per_block",

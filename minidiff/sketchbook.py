@@ -151,6 +151,7 @@ def check_scenes(
             raise ValueError(f"scenes.{name}: expected numbers below {most}, got "
                              f"{getattr(scenes, name).max()}")
 
+# %% ../nbs/00_dali.ipynb #cell092_2
 def check_order(
     n,  # how many
     generator,

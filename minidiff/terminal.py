@@ -48,6 +48,7 @@ def _show_warning(message, category, filename, *_, **__):
     if ours and not issubclass(category, (DeprecationWarning, FutureWarning)):
         say("warning", message)
 
+# %% ../nbs/workshop/terminal.ipynb #explain_2
 def command(
     when_stopped: str,  # what to do after Ctrl-C
     when_full: str,  # what to do when there is not enough memory

@@ -245,6 +245,7 @@ def _check_specials(**tokens):
             raise ConfigError(f"{name}: expected the text of a token, got {_short(token)}")
     return tokens
 
+# %% ../nbs/06_text.ipynb #cell014b_2
 def check_vocab(
     vocab,  # token -> id
     merges,  # pairs of tokens
@@ -684,6 +685,7 @@ _IGNORED = frozenset("""
     sep_token_id decoder_start_token_id task_specific_params problem_type
 """.split())
 
+# %% ../nbs/06_text.ipynb #cell030a_2
 def check_clip_config(
     c,  # the config of one tower
 ) -> dict:  # its numbers, whole ones as `int`
@@ -715,6 +717,7 @@ def check_clip_config(
                           f"{weights / 1e9:.0f} billion weights; the largest real ones have 2")
     return found
 
+# %% ../nbs/06_text.ipynb #cell030a_3
 class _Part(Pretrained):
     "A part of CLIP, which opens from a folder of its own, and from that of the whole."
     weights_name = "model.safetensors"

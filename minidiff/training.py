@@ -340,6 +340,7 @@ def _check_loss(loss):
         raise ValueError("loss_fn: the loss does not depend on the model's weights")
     return loss.reshape(())
 
+# %% ../nbs/workshop/training.ipynb #cell041_2
 @patch_to(Trainer)
 def _train_step(self, parts):
     acc, total = self.accelerator, 0
@@ -420,6 +421,7 @@ def _advice(self):
     again = f"resume goes on from step {self._saved}, or " if self._saved else ""
     return f"{again}try a smaller lr, or precision='no'"
 
+# %% ../nbs/workshop/training.ipynb #save_cell_2
 @patch_to(Trainer)
 def save(self):
     "Write the checkpoint: weights, EMA, optimiser, losses, step and settings. Only the main process writes."
@@ -476,6 +478,7 @@ def _read_checkpoint(path):
         raise LoadError(f"{path} is damaged: its bytes are not those that were written")
     return tensors, json.loads(notes["minidiff"])
 
+# %% ../nbs/workshop/training.ipynb #cell044_2
 @patch_to(Trainer)
 def _restore(self, path, tensors, header):
     theirs, mine = header["settings"], self._settings()
@@ -506,6 +509,7 @@ def _restore(self, path, tensors, header):
     self.step = self._saved = header["step"]
     self.seconds, self._skipped = header["seconds"], header["skipped"]
 
+# %% ../nbs/workshop/training.ipynb #cell044_3
 def _load_into(module, weights, path):
     kinds = lambda tensors: {k: (tuple(v.shape), v.dtype) for k, v in tensors.items()}
     own, other = kinds(module.state_dict()), kinds(weights)
@@ -576,6 +580,7 @@ def fit(
     self.model.eval()
     return self
 
+# %% ../nbs/workshop/training.ipynb #cell047_2
 @patch_to(Trainer)
 def _train(self):
     "The steps that are left."
@@ -642,6 +647,7 @@ def only_run(
                             "it, or use another folder")
         yield
 
+# %% ../nbs/workshop/training.ipynb #alone_2
 @contextmanager
 def sigterm_as_ctrl_c():
     "Inside, SIGTERM raises `KeyboardInterrupt`, unless there is a handler already."
@@ -699,6 +705,7 @@ def _checked(given):
         one_of(name, given[name], True, False)
     return fine | _check_places(given)
 
+# %% ../nbs/workshop/training.ipynb #check_cell_2
 def _check_betas(betas):
     if not isinstance(betas, (tuple, list)) or len(betas) != 2 or 1 in betas:
         raise ConfigError(f"betas are two numbers from 0 to below 1; got {betas!r}")

@@ -363,6 +363,7 @@ def _in_tiles(self, net, x, size, size_out):
     rows = [torch.cat([tile[:, :, :keep, :keep] for tile in row], 3) for row in rows]
     return torch.cat(rows, 2)
 
+# %% ../nbs/08_vae.ipynb #cell062b_2
 def _fade(before, tile, width, dim):
     "The first `width` lines of a tile come out of the last ones of the tile before."
     width = min(width, before.shape[dim], tile.shape[dim])
