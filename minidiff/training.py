@@ -728,6 +728,8 @@ def _check_places(given):
 def _check_weights(model, scaler):
     learnt = [p for p in model.parameters() if p.requires_grad]
     if not learnt: raise ConfigError("model: it has no weight that may be trained")
+    odd = [k for k, v in model.state_dict().items() if not torch.is_tensor(v) or nn.parameter.is_lazy(v)]
+    if odd: raise ConfigError(f"model: {odd[0]} is no tensor with a shape yet, and could not be saved")
     if scaler and any(p.dtype == torch.float16 for p in learnt):
         raise ConfigError("model: a scaler needs weights in float32, and these are "
                           "float16; call .float() first")

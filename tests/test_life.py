@@ -107,6 +107,16 @@ def test_another_ones_lock_file_does_not_stop_a_run(tmp_path, monkeypatch):
     assert trainer(out=tmp_path).fit().step == 20
 
 
+class Remembers(nn.Linear):
+    def get_extra_state(self): return {"a": 1}
+    def set_extra_state(self, state): pass
+
+
+@pytest.mark.parametrize("model", [Remembers(3, 3), nn.LazyLinear(3)])
+def test_what_could_not_be_saved_is_not_trained_first(model, tmp_path):
+    with pytest.raises(ValueError, match="could not be saved"): trainer(model, tmp_path).fit()
+
+
 def copies(config):
     return [config, copy.deepcopy(config), pickle.loads(pickle.dumps(config)), {**config}, dict(config.items())]
 
