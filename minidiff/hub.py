@@ -193,7 +193,7 @@ def remove_temporaries(
         for path in Path(folder).glob(f"{level}.{name}.*.tmp"):  # of `atomic_write`
             ours = re.search(r"\.\d+-[0-9a-f]{8}\.tmp$", path.name)
             if ours: path.unlink(missing_ok=True)
-        for path in Path(folder).glob(f"{level}.saving-????????"):  # of `staged`
+        for path in Path(folder).glob(f"{level}.saving-*"):  # of `staged`
             if name == "*": shutil.rmtree(path, ignore_errors=True)
 
 # %% ../nbs/workshop/hub.ipynb #savetensors
