@@ -636,7 +636,7 @@ def only_run(
     folder = Path(path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try: file = open(path, "a")
+        try: file = open(path, "w")
         except PermissionError: file = open(path)  # another user's, left behind
     except OSError as error:
         raise LoadError(f"out: nothing can be written into {folder} "
