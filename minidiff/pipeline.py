@@ -20,7 +20,8 @@ from .scheduler import DDPMScheduler, randn_like
 from .samplers import (DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
                                EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler)
 from .sd_unet import UNet2DConditionModel, timestep_embedding
-from .text import CLIPTextModel, CLIPTokenizer
+from .text_encoder import CLIPTextModel
+from .tokenizer import CLIPTokenizer
 from .vae import AutoencoderKL
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell013

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .hub import _short, number, one_of, whole_number
+from .hub import _short, data_folder, number, one_of, whole_number
 
 # %% ../nbs/workshop/plots.ipynb #cell006
 PALETTE = dict(
@@ -375,16 +375,12 @@ def expect_error(
         raise AssertionError(f"expected {names}, and nothing was raised")
 
 # %% ../nbs/workshop/plots.ipynb #cell056
-def _figures():
-    import minidiff
-    return Path(minidiff.__file__).parent / "figures"
-
 def illustration(
     name: str,  # one of the drawings of the course, e.g. "dali"
 ) -> None:
     "Display one of the story's drawings with its description. An unknown name is answered with the list."
-    alts = json.loads((_figures() / "alt.json").read_text(encoding="utf-8"))
-    data = (_figures() / f"{one_of('name', name, *sorted(alts))}.svg").read_bytes()
+    alts = json.loads(data_folder("figures", "alt.json").read_text(encoding="utf-8"))
+    data = data_folder("figures", f"{one_of('name', name, *sorted(alts))}.svg").read_bytes()
     width = re.search(rb'viewBox="0 0 ([\d.]+)', data)[1].decode()
     markup = (f'<img style="max-width:100%;height:auto" width="{width}" alt="{html.escape(alts[name])}" '
               f'src="{_uri(data, "image/svg+xml")}">')

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BETA_SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'is_flag', 'CONFIG_KINDS', 'SCHEDULER_KEYS', 'VARIANCE_TYPES',
-           'make_betas', 'noise_target', 'split_mixture', 'spaced_timesteps', 'at_least_float', 'dynamic_threshold',
-           'SchedulerOutput', 'is_one_of', 'is_whole', 'is_number', 'are_betas', 'Scheduler', 'only_one', 'falling',
-           'one_timestep', 'check_alike', 'for_each', 'check_timesteps', 'randn_like', 'DDPMScheduler', 'sample',
-           'rescale_zero_terminal_snr', 'training_target', 'shape_pages', 'shape_painter', 'train_shape_painter']
+           'make_betas', 'prediction_target', 'split_mixture', 'spaced_timesteps', 'at_least_float',
+           'dynamic_threshold', 'SchedulerOutput', 'is_one_of', 'is_whole', 'is_number', 'are_betas', 'Scheduler',
+           'only_one', 'falling', 'one_timestep', 'check_alike', 'for_each', 'check_timesteps', 'randn_like',
+           'DDPMScheduler', 'sample', 'rescale_zero_terminal_snr', 'training_target', 'shape_pages', 'shape_painter',
+           'train_shape_painter']
 
 # %% ../nbs/04_scheduler.ipynb #cell004
 import functools, math, os, warnings
@@ -44,7 +45,7 @@ def make_betas(
 # %% ../nbs/04_scheduler.ipynb #cell041
 PREDICTIONS = "epsilon", "sample", "v_prediction", "flow_prediction"
 
-def noise_target(
+def prediction_target(
     kind: str,  # "epsilon", "sample", "v_prediction" or "flow_prediction"
     x0: torch.Tensor,  # clean pictures
     noise: torch.Tensor,  # the noise that was mixed in
@@ -60,7 +61,7 @@ def noise_target(
 
 # %% ../nbs/04_scheduler.ipynb #cell043
 def split_mixture(
-    kind: str,  # what the network predicts, as in `noise_target`
+    kind: str,  # what the network predicts, as in `prediction_target`
     output: torch.Tensor,  # what it said
     x: torch.Tensor,  # the mixture it saw, `alpha*x0 + sigma*noise`
     alpha,  # how much of the picture is in the mixture
@@ -385,7 +386,7 @@ def add_noise(
 def get_velocity(self, sample, noise, timesteps):
     "The v-prediction target for clean pictures, whatever this scheduler's own type is."
     check_alike(noise=noise, sample=sample)
-    return noise_target("v_prediction", sample, noise, *self.alpha_sigma(timesteps, sample))
+    return prediction_target("v_prediction", sample, noise, *self.alpha_sigma(timesteps, sample))
 
 # %% ../nbs/04_scheduler.ipynb #cell089
 @patch_to(Scheduler)
@@ -543,7 +544,7 @@ def training_target(
 ) -> torch.Tensor:  # shaped like x0
     "What the network should answer to `scheduler.add_noise(x0, noise, timesteps)`, by its prediction type."
     check_alike(noise=noise, x0=x0)
-    return noise_target(scheduler.prediction_type, x0, noise, *scheduler.alpha_sigma(timesteps, x0))
+    return prediction_target(scheduler.prediction_type, x0, noise, *scheduler.alpha_sigma(timesteps, x0))
 
 # %% ../nbs/04_scheduler.ipynb #cell129
 def shape_pages(

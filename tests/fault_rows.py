@@ -174,16 +174,16 @@ RULES["unet"]["mid_block_type"] = same
 PARTS = ("unet", "vae", "text_encoder", "scheduler", "tokenizer")
 PLACES = dict(unet="sd_unet",
               vae="vae",
-              text_encoder="text",
+              text_encoder="text_encoder",
               scheduler="samplers",
-              tokenizer="text")
+              tokenizer="tokenizer")
 FILES = dict(unet="unet/config.json",
              vae="vae/config.json",
              text_encoder="text_encoder/config.json",
              scheduler="scheduler/scheduler_config.json",
              tokenizer="tokenizer/tokenizer_config.json",
              specials="tokenizer/special_tokens_map.json")
-RULES["specials"], PLACES["specials"] = RULES["tokenizer"], "text"
+RULES["specials"], PLACES["specials"] = RULES["tokenizer"], "tokenizer"
 _SHARED_KEYS = """num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type thresholding
     dynamic_thresholding_ratio sample_max_value clip_sample clip_sample_range timestep_spacing steps_offset
     rescale_betas_zero_snr""".split()
@@ -314,7 +314,7 @@ def damaged_files(bench):
         part = name.split("/")[0]
         where = "pipeline" if name == "model_index.json" else "hub" if name.endswith(
             ".safetensors") else PLACES.get(part, "hub")
-        where = "text" if part == "tokenizer" else where
+        where = "tokenizer" if part == "tokenizer" else where
         for label, change in _bad_bytes(name, data, chance).items():
 
             def call(b, n=name, c=change):
@@ -527,7 +527,7 @@ def tokenizer_files(bench):
                 change(path.read_bytes().decode()).encode("utf-8", "surrogatepass"))
             return b.paint(b.tmp / "copy")
 
-        rows.append(Row(f"tokenizer/{file}: {label}", "text", call, names, fine))
+        rows.append(Row(f"tokenizer/{file}: {label}", "tokenizer", call, names, fine))
 
     def vocab(change):
         def edit(text):
@@ -599,7 +599,7 @@ def tokenizer_files(bench):
             return b.paint(b.tmp / "copy")
 
         rows.append(
-            Row(f"tokenizer/added_tokens.json: {_short(content)}", "text", call,
+            Row(f"tokenizer/added_tokens.json: {_short(content)}", "tokenizer", call,
                 "added_tokens|token", fine))
 
     for content in ([], 5, {"zz": "x"}, {"zz": -1}, {"zz": None}, {"zz": 1.5},
@@ -614,7 +614,7 @@ def tokenizer_files(bench):
             (folder / "tokenizer.json").write_text(json.dumps(content))
             return b.paint(b.tmp / "copy")
 
-        rows.append(Row(f"tokenizer/tokenizer.json: {label}", "text", call, names,
+        rows.append(Row(f"tokenizer/tokenizer.json: {label}", "tokenizer", call, names,
                         fine))
 
     model = dict(
@@ -718,7 +718,7 @@ MODELS = dict(unet=(
                         norm_num_groups=4,
                         up_block_types=("UpDecoderBlock2D", ) * 2),
                    lambda m: m(torch.zeros(1, m.config.in_channels, 8, 8))[0]),
-              text_encoder=("text", "CLIPTextModel",
+              text_encoder=("text_encoder", "CLIPTextModel",
                             dict(vocab_size=50,
                                  hidden_size=8,
                                  intermediate_size=16,
@@ -727,7 +727,7 @@ MODELS = dict(unet=(
                                  max_position_embeddings=8,
                                  eos_token_id=49),
                             lambda m: m(torch.tensor([[1, 2]])).pooler_output),
-              vision=("text", "CLIPVisionModel",
+              vision=("text_encoder", "CLIPVisionModel",
                       dict(hidden_size=8,
                            intermediate_size=16,
                            num_hidden_layers=1,
@@ -804,7 +804,7 @@ def model_configs(bench):
                     "hub",
                     lambda b, c=cls, v=value: c.from_config(v),
                     "config|folder|file|nowhere"))
-    from minidiff.text import CLIPModel, CLIPTextModelWithProjection
+    from minidiff.text_encoder import CLIPModel, CLIPTextModelWithProjection
     small = dict(text_config=dict(MODELS["text_encoder"][2]),
                  vision_config=dict(MODELS["vision"][2]),
                  projection_dim=4)
@@ -823,13 +823,13 @@ def model_configs(bench):
                                                                     8)).text_embeds
 
             rows.append(
-                Row(f"CLIPModel({key}={_short(value)})", "text", call, rf"\b{key}\b",
+                Row(f"CLIPModel({key}={_short(value)})", "text_encoder", call, rf"\b{key}\b",
                     finite if legal else None))
     for value in VALUES.values():
         legal = whole(1, 64)(value, 0)
         rows.append(
             Row(f"CLIPTextModelWithProjection(projection_dim={_short(value)})",
-                "text",
+                "text_encoder",
                 lambda b, v=value: CLIPTextModelWithProjection(
                     **{**MODELS["text_encoder"][2], "projection_dim": v})
                 (torch.tensor([[1, 2]])).text_embeds,
@@ -905,11 +905,11 @@ def on_meta(result):
 
 def tensor_calls(bench):
     "name -> (module, function, good arguments, {argument: kinds that may be left alone})."
-    from minidiff import plots, sd_unet, text, training, vae
+    from minidiff import plots, sd_unet, text_encoder, training, vae
     from minidiff import pipeline as pipes
     from minidiff import scheduler as scheduling
     from minidiff.sketchbook import Critic, Sketchbook
-    from minidiff.stickerbook import StickerCritic
+    from minidiff.stickers import StickerCritic
     from minidiff.unet import UNet
     pipe, g = bench.pipe, torch.Generator().manual_seed(0)
     rand = lambda *shape: torch.rand(*shape, generator=g) * 2 - 1
@@ -1013,7 +1013,7 @@ def tensor_calls(bench):
         "vae", lambda noise: posterior.sample(noise=noise),
         dict(noise=rand(2, 4, 4, 4)), dict(noise=wide | {"none"}))
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    calls["CLIPTextModel()"] = ("text",
+    calls["CLIPTextModel()"] = ("text_encoder",
                                 lambda **k: pipe.text_encoder(**k).last_hidden_state,
                                 dict(input_ids=ids, attention_mask=torch.ones(2, 3)),
                                 dict(input_ids={"channels"},
@@ -1022,16 +1022,16 @@ def tensor_calls(bench):
                                      }))
     vision = text.CLIPVisionModel(**MODELS["vision"][2]).eval()
     calls["CLIPVisionModel()"] = (
-        "text", lambda pixel_values: vision(pixel_values).pooler_output,
+        "text_encoder", lambda pixel_values: vision(pixel_values).pooler_output,
         dict(pixel_values=rand(2, 3, 8, 8)), dict(pixel_values=wide | {"batch"}))
     both = text.CLIPModel(text_config=dict(MODELS["text_encoder"][2]),
                           vision_config=dict(MODELS["vision"][2]),
                           projection_dim=4).eval()
-    calls["CLIPModel()"] = ("text", lambda **k: both(**k).logits_per_image,
+    calls["CLIPModel()"] = ("text_encoder", lambda **k: both(**k).logits_per_image,
                             dict(input_ids=ids, pixel_values=rand(2, 3, 8, 8)),
                             dict(input_ids={"channels", "batch"},
                                  pixel_values=wide | {"batch"}))
-    calls["clip_loss"] = ("text", text.clip_loss,
+    calls["clip_loss"] = ("text_encoder", text_encoder.clip_loss,
                           dict(image_embeds=rand(3, 4),
                                text_embeds=rand(3, 4),
                                logit_scale=torch.tensor(2.0)),
@@ -1123,7 +1123,7 @@ def tensor_calls(bench):
     for name, critic in (("Critic", Critic(32)), ("StickerCritic", StickerCritic(32))):
         book = Sketchbook(32, critic.objects)
         pictures, _, scenes = book.draw(2, torch.Generator().manual_seed(0))
-        where = "sketchbook" if name == "Critic" else "stickerbook"
+        where = "sketchbook" if name == "Critic" else "stickers"
         calls[f"{name}.read"] = (where,
                                  lambda images, c=critic: c.read(images).n_objects,
                                  dict(images=pictures), dict(images={"batch"}))
@@ -1229,16 +1229,16 @@ def prompts(bench):
                 taken))
         rows.append(
             Row(f"tokenizer({label})",
-                "text",
+                "tokenizer",
                 lambda b, v=value: torch.tensor(
                     b.pipe.tokenizer(v, padding="longest").input_ids).float(),
-                "text",
+                "tokenizer",
                 taken))
         rows.append(
             Row(f"tokenizer.tokenize({label})",
-                "text",
+                "tokenizer",
                 lambda b, v=value: b.pipe.tokenizer.tokenize(v),
-                "text"))
+                "tokenizer"))
     rows.append(
         Row("pipe(['a'] * 3, negative_prompt=['b'] * 2)", "pipeline",
             lambda b: b.paint_(["a"] * 3, negative_prompt=["b"] * 2),
@@ -1260,10 +1260,10 @@ def prompts(bench):
                 finite))
         rows.append(
             Row(f"tokenizer({label})",
-                "text",
+                "tokenizer",
                 lambda b, v=value: torch.tensor(
                     b.pipe.tokenizer(v, padding="longest").input_ids).float(),
-                "text",
+                "tokenizer",
                 finite))
         if isinstance(value, str):
             rows.append(
@@ -1419,7 +1419,7 @@ def pipeline_arguments(bench):
             lambda b: type(b.pipe).from_pretrained(b.source, colour=1), "colour"))
     for label, where in dict(pipe="pipeline",
                              unet="hub",
-                             tokenizer="text",
+                             tokenizer="tokenizer",
                              scheduler="hub").items():
         for value in (None, 5, "", b"x", "a\0b", [], nan, "/dev/null/x", "FILE",
                       "FILE/under", "x" * 300):
@@ -1452,7 +1452,7 @@ def pipeline_arguments(bench):
 def text_arguments(bench):
     "The tokenizer in Python."
     rows, tokenizer = [], bench.pipe.tokenizer
-    from minidiff.text import CLIPTokenizer, train_bpe
+    from minidiff.tokenizer import CLIPTokenizer, train_bpe
     rules = dict(padding=choice(True, False, None, "max_length", "longest",
                                 "do_not_pad", 0),
                  max_length=maybe(whole(2, 512)),
@@ -1475,7 +1475,7 @@ def text_arguments(bench):
                 return 1.0
 
             rows.append(
-                Row(f"tokenizer(['a'], {key}={_short(value)})", "text", call,
+                Row(f"tokenizer(['a'], {key}={_short(value)})", "tokenizer", call,
                     rf"\b{key}\b", finite if legal else None))
     for value in [
             *VALUES.values(), [10**9], [-1], [nan], ["x"], [[1]],
@@ -1489,13 +1489,13 @@ def text_arguments(bench):
             [1.0]) or value == {} if not torch.is_tensor(value) else value.ndim == 0
         rows.append(
             Row(f"tokenizer.decode({_short(value)})",
-                "text",
+                "tokenizer",
                 lambda b, v=value: b.pipe.tokenizer.decode(v),
                 r"\bids?\b",
                 anything if legal else None))
         rows.append(
             Row(f"tokenizer.batch_decode({_short(value)})",
-                "text",
+                "tokenizer",
                 lambda b, v=value: b.pipe.tokenizer.batch_decode(v),
                 r"\bids?\b|rows",
                 anything if not torch.is_tensor(value)
@@ -1527,7 +1527,7 @@ def text_arguments(bench):
                 return torch.tensor(made("a red circle").input_ids).float()
 
             rows.append(
-                Row(f"CLIPTokenizer({key}={_short(value)})", "text", call,
+                Row(f"CLIPTokenizer({key}={_short(value)})", "tokenizer", call,
                     rf"\b{key}\b|vocab", finite if legal else None))
     for value in VALUES.values():
         if isinstance(value, (int, float)) and not isinstance(
@@ -1535,13 +1535,13 @@ def text_arguments(bench):
             continue
         rows.append(
             Row(f"train_bpe(['a'], vocab_size={_short(value)})",
-                "text",
+                "tokenizer",
                 lambda b, v=value: train_bpe(["a"], v),
                 "vocab_size"))
     for value in (None, 5, "abc", b"abc", [5], [None], [["a"]], nan, {}):
         rows.append(
             Row(f"train_bpe({value!r}, 600)",
-                "text",
+                "tokenizer",
                 lambda b, v=value: train_bpe(v, 600),
                 "texts?",
                 anything if value == {} else None))
@@ -1640,7 +1640,7 @@ def books(bench):
     stickers = sketchbook.Sketchbook(32, "stickers")
     for label, b, where in (("Sketchbook(32).draw", book, "sketchbook"),
                             ("Sketchbook(32, 'stickers').draw", stickers,
-                             "stickerbook")):
+                             "stickers")):
         draw = lambda b=b, **k: b.draw(**{**dict(n=2), **k})[0]
         each(label, where, draw, "n", whole(0, 64))
         each(label, where, draw, "n_objects", maybe(choice(1, 2)), [

@@ -19,7 +19,7 @@ STAGES = ("vae", "text", "unet")
 
 def command(out, seed):
     """What a child does: the command, with nothing to say."""
-    from minidiff.latent_diffusion import train_command
+    from minidiff.cli import train_command
     torch.set_num_threads(1)
     silence = open(os.devnull, "w")
     os.dup2(silence.fileno(), 1)

@@ -11,7 +11,8 @@ from conftest import BIN, environment
 from PIL import Image
 
 from minidiff.hub import load_safetensors, save_safetensors
-from minidiff.latent_diffusion import open_run, sample_command
+from minidiff.cli import sample_command
+from minidiff.latent_diffusion import open_run
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

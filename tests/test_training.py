@@ -259,7 +259,7 @@ def test_any_flipped_bit_is_noticed(stopped):
     with pytest.warns(UserWarning) as said:
         t = resumed(folder)
     assert same(t.model, whole.model) and t.losses == whole.losses
-    assert len(said) == 1 and len(str(said[0].message).splitlines()) == 1
+    assert len(said) == 1 and len(str(mentioned[0].message).splitlines()) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"half a fi", None])
