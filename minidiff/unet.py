@@ -11,7 +11,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .hub import ConfigError, check_tensor, one_of, patch_to, whole_number
+from .checks import ConfigError, check_tensor, one_of, whole_number
+from .hub import patch_to
 
 # %% ../nbs/02_unet.ipynb #cell021
 NORMS = dict(batch=nn.BatchNorm2d, none=lambda channels: nn.Identity(),
