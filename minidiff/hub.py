@@ -15,7 +15,8 @@ from pathlib import Path, PurePath, PureWindowsPath
 import numpy as np
 import torch
 
-from .checks import ConfigError, LoadError, check_path, check_place, one_line, shorten, whole_number
+from .checks import (FLOATS, ConfigError, LoadError, check_path, check_place,
+                             one_line, shorten, whole_number)
 from .files import load_safetensors, read_json, save_safetensors, staged, write_json
 
 # %% ../nbs/workshop/hub.ipynb #cell009
