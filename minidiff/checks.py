@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # %% ../nbs/workshop/checks.ipynb #cell007
 def one_line(message, most=1000):
@@ -32,7 +33,8 @@ def shorten(value):
     "How a value is shown in a message: on one line, and not at length."
     if torch.is_tensor(value): return f"a tensor {tuple(value.shape)} of {value.dtype}"
     try: text = " ".join(repr(value).split())
-    except Exception: text = f"something of type {type(value).__name__}"  # such as an int of 5000 digits
+    # such as an int of 5000 digits
+    except Exception: text = f"something of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 # %% ../nbs/workshop/checks.ipynb #checks
@@ -42,8 +44,10 @@ def one_of(
     *allowed,  # what it may be
 ):
     "`value`, or a `ConfigError` where it is not among `allowed`."
-    if any(type(value) is type(choice) and value == choice for choice in allowed): return value
-    raise ConfigError(f"{name} is one of {', '.join(map(str, allowed))}; got {shorten(value)}")
+    if any(type(value) is type(choice) and value == choice for choice in allowed):
+        return value
+    raise ConfigError(f"{name} is one of {', '.join(map(str, allowed))}; got "
+                      f"{shorten(value)}")
 
 def whole_number(
     name: str,  # of the argument or config key
@@ -51,11 +55,12 @@ def whole_number(
     low: int | None = None,  # the smallest that it may be
     high: int | None = None,  # the largest
 ) -> int:
-    "`value` as an `int`, or a `ConfigError` where it is no whole number from `low` to `high`."
+    "`value` as an `int`; a `ConfigError` where it is none from `low` to `high`."
     whole = _is_number(value) and value == value // 1
     if whole and (low is None or value >= low) and (high is None or value <= high):
         return int(value)
-    raise ConfigError(f"{name} is a whole number{_limits(low, high)}; got {shorten(value)}")
+    raise ConfigError(f"{name} is a whole number{_limits(low, high)}; got "
+                      f"{shorten(value)}")
 
 def number(
     name: str,  # of the argument or config key
@@ -65,7 +70,8 @@ def number(
     above: float | None = None,  # it must be larger than this
 ) -> float:
     "`value` as a `float`, or a `ConfigError` where it is not finite, or out of range."
-    fits = _is_number(value) and (low is None or value >= low) and (high is None or value <= high)
+    fits = _is_number(value) and (low is None
+                                  or value >= low) and (high is None or value <= high)
     if fits and (above is None or value > above): return float(value)
     limits = _limits(low, high) if above is None else f" above {above}"
     raise ConfigError(f"{name} is a number{limits}; got {shorten(value)}")
@@ -88,7 +94,8 @@ def _is_number(value):
 
 def _limits(low, high):
     if low is not None and high is not None: return f" from {low} to {high}"
-    return f", at least {low}" if low is not None else f", at most {high}" if high is not None else ""
+    if low is not None: return f", at least {low}"
+    return f", at most {high}" if high is not None else ""
 
 # %% ../nbs/workshop/checks.ipynb #checks_tensor
 def check_tensor(
@@ -96,14 +103,17 @@ def check_tensor(
     x,  # what was given
     *shape,  # a number for each side that is fixed, a word for each that is free
     floating: bool = True,  # must it hold real numbers? False: whole ones
-) -> torch.Tensor:  # x
+) -> Tensor:  # x
     "`x`, or a `ValueError` where it is no tensor of this shape and kind."
     wanted = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
     kind = "real" if floating else "whole"
-    fits = torch.is_tensor(x) and x.is_floating_point() == floating and x.dtype != torch.bool
-    fits = fits and not x.is_complex() and x.ndim == len(shape)
-    if fits and all(isinstance(w, str) or w == n for w, n in zip(shape, x.shape)): return x
-    raise ValueError(f"{name}: expected a tensor {wanted} of {kind} numbers, got {shorten(x)}")
+    fits = torch.is_tensor(x) and x.is_floating_point() == floating
+    fits = fits and x.ndim == len(shape)
+    fits = fits and x.dtype != torch.bool and not x.is_complex()
+    if fits and all(isinstance(w, str) or w == n for w, n in zip(shape, x.shape)):
+        return x
+    raise ValueError(f"{name}: expected a tensor {wanted} of {kind} numbers, got "
+                     f"{shorten(x)}")
 
 # %% ../nbs/workshop/checks.ipynb #cell034_3
 FLOATS = torch.float32, torch.float16, torch.bfloat16, torch.float64
@@ -112,9 +122,11 @@ def check_place(dtype, device, use_safetensors=True):
     "The type and device that a model is asked to go to, or a `ConfigError`."
     if use_safetensors not in (True, None):
         raise ConfigError("use_safetensors: nothing but safetensors files is read")
-    if isinstance(dtype, str): dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
     if dtype is not None and dtype not in FLOATS:
-        raise ConfigError(f"dtype is one of {', '.join(map(str, FLOATS))}; got {shorten(dtype)}")
+        raise ConfigError(f"dtype is one of {', '.join(map(str, FLOATS))}; got "
+                          f"{shorten(dtype)}")
     try:
         if device is not None: torch.empty(0, device=device)
     except Exception as error:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-WORKSHOP = ["plots", "sketchbook", "stickers", "optimizers", "training", "checks", "files", "hub", "terminal"]
+WORKSHOP = ["plots", "sketchbook", "stickers", "optimizers", "parallel", "training", "checks", "files", "hub", "terminal"]
 PARTS = [("Components", 1, 9), ("Maths", 10, 12), ("Putting it together", 13, 99)]
 
 
