@@ -24,7 +24,7 @@ train: setup
 test: setup
 	$(BIN)/python scripts/check.py
 
-# Run every notebook from a fresh kernel and save its outputs; NB=nbs/06_text.ipynb runs just one.
+# Run every notebook from a fresh kernel and save its outputs; NB=nbs/06_tokenizer.ipynb runs just one.
 execute: setup
 	$(BIN)/python scripts/execute.py $(NB)
 

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['MUON', 'LATE', 'PRESETS', 'PAGES', 'SCHEDULER', 'PREVIEW', 'Preset', 'unet_config', 'Job', 'vae_config',
-           'PictureTower', 'caption_tokenizer', 'TextAndPictures', 'turn_round', 'near_misses', 'describe',
-           'contrastive_batches', 'contrastive_loss', 'pick_caption', 'practice', 'Latents', 'draw_timesteps',
-           'latent_batches', 'diffusion_loss', 'fitted_unet', 'caption_grid', 'results_table', 'train_command',
-           'unknown_words', 'open_run', 'sample_command']
+           'ImageEncoder', 'caption_tokenizer', 'TextAndPictures', 'flip_relation', 'hard_negatives', 'describe',
+           'contrastive_batches', 'contrastive_loss', 'pick_caption', 'training_scenes', 'Latents', 'draw_timesteps',
+           'latent_batches', 'diffusion_loss', 'fitted_unet', 'caption_grid', 'results_table', 'open_run']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
 import inspect, os, sys, time, warnings
@@ -20,20 +19,24 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (ConfigError, LoadError, _short, atomic_write, check_path, number, one_of, patch_to,
-                          read_json, remove_temporaries, whole_number, write_json)
+from .checks import (ConfigError, LoadError, check_path, number, one_of,
+                             shorten, whole_number)
+from .files import (atomic_write, data_folder, read_json, remove_temporaries,
+                            write_json)
+from .hub import patch_to
 from .pipeline import LatentDiffusionPipeline
 from .plots import image_grid
 from .samplers import DPMSolverMultistepScheduler
 from .scheduler import DDPMScheduler, training_target
 from .sd_unet import Downsample2D, ResnetBlock2D, UNet2DConditionModel
-from .sketchbook import (BACKGROUNDS, Critic, Scenes, Sketchbook, arrange, choose_said, in_split,
+from .sketchbook import (BACKGROUNDS, Critic, Scenes, Sketchbook, arrange, choose_mentioned, in_split,
                                  swap_objects, vary)
-from .terminal import (Parser, as_path, as_text, check_folder, command, picture_format, real,
-                               say, whole)
-from .text import CLIPTextModel, CLIPTokenizer, clip_loss, train_bpe
-from .training import (Trainer, count_parameters, fingerprint, first_process,
-                               only_run, seed_all, sigterm_as_ctrl_c, step_generator)
+from .terminal import say
+from .text_encoder import CLIPTextModel, clip_loss
+from .tokenizer import CLIPTokenizer, train_bpe
+from .files import first_process, only_run
+from .training import (Trainer, count_parameters, fingerprint, seed_all,
+                               sigterm_as_ctrl_c, step_generator)
 from .vae import (VAE_TRAINING, AutoencoderKL, measure_scaling_factor, small_vae,
                           vae_batches, vae_training_loss)
 
@@ -169,7 +172,7 @@ def train_vae(self):
     return vae
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell016
-class PictureTower(nn.Module):
+class ImageEncoder(nn.Module):
     "Pictures to one vector each: residual blocks and halvings, then all places side by side, to keep *where*."
     def __init__(
         self,
@@ -219,7 +222,7 @@ class TextAndPictures(nn.Module):
             num_hidden_layers=layers, num_attention_heads=heads,
             max_position_embeddings=tokenizer.model_max_length, **ids)
         for table in self.text_model.embeddings.children(): nn.init.normal_(table.weight, std=0.5)
-        self.picture_tower = PictureTower(size, widths, width)
+        self.picture_tower = ImageEncoder(size, widths, width)
         self.text_projection = nn.Linear(width, width, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(2.66))
 
@@ -230,24 +233,24 @@ class TextAndPictures(nn.Module):
         return F.normalize(self.text_projection(self.text_model(ids).pooler_output).float(), dim=-1)
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell021
-def turn_round(scenes: Scenes, generator: torch.Generator) -> Scenes:
+def flip_relation(scenes: Scenes, generator: torch.Generator) -> Scenes:
     "What was above is below, left is right; where that cannot be, or is held out, another near miss."
     turned = replace(scenes, relation=torch.where(scenes.relation >= 0, scenes.relation ^ 1, scenes.relation))
     turned.position = arrange(turned, torch.rand(len(scenes), 2, 2, generator=generator) * 2 - 1)
     fine = (scenes.n_objects == 2) & in_split(turned, "train")
     return Scenes.cat([vary(scenes, generator), turned])[torch.arange(len(scenes)) + len(scenes) * fine]
 
-def near_misses(scenes: Scenes, generator: torch.Generator) -> Scenes:
+def hard_negatives(scenes: Scenes, generator: torch.Generator) -> Scenes:
     "The scenes, and three near misses of each."
     changed = [vary(scenes, generator) for _ in range(2)]
-    return Scenes.cat([scenes, *changed, turn_round(scenes, generator)])
+    return Scenes.cat([scenes, *changed, flip_relation(scenes, generator)])
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell024
 def describe(book: Sketchbook, scenes: Scenes, generator: torch.Generator) -> list:
     "A caption for each scene; of two objects, either may be named first."
     turn = torch.rand(len(scenes), generator=generator) < 0.5
     scenes = Scenes.cat([scenes, swap_objects(scenes)])[torch.arange(len(scenes)) + len(scenes) * turn]
-    return book.caption(scenes, generator, scenes.said)[0]
+    return book.caption(scenes, generator, scenes.mentioned)[0]
 
 def contrastive_batches(
     book: Sketchbook,
@@ -259,8 +262,8 @@ def contrastive_batches(
         raise ConfigError(f"batch_size is a multiple of 4 here; got {batch_size}")
     def batch(generator):
         scenes = book.sample_scenes(batch_size // 4, generator)
-        scenes.said = choose_said(scenes, generator)
-        scenes = near_misses(scenes, generator)
+        scenes.mentioned = choose_mentioned(scenes, generator)
+        scenes = hard_negatives(scenes, generator)
         captions = describe(book, scenes, generator) + describe(book, scenes, generator)
         ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
         return dict(images=book.paint(scenes), ids=ids.unflatten(0, (2, -1)).transpose(0, 1).contiguous())
@@ -299,10 +302,10 @@ def pick_caption(
     "How often the right caption is found among near misses, on held-out pictures with two objects."
     generator, device = step_generator(seed, 2**27), next(model.parameters()).device
     scenes = book.sample_scenes(n, generator, 2, "heldout")
-    scenes.said = choose_said(scenes, generator)
+    scenes.mentioned = choose_mentioned(scenes, generator)
     pictures, scores = model.embed_images(book.paint(scenes).to(device)), []
     for near in [scenes] + [vary(scenes, generator, "all") for _ in range(rivals)]:
-        captions, _ = book.caption(near, generator, near.said)
+        captions, _ = book.caption(near, generator, near.mentioned)
         ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
         scores.append((pictures * model.embed_text(ids.to(device))).sum(-1))
     return (torch.stack(scores).argmax(0) == 0).float().mean().item()
@@ -310,7 +313,7 @@ def pick_caption(
 # %% ../nbs/16_latent_diffusion.ipynb #cell030
 PAGES = dict(black=3.0, gray=2.0)  # how often a page is drawn, where not once
 
-def practice(
+def training_scenes(
     book: Sketchbook,
     n: int,
     n_objects: int,
@@ -343,7 +346,7 @@ def make_latents(self, vae, tokenizer, text_encoder) -> Latents:
         states.append(text_encoder(ids.to(device)).last_hidden_state.bfloat16().cpu())
     for n_objects, total in ((1, self.preset.pictures - two), (2, two)):
         for n in _lots(total):
-            scenes = practice(self.book, n, n_objects, generator)
+            scenes = training_scenes(self.book, n, n_objects, generator)
             posterior = vae.encode(self.book.paint(scenes).to(device))
             means.append(vae.scale(posterior.mean).cpu())
             stds.append((posterior.std * vae.config.scaling_factor).cpu())
@@ -466,7 +469,7 @@ def score(
     "Paint half as many held-out captions as the preset says, and read what was painted."
     n, critic = self.preset.captions // 2, Critic(self.preset.size)
     scenes = self.book.sample_scenes(n, step_generator(self.seed, 2**29 + n_objects), n_objects, "heldout")
-    captions, scenes.said = self.book.caption(scenes, step_generator(self.seed, 2**28 + n_objects))
+    captions, scenes.mentioned = self.book.caption(scenes, step_generator(self.seed, 2**28 + n_objects))
     images = self.paint_captions(pipe, captions, seed=n_objects)
     self.examples = captions[:32], images[:32]
     return {k: float(v) for k, v in critic.score(images, scenes).items()}
@@ -603,7 +606,7 @@ def _check_networks(preset):
                           f"of {vae.factor}")
     widths = preset.text.get("widths", (32, 64, 128))
     if not isinstance(widths, (list, tuple)) or not widths:
-        raise ConfigError(f"text.widths: expected the channels of each level, got {_short(widths)}")
+        raise ConfigError(f"text.widths: expected the channels of each level, got {shorten(widths)}")
     if size % 2 ** len(widths):
         raise ConfigError(f"text.widths: {size} pixels cannot be halved so often")
     unet = _tried("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae)).config
@@ -612,10 +615,10 @@ def _check_networks(preset):
     needed = dict(in_channels=c, out_channels=c, cross_attention_dim=width)
     for key, must in needed.items():
         if unet[key] != must:
-            raise ConfigError(f"unet.{key} must be {must} here; got {_short(unet[key])}")
+            raise ConfigError(f"unet.{key} must be {must} here; got {shorten(unet[key])}")
     side, asked = size // vae.factor, preset.unet.get("sample_size")
     if asked not in (None, side, (side, side), [side, side]):
-        warnings.warn(f"unet.sample_size={_short(asked)} is not the size of the VAE's latents; "
+        warnings.warn(f"unet.sample_size={shorten(asked)} is not the size of the VAE's latents; "
                       f"{side} is used", stacklevel=4)
 
 # %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell_2
@@ -628,10 +631,10 @@ def _tried(name, make, config):
 
 def _check_keys(name, given, known=None):
     if not isinstance(given, dict):
-        raise ConfigError(f"{name} is a dictionary; got {_short(given)}")
+        raise ConfigError(f"{name} is a dictionary; got {shorten(given)}")
     if known and (strange := [key for key in given if key not in known]):
         names = ", ".join(known)
-        raise ConfigError(f"{name} has no key {_short(strange[0])}; it knows {names}")
+        raise ConfigError(f"{name} has no key {shorten(strange[0])}; it knows {names}")
 
 def _check_training(name, given, loss_fn):
     ours = ("out", "name", "seed", "device", "show_bar", "save_every", "recipe",
@@ -645,44 +648,16 @@ def _check_training(name, given, loss_fn):
     try: Trainer(nn.Identity(), loss_fn, print, **training)
     except ConfigError as error: raise ConfigError(f"{name}: {error}") from None
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell052
-@command("the same command with --resume goes on", "try a smaller --preset")
-def train_command(argv):
-    "The console script `minidiff_train`."
-    parser = Parser("minidiff_train", description="Train a text-to-image model.")
-    option = parser.add_argument
-    option("--preset", default="cpu", choices=list(PRESETS), help="size (default: cpu)")
-    option("--out", type=as_path, help="folder for everything (default: runs/PRESET)")
-    option("--resume", action="store_true", help="go on where a former run stopped")
-    option("--seed", type=whole(0, 2**32 - 1), default=0)
-    option("--device", choices=["cpu"], help="stay on it even where there is a GPU")
-    option("--debug", action="store_true", help="show where in the code an error arose")
-    options = parser.parse_args(argv)
-    out = options.out or Path("runs", options.preset)
-    check_folder(out)
-    Job(options.preset, out, options.seed, options.resume, options.device).run()
-    print(f"\nin {out}: captions.png, results.json, pipeline")
-    print(f"now try: minidiff_sample \"a red circle above a blue square\" --from {out}")
-
 # %% ../nbs/16_latent_diffusion.ipynb #cell053
-def unknown_words(tokenizer, prompt: str) -> list:
-    "Words and signs of a prompt that the tokenizer has to spell out in pieces."
-    from minidiff.text import clean, split_words
-    for token in tokenizer.added_tokens: prompt = prompt.replace(token, " ")
-    words = [w for w in split_words(clean(prompt)) if w.isalpha() or not w.isascii()]
-    return [word for word in words if len(tokenizer.tokenize(word)) > 1]
-
 def open_run(
     folder=None,  # of a run or pipeline, or "hub:owner/name"; None: the package's own
     **options,  # for `LatentDiffusionPipeline.from_pretrained`
 ) -> LatentDiffusionPipeline:
     "Open the pipeline that a run left behind, in float32 unless told otherwise."
-    import minidiff
     options = {"dtype": torch.float32, **options}
     if str(folder).startswith("hub:"):
         return LatentDiffusionPipeline.from_pretrained(str(folder), **options)
-    own = Path(minidiff.__file__).parent/"weights"
-    folder = own if folder is None else check_path("folder", folder)
+    folder = data_folder("weights") if folder is None else check_path("folder", folder)
     folder = Path(os.path.expanduser(folder))
     pipeline, has_checkpoints = folder/"pipeline", os.path.isdir(folder/"checkpoints")
     if not os.path.exists(folder):
@@ -693,63 +668,3 @@ def open_run(
                         f"--out {folder} goes on, with the preset and seed that it had")
     folder = pipeline if pipeline.is_dir() else folder
     return LatentDiffusionPipeline.from_pretrained(folder, **options)
-
-# %% ../nbs/16_latent_diffusion.ipynb #paint
-def _note_words(tokenizer, prompt):
-    "Say what the model will not understand."
-    if not prompt.strip():
-        say("note", "the prompt is empty, so this is a picture of anything")
-    unknown = dict.fromkeys(unknown_words(tokenizer, prompt))
-    words = [repr(word[:40]) for word in unknown]
-    shown = ", ".join(words[:5])[:300] + f" and {len(words) - 5} more" * (len(words) > 5)
-    rest = "it paints what it understands of the rest"
-    if words: say("note", f"this model has never seen {shown}; {rest}")
-
-def _paint(pipe, options):
-    "Paint what the options of `minidiff_sample` say, part by part, and write the sheet."
-    size = pipe.unet.config.sample_size or 0
-    sides = size if isinstance(size, tuple) else (size, size)
-    height, width = (side * pipe.vae.factor for side in sides)
-    columns, rows = min(options.n, 8), -(-options.n // 8)
-    kind = picture_format(options.out, options.enlarge * (columns * (width + 2) + 2),
-                          options.enlarge * (rows * (height + 2) + 2))
-    generator = torch.Generator().manual_seed(options.seed)
-    latents = pipe.start_latents(options.n, generator=generator)
-    part = max(1, min(128, 2**20 // (height * width)))  # a million pixels at most
-    images = torch.cat([
-        pipe([options.prompt] * len(some), negative_prompt=options.negative, latents=some,
-             num_inference_steps=options.steps, guidance_scale=options.scale,
-             generator=generator, output_type="pt").cpu() for some in latents.split(part)])
-    if not images.isfinite().all():
-        raise FloatingPointError("what was painted is not finite (NaN), so it is not written; "
-                                 "try a smaller --scale, or other weights")
-    picture = image_grid(images, columns, upscale=options.enlarge)
-    atomic_write(options.out, lambda path: picture.save(path, kind))
-
-# %% ../nbs/16_latent_diffusion.ipynb #cell054
-@command("no picture was written", "try a smaller --n or --enlarge")
-def sample_command(argv):
-    "The console script `minidiff_sample`."
-    parser = Parser("minidiff_sample", description="Paint a picture from a sentence.")
-    option = parser.add_argument
-    option("prompt", type=as_text, help="such as \"a red circle above a blue square\"")
-    option("--from", dest="folder", help="a folder, or hub:owner/name (default: our own)")
-    option("--out", type=as_path, default="picture.png", help="default: picture.png")
-    option("--n", type=whole(1, 10_000), default=1, help="how many pictures")
-    option("--steps", type=whole(1), default=20, help="calls of the U-Net")
-    option("--scale", type=real(-10_000, 10_000), default=2.0, help="of the guidance; 1 is none")
-    option("--negative", type=as_text, default="", help="what to keep away from")
-    option("--seed", type=whole(0, 2**64 - 1), default=0)
-    option("--enlarge", type=whole(1), default=8, help="width of each pixel")
-    option("--debug", action="store_true", help="show where in the code an error arose")
-    options = parser.parse_args(argv)
-    device = "cuda" if torch.cuda.is_available() else None
-    pipe = open_run(options.folder, device=device)
-    whole_number("--steps", options.steps, 1, pipe.scheduler.config.num_train_timesteps)
-    _note_words(pipe.tokenizer, options.prompt)
-    _paint(pipe, options)
-    print(options.out)
-
-# %% ../nbs/16_latent_diffusion.ipynb #cell071
-#| eval: false
-if __name__ == "__main__": sys.exit(train_command())

@@ -12,15 +12,17 @@ from typing import Callable, NamedTuple
 
 import torch
 
-from .hub import (ConfigError, LoadError, _short, check_place, check_tensor, find_folder,
-                          is_weights_file, number, one_of, patch_to, read_json, read_text, staged,
-                          whole_number, write_json)
+from .checks import (ConfigError, LoadError, check_place, check_tensor, number,
+                             one_of, shorten, whole_number)
+from .files import read_json, read_text, staged, write_json
+from .hub import find_folder, is_weights_file, patch_to
 from .plots import to_uint8
 from .scheduler import DDPMScheduler, randn_like
 from .samplers import (DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
                                EulerDiscreteScheduler, HeunDiscreteScheduler, PNDMScheduler)
 from .sd_unet import UNet2DConditionModel, timestep_embedding
-from .text import CLIPTextModel, CLIPTokenizer
+from .text_encoder import CLIPTextModel
+from .tokenizer import CLIPTokenizer
 from .vae import AutoencoderKL
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell013
@@ -108,9 +110,9 @@ def check_parts(self):
             raise ConfigError(f"{part}: expected a minidiff {kind.__name__}, got a "
                               f"{given}")
     if not callable(self.tokenizer) or not hasattr(self.tokenizer, "__len__"):
-        raise ConfigError(f"tokenizer: expected one, got {_short(self.tokenizer)}")
+        raise ConfigError(f"tokenizer: expected one, got {shorten(self.tokenizer)}")
     if not hasattr(self.scheduler, "set_timesteps"):
-        raise ConfigError(f"scheduler: expected one, got {_short(self.scheduler)}")
+        raise ConfigError(f"scheduler: expected one, got {shorten(self.scheduler)}")
     unet, vae, text = self.unet.config, self.vae.config, self.text_encoder.config
     heard, channels = unet.cross_attention_dim, vae.latent_channels
     widths = {*heard} if isinstance(heard, tuple) else {heard}  # tuple: level by level
@@ -155,7 +157,7 @@ def _named_class(index, part, file):
     pair = isinstance(value, list) and len(value) == 2
     if pair and all(isinstance(name, str | None) for name in value): return value[1]
     raise LoadError(f"{file}: {part}: expected the names of a library and a class, got "
-                    f"{_short(value)}")
+                    f"{shorten(value)}")
 
 def _check_index(index, folder, given=()):
     file = f"{folder}/model_index.json"
@@ -193,7 +195,7 @@ def _variants(names, variant, given):
     has = {part: has_it(part) for part in _NETWORKS if part not in given}
     if variant and has and not any(has.values()):
         raise LoadError("no network of the folder has weights of the variant "
-                        f"{_short(variant)}")
+                        f"{shorten(variant)}")
     return {part: variant if found else None for part, found in has.items()}
 
 def _needed(names, variant, given):
@@ -291,10 +293,10 @@ def _as_list(prompt, name, n=None):
     several = isinstance(prompts, (list, tuple)) and len(prompts) > 0
     if not several or not all(isinstance(p, str) for p in prompts):
         raise ValueError(f"{name} must be a string or a list of strings, got "
-                         f"{_short(prompt)}")
+                         f"{shorten(prompt)}")
     if any(re.search("[\ud800-\udfff]", p) for p in prompts):
         raise ValueError(f"{name} must be of Unicode characters, got half of one in "
-                         f"{_short(prompt)}")
+                         f"{shorten(prompt)}")
     if n is not None and len(prompts) == 1: prompts = list(prompts) * n
     if n is not None and len(prompts) != n:
         raise ValueError(f"{name} has {len(prompts)} texts, and there are {n} prompts")
@@ -389,7 +391,7 @@ def _check_generator(generator, n):
     several = generator if isinstance(generator, (list, tuple)) else [generator]
     if not all(g is None or isinstance(g, torch.Generator) for g in several):
         raise ValueError("generator: expected a torch.Generator or a list of them, "
-                         f"got {_short(generator)}")
+                         f"got {shorten(generator)}")
     if several is generator and len(several) != n:
         raise ValueError(f"generator: expected one for each of {n} pictures, got "
                          f"{len(several)}")
@@ -494,11 +496,11 @@ def _check_callbacks(each, at_end, inputs):
     "The names of the tensors that the second is given."
     for name, value in (("callback", each), ("callback_on_step_end", at_end)):
         if value is not None and not callable(value):
-            raise ConfigError(f"{name}: expected a function, got {_short(value)}")
+            raise ConfigError(f"{name}: expected a function, got {shorten(value)}")
     name = "callback_on_step_end_tensor_inputs"
     known = "latents", "prompt_embeds", "negative_prompt_embeds"
     if not isinstance(inputs, (list, tuple, type(None))):
-        raise ConfigError(f"{name}: expected some of {', '.join(known)}, got {_short(inputs)}")
+        raise ConfigError(f"{name}: expected some of {', '.join(known)}, got {shorten(inputs)}")
     return [one_of(name, value, *known) for value in inputs or ()]
 
 @patch_to(LatentDiffusionPipeline)
@@ -579,7 +581,7 @@ def _check_latents(self, latents, n, height, width, generator):
     check_tensor("latents", latents, n, self.unet.config.in_channels, "h", "w")
     for name, side, cells in zip(("height", "width"), (height, width), latents.shape[2:]):
         if side is not None and side != cells * self.vae.factor:
-            raise ValueError(f"{name} is {_short(side)}, and latents make it "
+            raise ValueError(f"{name} is {shorten(side)}, and latents make it "
                              f"{cells * self.vae.factor}")
     _finite("latents", latents)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .hub import _short, number, one_of, whole_number
+from .checks import number, one_of, shorten, whole_number
+from .files import data_folder
 
 # %% ../nbs/workshop/plots.ipynb #cell006
 PALETTE = dict(
@@ -157,7 +158,7 @@ def _titles(titles, n, what):
     "Texts, at most one for each picture or frame."
     if titles is None: return []
     if isinstance(titles, str) or len(titles := list(titles)) > n:
-        raise ValueError(f"titles: expected {n}, one per {what}, got {_short(titles)}")
+        raise ValueError(f"titles: expected {n}, one per {what}, got {shorten(titles)}")
     return [str(title) for title in titles]
 
 # %% ../nbs/workshop/plots.ipynb #cell029
@@ -221,7 +222,7 @@ if({auto}&&!matchMedia("(prefers-reduced-motion:reduce)").matches)play()}})</scr
 def _film(frames, titles, fps, alt, label="frame", start=None, max_bytes=140_000):
     "The markup of a film; it plays by itself, or rests at frame `start`."
     if not hasattr(frames, "__iter__"):
-        raise ValueError(f"frames: expected several, got {_short(frames)}")
+        raise ValueError(f"frames: expected several, got {shorten(frames)}")
     frames = [_frame(f) for f in frames]
     if not frames: raise ValueError("frames: expected at least one, got none")
     n, fps, auto = len(frames), number("fps", fps, above=0), start is None
@@ -266,7 +267,7 @@ def _look(draw, value):
     try: out = draw(value)
     finally: shown = _sink.pop()
     if out is None and not shown:
-        raise ValueError(f"draw({_short(value)}): expected it to return or show a picture, "
+        raise ValueError(f"draw({shorten(value)}): expected it to return or show a picture, "
                         "got nothing")
     return _frame(shown[-1] if out is None else out)
 
@@ -299,7 +300,7 @@ def slider(
     alt = alt or f"a picture that follows the slider {label}"
     names = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
     if value is not None and value not in values:
-        raise ValueError(f"value: expected one of {', '.join(names)}, got {_short(value)}")
+        raise ValueError(f"value: expected one of {', '.join(names)}, got {shorten(value)}")
     start = len(values) // 2 if value is None else values.index(value)
     if _someone_there():
         from IPython.display import display
@@ -326,7 +327,7 @@ def _floats(name, values):
     try:
         if not isinstance(values, (str, bytes)): return [float(v) for v in values]
     except (TypeError, ValueError, OverflowError): pass
-    raise ValueError(f"{name}: expected numbers, got {_short(values)}")
+    raise ValueError(f"{name}: expected numbers, got {shorten(values)}")
 
 # %% ../nbs/workshop/plots.ipynb #cell047
 def plot_losses(
@@ -375,16 +376,12 @@ def expect_error(
         raise AssertionError(f"expected {names}, and nothing was raised")
 
 # %% ../nbs/workshop/plots.ipynb #cell056
-def _figures():
-    import minidiff
-    return Path(minidiff.__file__).parent / "figures"
-
 def illustration(
     name: str,  # one of the drawings of the course, e.g. "dali"
 ) -> None:
     "Display one of the story's drawings with its description. An unknown name is answered with the list."
-    alts = json.loads((_figures() / "alt.json").read_text(encoding="utf-8"))
-    data = (_figures() / f"{one_of('name', name, *sorted(alts))}.svg").read_bytes()
+    alts = json.loads(data_folder("figures", "alt.json").read_text(encoding="utf-8"))
+    data = data_folder("figures", f"{one_of('name', name, *sorted(alts))}.svg").read_bytes()
     width = re.search(rb'viewBox="0 0 ([\d.]+)', data)[1].decode()
     markup = (f'<img style="max-width:100%;height:auto" width="{width}" alt="{html.escape(alts[name])}" '
               f'src="{_uri(data, "image/svg+xml")}">')

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 
-from .hub import LoadError, check_path, number, whole_number
+from .checks import LoadError, check_path, number, whole_number
 
 # %% ../nbs/workshop/terminal.ipynb #say
 def say(

@@ -1,7 +1,7 @@
 """Run the notebooks as Colab would: its Python, its versions, minidiff installed without what only its authors need.
 
     python scripts/colab.py                      build .colab where it is not there yet, run all notebooks
-    python scripts/colab.py nbs/06_text.ipynb    run just these
+    python scripts/colab.py nbs/06_tokenizer.ipynb    run just these
     python scripts/colab.py --python python3.12  another Python; without it, 3.13 if it can be found, and else this one
 
 The versions stand in scripts/colab.txt. The kernel has a module `google.colab`, so the first cell of each notebook believes that it is in Colab (and finds minidiff installed).

@@ -1,7 +1,7 @@
 """Run notebooks top to bottom, each in a fresh kernel.
 
     python scripts/execute.py                     run all and save their outputs
-    python scripts/execute.py nbs/06_text.ipynb   run just these
+    python scripts/execute.py nbs/06_tokenizer.ipynb   run just these
     python scripts/execute.py --check             run all, save nothing, fail where a cell fails
 
 Cells marked `#| eval: false` are not run. Notebooks run side by side, one processor thread each.

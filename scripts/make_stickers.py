@@ -1,4 +1,4 @@
-"""Make minidiff/stickers: one sheet of sprites cut from the installed Noto Color Emoji font, their names, and the font's licence.
+"""Make minidiff/data/stickers: one sheet of sprites cut from the installed Noto Color Emoji font, their names, and the font's licence.
 
     apt install fonts-noto-color-emoji
     python scripts/make_stickers.py
@@ -41,7 +41,7 @@ def main():
     sheet = Image.new("RGBA", (SIDE * COLUMNS, SIDE * -(-len(characters) // COLUMNS)))
     for i, character in enumerate(characters):
         sheet.paste(sprite(character, font), (i % COLUMNS * SIDE, i // COLUMNS * SIDE))
-    folder = root / "minidiff" / "stickers"
+    folder = root / "minidiff" / "data" / "stickers"
     folder.mkdir(exist_ok=True)
     sheet.quantize(256, method=Image.Quantize.FASTOCTREE).save(folder / "sheet.png", optimize=True)
     (folder / "names.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from minidiff.hub import read_json, write_json
+from minidiff.files import read_json, write_json
 from minidiff.latent_diffusion import Job, caption_grid, open_run
 from minidiff.sketchbook import Sketchbook
 
@@ -52,7 +52,7 @@ def main():
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/cpu")
     if not (run / "results.json").is_file(): Job("cpu", run, resume=True).run()
     results, pipe = read_json(run / "results.json"), open_run(run)
-    shipped = Path(__file__).parent.parent / "minidiff" / "weights"
+    shipped = Path(__file__).parent.parent / "minidiff" / "data" / "weights"
     target = shipped.with_name(".weights.new")
     shutil.rmtree(target, ignore_errors=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.to(torch.float16)

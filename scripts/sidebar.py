@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-WORKSHOP = ["plots", "training", "hub"]  # in the order in which they are first needed
+WORKSHOP = ["plots", "sketchbook", "stickers", "training", "hub", "terminal"]  # in the order in which they are first needed
 PARTS = [("Components", 1, 8), ("Maths", 9, 12), ("Putting it together", 13, 99)]
 
 

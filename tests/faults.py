@@ -339,7 +339,8 @@ def tiny_pipeline():
     from minidiff.pipeline import LatentDiffusionPipeline
     from minidiff.samplers import DPMSolverMultistepScheduler
     from minidiff.sd_unet import UNet2DConditionModel
-    from minidiff.text import CLIPTextModel, CLIPTokenizer, train_bpe
+    from minidiff.text_encoder import CLIPTextModel
+    from minidiff.tokenizer import CLIPTokenizer, train_bpe
     from minidiff.vae import small_vae
 
     texts = ["a big red circle above a small blue square"] * 3

@@ -15,8 +15,9 @@ from conftest import BIN, environment, train
 from PIL import Image
 
 from minidiff import latent_diffusion
-from minidiff.hub import LoadError
-from minidiff.latent_diffusion import open_run, sample_command, train_command, unknown_words
+from minidiff.checks import LoadError
+from minidiff.cli import sample_command, train_command, unknown_words
+from minidiff.latent_diffusion import open_run
 
 
 def one_line(capsys, code, command, *argv):
@@ -226,7 +227,7 @@ def test_a_name_with_a_slash_is_a_folder(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert "there is no folder owner/name" in (said := sample(capsys, 1, "--from", "owner/name")) and "hub:owner/name" in said
     with pytest.raises(LoadError, match="no folder owner/name"): open_run("owner/name")
-    shutil.copytree(Path(latent_diffusion.__file__).parent / "weights", tmp_path / "owner" / "name")
+    shutil.copytree(Path(latent_diffusion.__file__).parent / "data" / "weights", tmp_path / "owner" / "name")
     assert open_run("owner/name").unet is not None
 
 
@@ -283,7 +284,7 @@ def test_a_terminal_that_knows_no_accents(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_painting(tmp_path, number):
-    code = ("import minidiff.latent_diffusion as l, os, sys\n"
+    code = ("import minidiff.cli as l, os, sys\n"
             f"def slow(*_, **__): os.kill(os.getpid(), {int(number)}); import time; time.sleep(60)\n"
             f"l._paint = slow; sys.argv = ['minidiff_sample', 'a red circle', '--out', '{tmp_path}/x.png']\n"
             "sys.exit(l.sample_command())")

@@ -21,18 +21,20 @@ from conftest import environment
 from torch import nn
 
 from minidiff import hub
-from minidiff.hub import (Config, ConfigError, LoadError, Pretrained, atomic_write, find_folder, load_safetensors,
-                          load_weights, read_json, register_config, save_safetensors, write_json)
+from minidiff.checks import ConfigError, LoadError
+from minidiff.files import (atomic_write, load_safetensors, read_json,
+                            save_safetensors, write_json)
+from minidiff.hub import Config, Pretrained, find_folder, load_weights, register_config
 from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.sd_unet import UNet2DConditionModel
-from minidiff.text import CLIPTextModel
+from minidiff.text_encoder import CLIPTextModel
 from minidiff.vae import AutoencoderKL
 
 UNET = dict(sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32, norm_num_groups=8,
             attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
 TEXT = dict(vocab_size=600, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-SHIPPED = Path(hub.__file__).parent / "weights"
+SHIPPED = Path(hub.__file__).parent / "data" / "weights"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "ab" * 32 + "\nsize 335000000\n"
 STEM = "diffusion_pytorch_model"
 
@@ -179,7 +181,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import torch
-from minidiff.hub import Pretrained, register_config, save_safetensors, write_json
+from minidiff.files import save_safetensors, write_json
+from minidiff.hub import Pretrained, register_config
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
 class Tiny(Pretrained, torch.nn.Module):

@@ -12,14 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minidiff.hub import LoadError, load_metadata
+from minidiff.checks import LoadError
+from minidiff.files import load_metadata
 
 STAGES = ("vae", "text", "unet")
 
 
 def command(out, seed):
     """What a child does: the command, with nothing to say."""
-    from minidiff.latent_diffusion import train_command
+    from minidiff.cli import train_command
     torch.set_num_threads(1)
     silence = open(os.devnull, "w")
     os.dup2(silence.fileno(), 1)

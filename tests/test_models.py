@@ -14,12 +14,12 @@ from torch import nn
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-from minidiff.hub import ConfigError, LoadError
+from minidiff.checks import ConfigError, LoadError
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook, vary
-from minidiff.stickerbook import StickerBook
-from minidiff.text import (CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModel,
-                           _merge_long, clip_loss, spell, train_bpe)
+from minidiff.stickers import StickerBook
+from minidiff.text_encoder import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModel, clip_loss
+from minidiff.tokenizer import CLIPTokenizer, _merge_long, spell, train_bpe
 from minidiff.unet import UNet
 from minidiff.vae import (AutoencoderKL, DiagonalGaussianDistribution, evaluate_vae, measure_scaling_factor, psnr,
                           small_vae, vae_batches, vae_loss)
@@ -825,8 +825,8 @@ def test_what_no_sketchbook_can_draw_is_named(Book):
     for wrong in (None, 3, short, other):
         with pytest.raises(ValueError, match="scenes"): book.paint(wrong)
         with pytest.raises(ValueError, match="scenes"): book.caption(wrong)
-    for said in ({}, 3, {**scenes.said, "size": scenes.said["size"][:2]}):
-        with pytest.raises(ValueError, match="said"): book.caption(scenes, said=said)
+    for mentioned in ({}, 3, {**scenes.mentioned, "size": scenes.mentioned["size"][:2]}):
+        with pytest.raises(ValueError, match="mentioned"): book.caption(scenes, mentioned=mentioned)
     if Book is Sketchbook:
         for args, name in ((dict(split="test"), "split"), (dict(generator=1), "generator")):
             with pytest.raises(ValueError, match=name): vary(scenes, **args)

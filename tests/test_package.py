@@ -112,6 +112,6 @@ def test_the_sdist_can_be_installed(packages, tmp_path):
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--target", str(tmp_path / "there"), str(packages[0])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    code = "import sys, minidiff; from minidiff.latent_diffusion import sample_command; print(minidiff.__file__); sys.exit(sample_command(['a red circle', '--steps', '1']))"
+    code = "import sys, minidiff; from minidiff.cli import sample_command; print(minidiff.__file__); sys.exit(sample_command(['a red circle', '--steps', '1']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "there")}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout == f"{tmp_path}/there/minidiff/__init__.py\npicture.png\n", done.stdout + done.stderr

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minidiff import samplers, scheduler
-from minidiff.hub import ConfigError, LoadError
+from minidiff.checks import ConfigError, LoadError
 from minidiff.scheduler import SCHEDULER_KEYS, DDPMScheduler, Scheduler
 from minidiff.samplers import (
     DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler,
@@ -551,7 +551,7 @@ def test_functions_of_the_chapter_refuse_what_is_no_good():
 
 def test_what_the_network_says_has_a_name_or_is_refused():
     for kind in ("v-prediction", "noise", None, 3, "flow"):
-        with pytest.raises(ConfigError): scheduler.noise_target(kind, CANVAS, CANVAS, 0.8, 0.6)
+        with pytest.raises(ConfigError): scheduler.prediction_target(kind, CANVAS, CANVAS, 0.8, 0.6)
         with pytest.raises(ConfigError): scheduler.split_mixture(kind, CANVAS, CANVAS, 0.8, 0.6)
 
 

@@ -9,10 +9,10 @@ from conftest import BIN, environment
 from PIL import Image
 
 import minidiff
-from minidiff.hub import load_safetensors, read_json
+from minidiff.files import load_safetensors, read_json
 from minidiff.latent_diffusion import open_run
 
-WEIGHTS = Path(minidiff.__file__).parent / "weights"
+WEIGHTS = Path(minidiff.__file__).parent / "data" / "weights"
 
 
 def test_small_and_in_half_precision():

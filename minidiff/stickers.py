@@ -9,31 +9,27 @@ __all__ = ['STICKERS', 'SIDE', 'sprites', 'place_stickers', 'paint_stickers', 'S
 # %% ../nbs/workshop/stickers.ipynb #cell004
 import json
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import sketchbook
-from .hub import one_of
+from .checks import one_of
+from .files import data_folder
 from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook, arrange,
-                                 blank_scenes, check_order, check_scenes, choose_said, cut_out,
+                                 blank_scenes, check_order, check_scenes, choose_mentioned, cut_out,
                                  in_split, length, locate, page_color, write_captions)
 
 # %% ../nbs/workshop/stickers.ipynb #cell007
-def _folder():
-    import minidiff
-    return Path(minidiff.__file__).parent / "stickers"
-
-STICKERS = json.loads((_folder() / "names.json").read_text(encoding="utf-8"))
+STICKERS = json.loads(data_folder("stickers", "names.json").read_text(encoding="utf-8"))
 
 @lru_cache
 def sprites(side: int = 64) -> Tensor:
     "All stickers, (n, 4, side, side): red, green, blue in [-1, 1], times the cover; and the cover."
     from PIL import Image
     if side < 64: return F.interpolate(sprites(), (side, side), mode="bilinear", antialias=True)
-    sheet = Image.open(_folder() / "sheet.png").convert("RGBA")
+    sheet = Image.open(data_folder("stickers", "sheet.png")).convert("RGBA")
     data = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
     data = data.view(-1, 64, sheet.width // 64, 64, 4).permute(0, 2, 4, 1, 3).flatten(0, 1)
     data = data[:len(STICKERS)] / 255
@@ -79,7 +75,7 @@ class StickerBook(Sketchbook):
 
     def sample_scenes(self, n: int, generator: torch.Generator | None = None,
                       n_objects: int | None = None, split: str = "train") -> Scenes:
-        "Draw `n` random scenes; until a caption is written, everything counts as said."
+        "Draw `n` random scenes; until a caption is written, everything counts as mentioned."
         n = check_order(n, generator, n_objects, split)
         pick = lambda words, *shape: (torch.rand(*shape, generator=generator) * words).long()
         scenes = blank_scenes(n)
@@ -96,7 +92,7 @@ class StickerBook(Sketchbook):
         scenes.size = torch.where(there, pick(len(sketchbook.SIZES), n, 2), -1)
         scenes.background = pick(len(sketchbook.BACKGROUNDS), n)
         scenes.position = arrange(scenes, torch.rand(n, 2, 2, generator=generator) * 2 - 1)
-        scenes.said = sketchbook.everything_said(scenes)
+        scenes.mentioned = sketchbook.everything_mentioned(scenes)
         return scenes
 
     def paint(self, scenes: Scenes) -> Tensor:
@@ -110,11 +106,11 @@ class StickerBook(Sketchbook):
         return StickerCritic(self.size)
 
     def caption(self, scenes: Scenes, generator: torch.Generator | None = None,
-                said: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
-        "Captions, and what they mention: `said` if given, else drawn at random."
+                mentioned: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
+        "Captions, and what they mention: `mentioned` if given, else drawn at random."
         check_scenes(scenes, len(STICKERS), 0)
-        if said is None: said = choose_said(scenes, generator)
-        return write_captions(scenes, said, generator, lambda kind, color: STICKERS[kind]), said
+        if mentioned is None: mentioned = choose_mentioned(scenes, generator)
+        return write_captions(scenes, mentioned, generator, lambda kind, color: STICKERS[kind]), mentioned
 
 # %% ../nbs/workshop/stickers.ipynb #cell019
 SIDE = 19  # pixels of a page of the album
@@ -219,7 +215,7 @@ class StickerCritic(Critic):
         for name in ("kind", "size"): getattr(scenes, name)[unclear] = -1
         scenes.background, scenes.n_objects = background, (scenes.kind >= 0).sum(1)
         locate(scenes)
-        scenes.said = sketchbook.everything_said(scenes)
+        scenes.mentioned = sketchbook.everything_mentioned(scenes)
         return scenes
 
     def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:
