@@ -154,11 +154,11 @@ def dynamic_threshold(
 ) -> Tensor:  # shaped like x0, in [-1, 1]
     "Clip each picture where `ratio` of its values lie, and scale back to [-1, 1]."
     size = at_least_float(x0, "x0").abs()
-    if x0.dim() < 2: raise ValueError(f"x0: expected (n, ...), got {shorten(x0)}")
+    if x0.dim() < 2:
+        raise ValueError(f"x0: expected pictures (n, ...), got {shorten(x0)}")
     if not x0.numel(): return x0
     limit = size.flatten(1).quantile(number("ratio", ratio, 0, 1), dim=1)
-    limit = limit.clamp(min=1).clamp(max=most)
-    limit = limit.view(-1, *[1] * (x0.dim() - 1)).to(x0.dtype)
+    limit = limit.clamp(1, most).view(-1, *[1] * (x0.dim() - 1)).to(x0.dtype)
     return x0.clamp(-limit, limit) / limit
 
 # %% ../nbs/04_scheduler.ipynb #cell076
