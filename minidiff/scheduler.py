@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['BETA_SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'is_flag', 'CONFIG_KINDS', 'SCHEDULER_KEYS', 'VARIANCE_TYPES',
-           'make_betas', 'prediction_target', 'split_mixture', 'spaced_timesteps', 'at_least_float',
-           'dynamic_threshold', 'SchedulerOutput', 'is_one_of', 'is_whole', 'is_number', 'are_betas', 'Scheduler',
-           'only_one', 'falling', 'one_timestep', 'check_alike', 'for_each', 'check_timesteps', 'randn_like',
-           'DDPMScheduler', 'sample', 'rescale_zero_terminal_snr', 'training_target', 'shape_pages', 'shape_painter',
+           'make_betas', 'shape_pages', 'shape_painter', 'prediction_target', 'split_mixture',
+           'rescale_zero_terminal_snr', 'spaced_timesteps', 'at_least_float', 'dynamic_threshold', 'SchedulerOutput',
+           'is_one_of', 'is_whole', 'is_number', 'are_betas', 'Scheduler', 'only_one', 'falling', 'one_timestep',
+           'check_alike', 'for_each', 'check_timesteps', 'randn_like', 'DDPMScheduler', 'sample', 'training_target',
            'train_shape_painter']
 
 # %% ../nbs/04_scheduler.ipynb #cell004
-import functools, math, os, warnings
+import math, os, warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .checks import (ConfigError, check_tensor, number, one_of, shorten,
                              whole_number)
@@ -28,55 +29,101 @@ from .hub import (Config, Pretrained, _asks_nothing, find_folder, patch_to,
 BETA_SCHEDULES = "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"
 
 def make_betas(
-    schedule: str = "linear",  # "linear", "scaled_linear", "squaredcos_cap_v2" (cosine) or "sigmoid"
+    schedule: str = "linear",  # one of `BETA_SCHEDULES`; "squaredcos_cap_v2" is cosine
     T: int = 1000,  # number of steps
-    start: float = 1e-4,  # beta of the first step; the cosine schedule needs neither end
+    start: float = 1e-4,  # beta of the first step; cosine needs neither end
     end: float = 0.02,  # beta of the last step
-) -> torch.Tensor:  # (T,) float32
+) -> Tensor:  # (T,) float32
     "The variance of the noise that each of the `T` steps adds."
     one_of("beta_schedule", schedule, *BETA_SCHEDULES)
     T = whole_number("T", T, 1, 100_000)
-    start, end = number("start", start, 0, 1), number("end", end, 0, 1)
+    start = number("start", start, 0, 1)
+    end = number("end", end, 0, 1)
     evenly = lambda a, b: torch.linspace(a, b, T, dtype=torch.float32)
     if schedule == "linear": return evenly(start, end)
     if schedule == "scaled_linear": return evenly(start**0.5, end**0.5)**2
-    if schedule == "sigmoid": return evenly(-6, 6).sigmoid()*(end - start) + start
-    alpha_bar = ((torch.arange(T + 1, dtype=torch.float64)/T + 0.008)/1.008*math.pi/2).cos()**2
-    return (1 - alpha_bar[1:]/alpha_bar[:-1]).clamp(max=0.999).float()
+    if schedule == "sigmoid": return evenly(-6, 6).sigmoid() * (end - start) + start
+    time = torch.arange(T + 1, dtype=torch.float64) / T
+    alpha_bar = ((time + 0.008) / 1.008 * math.pi / 2).cos()**2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999).float()
+
+# %% ../nbs/04_scheduler.ipynb #cell129
+def shape_pages(n: int, generator=None) -> Tensor:
+    "Pages (n, 3, 32, 32) in [-1, 1] with one big shape in the middle, on white."
+    from minidiff.sketchbook import BACKGROUNDS, PLACES, SIZES, Sketchbook
+    book = Sketchbook(size=32)
+    scenes = book.sample_scenes(8 * n + 100, generator, n_objects=1, split="all")
+    scenes = scenes[scenes.place == list(PLACES).index("middle")][:n]
+    scenes.background[:] = list(BACKGROUNDS).index("white")
+    scenes.size[:, 0] = list(SIZES).index("big")
+    return book.paint(scenes)
+
+# %% ../nbs/04_scheduler.ipynb #cell132
+def shape_painter(fold: int = 4, widths: tuple = (48, 96)):
+    """A small untrained denoiser, called as `painter(x, t)`, with `widths` channels.
+    Squares of `fold` by `fold` pixels become channels first."""
+    from minidiff.sd_unet import UNet2DConditionModel
+
+    class Painter(UNet2DConditionModel):
+        def forward(self, x, t):
+            "x (n, 3, h, w), t one timestep or (n,) -> (n, 3, h, w)"
+            no_text = x.new_zeros(len(x), 1, 8)
+            folded = super().forward(torch.pixel_unshuffle(x, fold), t, no_text)
+            return torch.pixel_shuffle(folded, fold)
+
+    return Painter(
+        in_channels=3 * fold**2, out_channels=3 * fold**2, block_out_channels=widths,
+        layers_per_block=1, norm_num_groups=8, cross_attention_dim=8,
+        attention_head_dim=8, down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2)
 
 # %% ../nbs/04_scheduler.ipynb #cell041
 PREDICTIONS = "epsilon", "sample", "v_prediction", "flow_prediction"
 
 def prediction_target(
     kind: str,  # "epsilon", "sample", "v_prediction" or "flow_prediction"
-    x0: torch.Tensor,  # clean pictures
-    noise: torch.Tensor,  # the noise that was mixed in
-    alpha,  # how much of the picture is in the mixture `alpha*x0 + sigma*noise`
+    x0: Tensor,  # clean pictures
+    noise: Tensor,  # the noise that was mixed in
+    alpha,  # how much of the picture is in the mixture `alpha * x0 + sigma * noise`
     sigma,  # how much of the noise
-) -> torch.Tensor:  # shaped like x0
-    "What a network of this kind should say when it sees `alpha*x0 + sigma*noise`."
+) -> Tensor:  # shaped like x0
+    "What a network of this kind should say when it sees `alpha * x0 + sigma * noise`."
     if kind not in PREDICTIONS: one_of("kind", kind, *PREDICTIONS)
     if kind == "epsilon": return noise
     if kind == "sample": return x0
-    if kind == "v_prediction": return (alpha*noise - sigma*x0)/(alpha**2 + sigma**2)**0.5
+    if kind == "v_prediction":
+        return (alpha * noise - sigma * x0) / (alpha**2 + sigma**2)**0.5
     return noise - x0
 
 # %% ../nbs/04_scheduler.ipynb #cell043
 def split_mixture(
     kind: str,  # what the network predicts, as in `prediction_target`
-    output: torch.Tensor,  # what it said
-    x: torch.Tensor,  # the mixture it saw, `alpha*x0 + sigma*noise`
+    output: Tensor,  # what it said
+    x: Tensor,  # the mixture it saw, `alpha * x0 + sigma * noise`
     alpha,  # how much of the picture is in the mixture
     sigma,  # how much of the noise
 ) -> tuple:  # (x0, noise), each shaped like x
-    "Take a mixture apart into the picture and the noise that the network believes it is made of."
+    "Take a mixture apart into the picture and the noise that the network sees in it."
     if kind not in PREDICTIONS: one_of("kind", kind, *PREDICTIONS)
-    if kind == "epsilon": return (x - sigma*output)/alpha, output
-    if kind == "sample": return output, (x - alpha*output)/sigma
+    if kind == "epsilon": return (x - sigma * output) / alpha, output
+    if kind == "sample": return output, (x - alpha * output) / sigma
     if kind == "v_prediction":
         norm = alpha**2 + sigma**2  # 1 where the mixture has unit variance
-        return alpha*x/norm - sigma/norm**0.5*output, sigma*x/norm + alpha/norm**0.5*output
-    return x - sigma*output, x + alpha*output  # flow_prediction, where alpha = 1 - sigma
+        return (alpha * x / norm - sigma / norm**0.5 * output,
+                sigma * x / norm + alpha / norm**0.5 * output)
+    return x - sigma * output, x + alpha * output  # flow, where alpha = 1 - sigma
+
+# %% ../nbs/04_scheduler.ipynb #cell110
+def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:  # (T,), the last one is 1
+    """Shift and stretch a schedule (T,): the last step is pure noise, the first stays
+    ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), algorithm 1)."""
+    signal = (1 - check_tensor("betas", betas, "T")).cumprod(0).sqrt()
+    if not len(signal) or not signal[0] > signal[-1]:
+        raise ConfigError("betas: expected two or more between 0 and 1 "
+                          f"(num_train_timesteps above 1), got {shorten(betas)}")
+    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    alpha_bar = signal**2
+    return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
 
 # %% ../nbs/04_scheduler.ipynb #cell070
 SPACINGS = "leading", "linspace", "trailing"
@@ -91,36 +138,37 @@ def spaced_timesteps(
     n = whole_number("num_inference_steps", n, 1, T)
     one_of("timestep_spacing", spacing, *SPACINGS)
     if spacing == "linspace": return np.linspace(0, T - 1, n)[::-1]
-    if spacing == "leading": return np.arange(n)[::-1]*float(T//n) + offset
-    return np.arange(T, 0, -T/n)[:n].round() - 1
+    if spacing == "leading": return np.arange(n)[::-1] * float(T // n) + offset
+    return np.arange(T, 0, -T / n)[:n].round() - 1
 
 # %% ../nbs/04_scheduler.ipynb #cell073
-def at_least_float(x: torch.Tensor, name: str = "sample") -> torch.Tensor:
+def at_least_float(x: Tensor, name: str = "sample") -> Tensor:
     "Real numbers in float32, where the network works in half precision."
-    if not (isinstance(x, torch.Tensor) and x.is_floating_point()): check_tensor(name, x)
+    if not (isinstance(x, Tensor) and x.is_floating_point()): check_tensor(name, x)
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 def dynamic_threshold(
-    x0: torch.Tensor,  # predicted pictures (n, ...)
+    x0: Tensor,  # predicted pictures (n, ...)
     ratio: float = 0.995,  # the share of the values that stays in range
     most: float = 1.0,  # the widest range that is allowed
-) -> torch.Tensor:  # shaped like x0, in [-1, 1]
-    "Clip each picture where `ratio` of its values lie, and scale that range back to [-1, 1]."
+) -> Tensor:  # shaped like x0, in [-1, 1]
+    "Clip each picture where `ratio` of its values lie, and scale back to [-1, 1]."
     size = at_least_float(x0, "x0").abs()
-    if x0.dim() < 2: raise ValueError(f"x0: expected pictures (n, ...), got {shorten(x0)}")
+    if x0.dim() < 2:
+        raise ValueError(f"x0: expected pictures (n, ...), got {shorten(x0)}")
     if not x0.numel(): return x0
-    limit = size.flatten(1).quantile(number("ratio", ratio, 0, 1), dim=1).clamp(min=1).clamp(max=most)
-    limit = limit.view(-1, *[1]*(x0.dim() - 1)).to(x0.dtype)
-    return x0.clamp(-limit, limit)/limit
+    limit = size.flatten(1).quantile(number("ratio", ratio, 0, 1), dim=1)
+    limit = limit.clamp(1, most).view(-1, *[1] * (x0.dim() - 1)).to(x0.dtype)
+    return x0.clamp(-limit, limit) / limit
 
 # %% ../nbs/04_scheduler.ipynb #cell076
 class SchedulerOutput(NamedTuple):
     "What a step gives back."
-    prev_sample: torch.Tensor  # the picture with a little less noise
-    pred_original_sample: torch.Tensor = None  # the clean picture as the network sees it
+    prev_sample: Tensor  # the picture with a little less noise
+    pred_original_sample: Tensor = None  # the clean picture as the network sees it
 
 def is_one_of(*allowed): return lambda name, value: one_of(name, value, *allowed)
-def is_whole(low, high=None): return lambda name, value: whole_number(name, value, low, high)
+def is_whole(*limits): return lambda name, value: whole_number(name, value, *limits)
 def is_number(**limits): return lambda name, value: number(name, value, **limits)
 is_flag = is_one_of(True, False, None)
 
@@ -137,64 +185,74 @@ CONFIG_KINDS = dict(
     beta_end=is_number(low=0, high=1), beta_schedule=is_one_of(*BETA_SCHEDULES),
     trained_betas=are_betas, rescale_betas_zero_snr=is_flag, set_alpha_to_one=is_flag,
     prediction_type=is_one_of(*PREDICTIONS[:3]), timestep_spacing=is_one_of(*SPACINGS),
-    steps_offset=is_whole(0, 99_999), clip_sample=is_flag, clip_sample_range=is_number(above=0),
-    thresholding=is_flag, dynamic_thresholding_ratio=is_number(low=0, high=1),
-    sample_max_value=is_number(above=0))
+    steps_offset=is_whole(0, 99_999), clip_sample=is_flag, thresholding=is_flag,
+    dynamic_thresholding_ratio=is_number(low=0, high=1),
+    clip_sample_range=is_number(above=0), sample_max_value=is_number(above=0))
 
 # %% ../nbs/04_scheduler.ipynb #cell077
-# keys that only some schedulers have, with those values that ask for nothing in particular
+# keys that only some schedulers have, with the values that ask for nothing
 SCHEDULER_KEYS = dict.fromkeys("""
     thresholding rescale_betas_zero_snr use_karras_sigmas use_exponential_sigmas
     use_beta_sigmas use_lu_lambdas use_flow_sigmas sigma_min sigma_max euler_at_final
     use_dynamic_shifting disable_corrector solver_p shift_terminal tau_func
     """.split(), ()) | dict(
     variance_type=("fixed_small", "fixed_small_log"), clip_sample=(True,),
-    clip_sample_range=(1.0,), dynamic_thresholding_ratio=(0.995,), sample_max_value=(1.0,),
-    set_alpha_to_one=(True,), skip_prk_steps=(True,), final_sigmas_type=("zero",),
-    interpolation_type=("linear",), timestep_type=("discrete",), solver_order=(2,),
-    solver_type=("midpoint", "bh2", "logrho"), lower_order_final=(True,),
+    clip_sample_range=(1.0,), sample_max_value=(1.0,), set_alpha_to_one=(True,),
+    dynamic_thresholding_ratio=(0.995,), skip_prk_steps=(True,), flow_shift=(1.0,),
+    final_sigmas_type=("zero",), interpolation_type=("linear",), solver_order=(2,),
+    timestep_type=("discrete",), solver_type=("midpoint", "bh2", "logrho"),
     algorithm_type=("dpmsolver++", "deis", "data_prediction"), predict_x0=(True,),
-    lambda_min_clipped=(-math.inf,), flow_shift=(1.0,), time_shift_type=("exponential",),
-    predictor_order=(2,), corrector_order=(2,), eta=(0.0,), timestep_scaling=(10.0,),
-    original_inference_steps=(50,))
+    lower_order_final=(True,), lambda_min_clipped=(-math.inf,), eta=(0.0,),
+    time_shift_type=("exponential",), predictor_order=(2,), corrector_order=(2,),
+    timestep_scaling=(10.0,), original_inference_steps=(50,))
 
 class Scheduler(Pretrained):
-    """What all schedulers share: the betas, mixing a picture with noise, and taking a mixture apart.
+    """What all schedulers share: betas, adding noise, taking a mixture apart.
 
-    A scheduler holds no weights and is on no device. Its config is a file `scheduler_config.json` with
-    the keys of diffusers. Its table `alphas_cumprod` starts at index 0, so entry `t` is the paper's step
-    `t + 1`."""
+    It holds no weights and is on no device; its config has the keys of diffusers.
+    Entry `t` of its table `alphas_cumprod` is the paper's step `t + 1`."""
     config_name, weights_name = "scheduler_config.json", None
     kinds = CONFIG_KINDS  # what each config key may be
-    other_keys = SCHEDULER_KEYS  # what `from_config` sets aside when the config is another scheduler's
-    synonyms = {}  # for a key, values of other schedulers and the value here that they stand for
+    other_keys = SCHEDULER_KEYS  # what `from_config` sets aside
+    synonyms = {}  # for a key, others' values and the value here that they stand for
     fixed_config = dict(use_flow_sigmas=False)
-    prediction_type = "epsilon"  # what the network says, unless the config names something else
-    save_config = Pretrained.save_pretrained  # as diffusers calls it where there are no weights
+    prediction_type = "epsilon"  # unless the config names something else
+    save_config = Pretrained.save_pretrained  # its name where there are no weights
     order = 1  # network calls for each step
     init_noise_sigma = 1.0  # how far the noise that sampling starts from is scaled up
 
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
-        self._given = {*cls.config_keys()[:len(args)], *kwargs}  # what the caller chose; the rest is default
+        self._given = {*cls.config_keys()[:len(args)], *kwargs}  # what the caller chose
         return self
+
+    def __len__(self): return self._own.num_train_timesteps
+
+    def __repr__(self):
+        shown = ", ".join(f"{k}={v!r}" for k, v in self.config.shown().items())
+        return f"{type(self).__name__}({shown})"
+
+    def scale_model_input(self, sample, timestep=None):
+        "What the network should be shown; most schedulers change nothing."
+        return sample
 
 # %% ../nbs/04_scheduler.ipynb #cell078
 @patch_to(Scheduler)
 @classmethod
 def from_config(
     cls,
-    config,  # a dictionary, a JSON file, the folder it lies in, or `.config` of another scheduler
+    config,  # a dictionary, a JSON file, its folder, or `.config` of another scheduler
     subfolder: str | None = None,  # such as "scheduler", within that folder
     **overrides,  # keys that replace those of the config
 ):
-    "Build from a config; another scheduler's keys are set aside, and its defaults give way."
+    "Build from a config; another scheduler's keys are set aside, its defaults dropped."
     if isinstance(config, (str, os.PathLike)):
-        path = Path(config).expanduser()/(subfolder or "")
-        config = read_json(path/cls.config_name if path.is_dir() else path)
+        path = Path(config).expanduser() / (subfolder or "")
+        config = read_json(path / cls.config_name if path.is_dir() else path)
     if not isinstance(config, dict):
-        raise ConfigError(f"config is a dictionary, a file or a folder; got a {type(config).__name__}")
-    by_default = config.get("_use_default_values", ())  # what nobody chose, as diffusers notes it
+        raise ConfigError("config is a dictionary, a file or a folder; got a "
+                          f"{type(config).__name__}")
+    by_default = config.get("_use_default_values", ())  # what nobody chose
     own, chosen, aside = cls.config_keys(), {}, {}
     for key, value in config.items():
         known = key in own or key in cls.fixed_config or key in cls.other_keys
@@ -203,30 +261,31 @@ def from_config(
         if key in own: chosen[key] = value
         elif key in cls.other_keys.keys() - cls.fixed_config: aside[key] = value
         elif _asks_nothing(key, value, {*own, *cls.other_keys}): aside[key] = value
-        else: chosen[key] = value  # refused, unless it is the one value that is supported
+        else: chosen[key] = value  # refused, unless it is the value supported
     for key, names in cls.synonyms.items():
-        if isinstance(chosen.get(key), str): chosen[key] = names.get(chosen[key], chosen[key])
+        value = chosen.get(key)
+        if isinstance(value, str): chosen[key] = names.get(value, value)
     self = super(Scheduler, cls).from_config(chosen, **overrides)
-    if said := self._set_aside(aside):
-        warnings.warn(f"{cls.__name__} has no use for {', '.join(said)}: set aside, and kept for saving",
-                      stacklevel=2)
+    if asking := self._set_aside(aside):
+        warnings.warn(f"{cls.__name__} has no use for {', '.join(asking)}: set aside, "
+                      "and kept for saving", stacklevel=2)
     return self
 
 # %% ../nbs/04_scheduler.ipynb #cell078b
 @patch_to(Scheduler)
 def _set_aside(self, aside):
-    "Keep another scheduler's keys for saving; those that ask for something are returned."
-    said = [f"{key}={value!r}" for key, value in aside.items()
+    "Keep another scheduler's keys for saving; those that ask for something come back."
+    asking = [f"{key}={value!r}" for key, value in aside.items()
             if not _asks_nothing(key, value, ()) and value not in self.other_keys[key]]
     dict.update(self.config, Config(aside))
-    return said
+    return asking
 
 @patch_to(Scheduler)
 @classmethod
 def from_pretrained(
     cls,
     name,  # a folder, a config file, or the id of a repository on the Hugging Face Hub
-    subfolder: str | None = None,  # such as "scheduler", within the folder of a pipeline
+    subfolder: str | None = None,  # such as "scheduler", within that of a pipeline
     revision: str | None = None,  # branch, tag or commit on the Hub
     **overrides,  # keys that replace those of the config
 ):
@@ -239,14 +298,14 @@ def from_pretrained(
 # %% ../nbs/04_scheduler.ipynb #cell080
 @patch_to(Scheduler)
 def _note_config(self):
-    "Check every key. Only `_own` is obeyed; `config` may come to hold others' keys, too."
+    "Check every key. Only `_own` is obeyed; `config` may hold others' keys, too."
     own = {key: self.kinds[key](key, value) for key, value in self.config.items()}
     dict.update(self.config, own)
-    by_default = {key: own[key] for key in own.keys() - self._given}  # these do not travel
+    by_default = {key: own[key] for key in own.keys() - self._given}  # stays behind
     dict.update(self.config, _use_default_values=by_default)
     self._own = Config(own)
     limits = [k for k in ("thresholding", "clip_sample") if own.get(k)]
-    self._limit = limits[0] if limits else None  # how predicted pictures are kept in range
+    self._limit = limits[0] if limits else None  # how predictions stay in range
     self.prediction_type = own.get("prediction_type", self.prediction_type)
 
 @patch_to(Scheduler)
@@ -256,17 +315,21 @@ def _build(self):
     c = self._own
     T, zero_snr = c.num_train_timesteps, c.get("rescale_betas_zero_snr")
     betas = torch.tensor(c.trained_betas or (), dtype=torch.float32)
-    if c.trained_betas is None: betas = make_betas(c.beta_schedule, T, c.beta_start, c.beta_end)
+    if c.trained_betas is None:
+        betas = make_betas(c.beta_schedule, T, c.beta_start, c.beta_end)
     if len(betas) != T:
-        raise ConfigError(f"trained_betas has {len(betas)} entries, not num_train_timesteps={T}")
+        raise ConfigError(f"trained_betas has {len(betas)} entries, "
+                          f"not num_train_timesteps={T}")
     if not ((betas > 0) & (1 - betas > 0) & (1 - betas < 1)).all():
-        raise ConfigError("every beta must lie above 0 (by 6e-8) and below 1; beta_start, beta_end or "
-                          f"trained_betas make them {betas.min():.3g} to {betas.max():.3g}")
+        raise ConfigError("every beta must lie above 0 (by 6e-8) and below 1; "
+                          "beta_start, beta_end or trained_betas make them "
+                          f"{betas.min():.3g} to {betas.max():.3g}")
     self.betas = rescale_zero_terminal_snr(betas) if zero_snr else betas
     self.alphas = 1 - self.betas
     self.alphas_cumprod = self.alphas.cumprod(0)
     if self.alphas_cumprod[:T - bool(zero_snr)].min() < 1e-30:
-        raise ConfigError("beta_start, beta_end and num_train_timesteps leave nothing of the picture")
+        raise ConfigError("beta_start, beta_end and num_train_timesteps leave nothing "
+                          "of the picture")
     self._set(np.arange(T)[::-1])
 
 # %% ../nbs/04_scheduler.ipynb #cell082
@@ -275,17 +338,12 @@ def only_one(**given):
     if sum(value is not None for value in given.values()) != 1:
         raise ValueError(f"give exactly one of {', '.join(given)}")
 
-def falling(
-    name: str,  # of the argument
-    values,  # a list, an array or a tensor of numbers
-    low: float,  # the smallest that the last may be
-    high: float,  # the largest that the first may be
-    equal: bool = False,  # may neighbours be equal?
-) -> np.ndarray:  # (n,) float64
-    "The values, or a `ValueError` where they do not fall, from `high` at most to `low`."
+def falling(name: str, values, low, high, equal: bool = False) -> np.ndarray:
+    """The values as float64 (n,), or a `ValueError` where they do not fall from at most
+    `high` to at least `low`; neighbours may be `equal`."""
     try: array = torch.as_tensor(values, dtype=torch.float64, device="cpu").numpy()
     except (TypeError, ValueError, RuntimeError): array = np.zeros(0)
-    good = array.ndim == 1 and len(array) and (np.diff(array) < (1e-12 if equal else 0)).all()
+    good = array.ndim == 1 and len(array) and (np.diff(array) < equal * 1e-12).all()
     if good and low <= array[-1] and array[0] <= high: return array
     raise ValueError(f"{name} are numbers that fall, between {high:g} and {low:g}; "
                      f"got {shorten(values)}")
@@ -293,29 +351,29 @@ def falling(
 @patch_to(Scheduler)
 def _set(self, timesteps, device=None):
     timesteps = [int(t) for t in timesteps]
-    self.timesteps, self.num_inference_steps = torch.tensor(timesteps, device=device), len(timesteps)
+    self.timesteps = torch.tensor(timesteps, device=device)
+    self.num_inference_steps = len(timesteps)
     self._previous = dict(zip(timesteps, timesteps[1:] + [-1]))
 
 @patch_to(Scheduler)
-def set_timesteps(
-    self,
-    num_inference_steps: int,  # how many steps a picture takes
-    device=None,  # where `timesteps` goes
-):
-    "Choose the timesteps that sampling visits. Before the first call, those are all that there are."
+def set_timesteps(self, num_inference_steps: int, device=None):
+    "Choose the timesteps that sampling visits; before the first call, all."
     c, T = self._own, len(self)
-    timesteps = spaced_timesteps(num_inference_steps, T, c.timestep_spacing, c.steps_offset).round()
+    timesteps = spaced_timesteps(
+        num_inference_steps, T, c.timestep_spacing, c.steps_offset).round()
     if timesteps[0] >= T:
-        raise ValueError(f"{num_inference_steps} steps with steps_offset={c.steps_offset} start at "
-                         f"timestep {timesteps[0]:.0f}, beyond the last, {T - 1}")
+        raise ValueError(
+            f"{num_inference_steps} steps with steps_offset={c.steps_offset} start at "
+            f"timestep {timesteps[0]:.0f}, beyond the last, {T - 1}")
     self._set(timesteps, device)
 
 # %% ../nbs/04_scheduler.ipynb #cell083
 def one_timestep(timestep) -> float:
     "A timestep as a number, whether it came as one or as a tensor with one entry."
-    if isinstance(timestep, (torch.Tensor, np.ndarray)):
+    if isinstance(timestep, (Tensor, np.ndarray)):
         if math.prod(timestep.shape) != 1 or getattr(timestep, "is_meta", False):
-            raise ValueError(f"a step takes one timestep for all pictures, got {timestep!r}")
+            raise ValueError("a step takes one timestep for all pictures, "
+                             f"got {timestep!r}")
         timestep = timestep.item()
     return number("timestep", timestep)
 
@@ -323,36 +381,34 @@ def one_timestep(timestep) -> float:
 def _current(self, timestep):
     t = one_timestep(timestep)
     if t in self._previous: return int(t)
-    raise ValueError(f"timestep {t:g} is not among the {len(self._previous)} of `timesteps`")
+    count = len(self._previous)
+    raise ValueError(f"timestep {t:g} is not among the {count} of `timesteps`")
 
 # %% ../nbs/04_scheduler.ipynb #cell085
 def check_alike(**tensors):
-    "Raise a `ValueError` unless all are tensors of real numbers, shaped and placed like the last."
-    *_, last = tensors.values()
+    "Raise a `ValueError` unless all are real tensors, shaped and placed like the last."
+    *_, (last_name, last) = tensors.items()
     shape, device = getattr(last, "shape", ()), getattr(last, "device", None)
     for name, x in reversed(tensors.items()):
-        good = isinstance(x, torch.Tensor) and x.is_floating_point() and x.shape == shape
+        good = isinstance(x, Tensor) and x.is_floating_point() and x.shape == shape
         if not good: check_tensor(name, x, *shape)
         if x.device != device:
-            raise ValueError(f"{name} is on {x.device}, and {[*tensors][-1]} on {device}")
+            raise ValueError(f"{name} is on {x.device}, and {last_name} on {device}")
 
-def for_each(
-    values: torch.Tensor,  # one for each picture, or one for all
-    like: torch.Tensor,  # the pictures (n, ...)
-) -> torch.Tensor:  # (n, 1, 1, ...) or (1, 1, 1, ...), on the device of `like`
-    "Values shaped so that they multiply pictures."
+def for_each(values: Tensor, like: Tensor) -> Tensor:
+    "Values, one for each or one for all, as (n, 1, 1, ...) to multiply pictures with."
     values = torch.as_tensor(values, device=like.device).flatten()
     if len(values) not in (1, *like.shape[:1]):
         raise ValueError("timesteps: expected one for each picture or one for all, "
                          f"got {len(values)} for {len(like)} pictures")
-    return values.view(-1, *[1]*(like.dim() - 1))
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 # %% ../nbs/04_scheduler.ipynb #cell086
-def check_timesteps(timesteps, low, high, whole=False) -> torch.Tensor:
-    "The timesteps as a tensor, or a `ValueError` where they are no numbers, or out of range."
+def check_timesteps(timesteps, low, high, whole=False) -> Tensor:
+    "The timesteps as a tensor, or a `ValueError` where they are none, or out of range."
     try: t = torch.as_tensor(timesteps)
     except (TypeError, ValueError, RuntimeError): t = torch.tensor(False)
-    good = t.dtype != torch.bool and not t.is_complex() and t.dim() < 2 and not t.is_meta
+    good = t.dtype != torch.bool and not (t.is_complex() or t.is_meta) and t.dim() < 2
     if good and t.device.type == "cpu":  # to look, a GPU would have to wait
         good = ((t >= low) & (t <= high) & (t == t.round() if whole else True)).all()
     if good: return t
@@ -360,66 +416,50 @@ def check_timesteps(timesteps, low, high, whole=False) -> torch.Tensor:
                      f"got {shorten(timesteps)}")
 
 @patch_to(Scheduler)
-def alpha_sigma(
-    self,
-    timesteps: torch.Tensor,  # (n,), each in 0 ... num_train_timesteps - 1; or a single one
-    like: torch.Tensor,  # the pictures they are for, (n, ...)
-) -> tuple:  # (alpha, sigma), each (n, 1, 1, ...), in the type and on the device of `like`
-    "How much picture and how much noise there is at each of the timesteps."
+def alpha_sigma(self, timesteps: Tensor, like: Tensor) -> tuple:
+    """The shares (alpha, sigma) of picture and noise at the timesteps (n,), each
+    (n, 1, 1, ...), of the type and on the device of the pictures `like` (n, ...)."""
     t = check_timesteps(timesteps, 0, len(self) - 1, whole=True)
     bar = self.alphas_cumprod.to(like.device)[for_each(t, like).long()]
     bar = bar.to(torch.promote_types(like.dtype, torch.float32))
     return bar.sqrt().to(like.dtype), (1 - bar).sqrt().to(like.dtype)
 
-# %% ../nbs/04_scheduler.ipynb #cell087
 @patch_to(Scheduler)
 def add_noise(
     self,
-    original_samples: torch.Tensor,  # clean pictures (n, ...)
-    noise: torch.Tensor,  # shaped like them
-    timesteps: torch.Tensor,  # (n,)
-) -> torch.Tensor:  # shaped like the pictures
-    "Mix pictures and noise in the proportions of their timesteps: the forward process in one stroke."
+    original_samples: Tensor,  # clean pictures (n, ...)
+    noise: Tensor,  # shaped like them
+    timesteps: Tensor,  # (n,)
+) -> Tensor:  # shaped like the pictures
+    "Pictures and noise in the proportions of their timesteps: the forward process."
     check_alike(noise=noise, original_samples=original_samples)
     alpha, sigma = self.alpha_sigma(timesteps, original_samples)
-    return alpha*original_samples + sigma*noise
+    return alpha * original_samples + sigma * noise
 
 @patch_to(Scheduler)
 def get_velocity(self, sample, noise, timesteps):
     "The v-prediction target for clean pictures, whatever this scheduler's own type is."
     check_alike(noise=noise, sample=sample)
-    return prediction_target("v_prediction", sample, noise, *self.alpha_sigma(timesteps, sample))
+    shares = self.alpha_sigma(timesteps, sample)
+    return prediction_target("v_prediction", sample, noise, *shares)
 
 # %% ../nbs/04_scheduler.ipynb #cell089
 @patch_to(Scheduler)
 def _split(self, output, x, alpha, sigma):
-    "The clean picture and the noise as the network sees them, clipped if the config says so."
+    "Picture (clipped if the config says so) and noise, as the network sees them."
     check_alike(model_output=output, sample=x)
-    x0, noise = split_mixture(self.prediction_type, at_least_float(output), x, alpha, sigma)
-    c = self._own
-    if self._limit == "clip_sample": x0 = x0.clamp(-c.clip_sample_range, c.clip_sample_range)
+    output, c = at_least_float(output), self._own
+    x0, noise = split_mixture(self.prediction_type, output, x, alpha, sigma)
+    if self._limit == "clip_sample":
+        x0 = x0.clamp(-c.clip_sample_range, c.clip_sample_range)
     if self._limit == "thresholding":
         x0 = dynamic_threshold(x0, c.dynamic_thresholding_ratio, c.sample_max_value)
     return x0, noise
 
-@patch_to(Scheduler)
-def scale_model_input(self, sample, timestep=None):
-    "What the network should be shown; most schedulers change nothing."
-    return sample
-
-@patch_to(Scheduler)
-def __len__(self): return self._own.num_train_timesteps
-
-@patch_to(Scheduler)
-def __repr__(self):
-    return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config.shown().items())})"
-
 # %% ../nbs/04_scheduler.ipynb #cell091
-def randn_like(
-    x: torch.Tensor,
-    generator: torch.Generator | list | None = None,  # one for all pictures, or a list with one for each
-) -> torch.Tensor:  # shaped like x, on its device and of its type
-    "Standard Gaussian noise, drawn where the generator lives: a seed means the same everywhere."
+def randn_like(x: Tensor, generator: torch.Generator | list | None = None) -> Tensor:
+    """Standard Gaussian noise, of the shape, device and type of x, drawn where the
+    generator lives; a list of them holds one for each picture."""
     if isinstance(generator, (list, tuple)) and len(generator) != 1:
         if x.dim() == 0 or len(generator) != len(x):
             count = len(x) if x.dim() else 1
@@ -430,7 +470,8 @@ def randn_like(
         raise ValueError("generator is a torch.Generator, or a list of them; got "
                          f"{shorten(generator)}")
     device = generator.device if generator is not None else x.device
-    return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+    noise = torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype)
+    return noise.to(x.device)
 
 # %% ../nbs/04_scheduler.ipynb #cell093
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log",
@@ -442,61 +483,61 @@ class DDPMScheduler(Scheduler):
     kinds = CONFIG_KINDS | dict(variance_type=is_one_of(*VARIANCE_TYPES, None))
 
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
-                 beta_schedule="linear", trained_betas=None, variance_type="fixed_small",
-                 clip_sample=True, prediction_type="epsilon", thresholding=False,
-                 dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0,
-                 timestep_spacing="leading", steps_offset=0, rescale_betas_zero_snr=False):
+    def __init__(
+        self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
+        beta_schedule="linear", trained_betas=None, variance_type="fixed_small",
+        clip_sample=True, prediction_type="epsilon", thresholding=False,
+        dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0,
+        timestep_spacing="leading", steps_offset=0, rescale_betas_zero_snr=False):
         self._build()
 
     def previous_timestep(self, timestep) -> int:
         "The timestep that the step from `timestep` leads to; -1 is the clean picture."
         return self._previous[self._current(timestep)]
 
-    def _deviation(self, bar_t, bar_s, extra):
-        kind, large = self._own.variance_type or "fixed_small", 1 - bar_t/bar_s
-        small = ((1 - bar_s)/(1 - bar_t)*large).clamp(min=1e-20)
+    def _std(self, bar_t, bar_s, extra):
+        kind, large = self._own.variance_type or "fixed_small", 1 - bar_t / bar_s
+        small = ((1 - bar_s) / (1 - bar_t) * large).clamp(min=1e-20)
         if kind.startswith("fixed"): return (small if "small" in kind else large).sqrt()
         if kind == "learned": return extra.sqrt()
-        share = (extra + 1)/2  # "learned_range": between the two, on a logarithmic scale
-        return (0.5*(share*large.log() + (1 - share)*small.log())).exp()
+        share = (extra + 1) / 2  # "learned_range": between the two logarithms
+        return (0.5 * (share * large.log() + (1 - share) * small.log())).exp()
 
 # %% ../nbs/04_scheduler.ipynb #cell094
 @patch_to(DDPMScheduler)
 def step(
     self,
-    model_output: torch.Tensor,  # what the network said; for a learned variance in twice the channels
+    model_output: Tensor,  # the network's; twice the channels for a learned variance
     timestep,  # one of `timesteps`
-    sample: torch.Tensor,  # x_t
+    sample: Tensor,  # x_t
     generator: torch.Generator | None = None,  # for the fresh noise
-    return_dict: bool = True,  # as in diffusers; what comes back is a tuple with names either way
+    return_dict: bool = True,  # as in diffusers; a named tuple either way
 ) -> SchedulerOutput:
     "From x_t to the picture at the timestep before."
     t, x = self._current(timestep), at_least_float(sample)
     s = self._previous[t]
-    bar_t, bar_s = self.alphas_cumprod[t], self.alphas_cumprod[s] if s >= 0 else torch.tensor(1.0)
-    alpha = bar_t/bar_s  # of this step, which may be many training steps long
+    bar_t = self.alphas_cumprod[t]
+    bar_s = self.alphas_cumprod[s] if s >= 0 else torch.tensor(1.0)
+    alpha = bar_t / bar_s  # of this step, which may be many training steps long
     learned, extra = "learned" in (self._own.variance_type or ""), None
     if learned:
         shape = *sample.shape[:1], "twice the channels", *sample.shape[2:]
         check_tensor("model_output", model_output, *shape)
         model_output, extra = model_output.chunk(2, dim=1)
     x0, _ = self._split(model_output, x, bar_t.sqrt(), (1 - bar_t).sqrt())
-    mean = bar_s.sqrt()*(1 - alpha)/(1 - bar_t)*x0 + alpha.sqrt()*(1 - bar_s)/(1 - bar_t)*x
-    if t > 0: mean = mean + self._deviation(bar_t, bar_s, extra)*randn_like(model_output, generator)
+    mean = (bar_s.sqrt() * (1 - alpha) / (1 - bar_t) * x0
+            + alpha.sqrt() * (1 - bar_s) / (1 - bar_t) * x)
+    if t > 0:
+        std = self._std(bar_t, bar_s, extra)
+        mean = mean + std * randn_like(model_output, generator)
     return SchedulerOutput(mean.to(sample.dtype), x0.to(sample.dtype))
 
 @patch_to(DDPMScheduler)
-def set_timesteps(
-    self,
-    num_inference_steps: int | None = None,  # how many steps a picture takes
-    device=None,  # where `timesteps` goes
-    *,
-    timesteps=None,  # or the timesteps themselves: a list of whole numbers that fall
-):
-    "Choose the timesteps that sampling visits."
+def set_timesteps(self, num_inference_steps=None, device=None, *, timesteps=None):
+    "Choose the timesteps that sampling visits: how many, or a falling list of them."
     only_one(num_inference_steps=num_inference_steps, timesteps=timesteps)
-    if timesteps is None: return super(DDPMScheduler, self).set_timesteps(num_inference_steps, device)
+    if timesteps is None:
+        return super(DDPMScheduler, self).set_timesteps(num_inference_steps, device)
     timesteps = falling("timesteps", timesteps, 0, len(self) - 1)
     check_timesteps(timesteps, 0, len(self) - 1, whole=True)
     self._set(timesteps, device)
@@ -504,92 +545,49 @@ def set_timesteps(
 # %% ../nbs/04_scheduler.ipynb #cell102
 @torch.no_grad()
 def sample(
-    model,  # called as `model(x, t)`, with x (n, ...) and t one of the scheduler's timesteps
+    model,  # called as `model(x, t)`, with x (n, ...) and t one of the timesteps
     scheduler: Scheduler,
-    noise: torch.Tensor,  # standard Gaussian noise (n, ...): what each picture starts from
+    noise: Tensor,  # standard Gaussian (n, ...); with `timesteps`, the start state
     steps: int = 50,  # how many
-    generator: torch.Generator | None = None,  # for noise drawn on the way, where the scheduler draws any
-    on_step=None,  # called after each step as `on_step(i, t, output)` with the `SchedulerOutput`
+    generator: torch.Generator | None = None,  # for noise drawn on the way
+    on_step=None,  # `on_step(i, t, output)` after each; may return a new state
+    *,
+    timesteps=None,  # in place of `steps`: those of `scheduler.timesteps` to visit
     **step_kwargs,  # passed on to `scheduler.step`, such as `eta`
-) -> torch.Tensor:  # shaped like the noise
-    "From noise to pictures."
+) -> Tensor:  # shaped like the noise
+    "From noise to pictures; or from any state on, at the first of `timesteps`."
     check_alike(noise=noise)
-    scheduler.set_timesteps(steps, device=noise.device)
-    x = noise*scheduler.init_noise_sigma
-    for i, t in enumerate(scheduler.timesteps):
+    if timesteps is None:
+        scheduler.set_timesteps(steps, device=noise.device)
+        timesteps, noise = scheduler.timesteps, noise * scheduler.init_noise_sigma
+    x = noise
+    if generator is not None: step_kwargs["generator"] = generator
+    for i, t in enumerate(timesteps):
         output = model(scheduler.scale_model_input(x, t), t)
-        output = scheduler.step(output, t, x, generator=generator, **step_kwargs)
-        x = output.prev_sample
-        if on_step is not None: on_step(i, t, output)
+        output = scheduler.step(output, t, x, **step_kwargs)
+        replaced = on_step(i, t, output) if on_step else None
+        x = output.prev_sample if replaced is None else replaced
     return x
 
-# %% ../nbs/04_scheduler.ipynb #cell110
-def rescale_zero_terminal_snr(
-    betas: torch.Tensor,  # (T,)
-) -> torch.Tensor:  # (T,), the last one is 1: nothing of the picture survives the last step
-    """Shift and stretch a schedule so that its last step is pure noise and its first stays as it was
-    ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), algorithm 1)."""
-    signal = (1 - check_tensor("betas", betas, "T")).cumprod(0).sqrt()
-    if not len(signal) or not signal[0] > signal[-1]:
-        raise ConfigError("betas: expected two or more between 0 and 1 (num_train_timesteps "
-                          f"above 1), got {shorten(betas)}")
-    signal = (signal - signal[-1])*(signal[0]/(signal[0] - signal[-1]))
-    alpha_bar = signal**2
-    return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:]/alpha_bar[:-1]])
-
-# %% ../nbs/04_scheduler.ipynb #cell127
-def training_target(
-    scheduler: Scheduler,
-    x0: torch.Tensor,  # clean pictures (n, ...)
-    noise: torch.Tensor,  # shaped like them
-    timesteps: torch.Tensor,  # (n,)
-) -> torch.Tensor:  # shaped like x0
-    "What the network should answer to `scheduler.add_noise(x0, noise, timesteps)`, by its prediction type."
-    check_alike(noise=noise, x0=x0)
-    return prediction_target(scheduler.prediction_type, x0, noise, *scheduler.alpha_sigma(timesteps, x0))
-
-# %% ../nbs/04_scheduler.ipynb #cell129
-def shape_pages(
-    n: int,  # how many
-    generator: torch.Generator | None = None,
-) -> torch.Tensor:  # (n, 3, 32, 32) in [-1, 1]
-    "Pages with one big shape in the middle, on white."
-    from minidiff.sketchbook import BACKGROUNDS, PLACES, SIZES, Sketchbook
-    book = Sketchbook(size=32)
-    scenes = book.sample_scenes(8*n + 100, generator, n_objects=1, split="all")
-    scenes = scenes[scenes.place == list(PLACES).index("middle")][:n]
-    scenes.background[:], scenes.size[:, 0] = list(BACKGROUNDS).index("white"), list(SIZES).index("big")
-    return book.paint(scenes)
-
-# %% ../nbs/04_scheduler.ipynb #cell132
-def shape_painter():
-    "A small untrained denoiser for `shape_pages`; called as `painter(x, t)`."
-    from minidiff.sd_unet import UNet2DConditionModel
-
-    class Painter(UNet2DConditionModel):
-        def forward(self, x, t):
-            "x (n, 3, 32, 32), t one timestep or (n,) -> (n, 3, 32, 32)"
-            folded, nobody_asks = torch.nn.functional.pixel_unshuffle(x, 4), x.new_zeros(len(x), 1, 8)
-            return torch.nn.functional.pixel_shuffle(super().forward(folded, t, nobody_asks), 4)
-
-    return Painter(in_channels=48, out_channels=48, block_out_channels=(48, 96), layers_per_block=1,
-                   norm_num_groups=8, cross_attention_dim=8, attention_head_dim=8,
-                   down_block_types=("DownBlock2D",)*2, up_block_types=("UpBlock2D",)*2)
-
 # %% ../nbs/04_scheduler.ipynb #cell135
-def train_shape_painter(
-    scheduler: Scheduler,  # whose mixtures and targets to learn
-    steps: int = 700,  # how many
-    seed: int = 0,  # of the weights and the batches
-):  # the `Trainer`, when it is done: `.ema_model` is the painter, `.losses` how he learned
-    "Algorithm 1: learn to take mixtures of pages and noise apart."
+def training_target(scheduler, x0: Tensor, noise: Tensor, timesteps) -> Tensor:
+    "What to answer to `scheduler.add_noise(x0, noise, timesteps)`."
+    check_alike(noise=noise, x0=x0)
+    shares = scheduler.alpha_sigma(timesteps, x0)
+    return prediction_target(scheduler.prediction_type, x0, noise, *shares)
+
+def train_shape_painter(scheduler: Scheduler, steps: int = 700, seed: int = 0):
+    """Algorithm 1 for the mixtures and targets of a scheduler. Returns the `Trainer`;
+    its `.ema_model` is the painter."""
     from minidiff.training import Trainer, seed_all
 
     pages = shape_pages(2048, torch.Generator().manual_seed(1))
 
     def batch(generator):
-        which, t = (torch.randint(n, (16,), generator=generator) for n in (len(pages), len(scheduler)))
-        return dict(x0=pages[which], t=t, noise=torch.randn(16, *pages.shape[1:], generator=generator))
+        which = torch.randint(len(pages), (16,), generator=generator)
+        t = torch.randint(len(scheduler), (16,), generator=generator)
+        noise = torch.randn(16, *pages.shape[1:], generator=generator)
+        return dict(x0=pages[which], t=t, noise=noise)
 
     def loss(painter, batch):
         parts = batch["x0"], batch["noise"], batch["t"]
@@ -597,6 +595,6 @@ def train_shape_painter(
         return (answer - training_target(scheduler, *parts)).square().mean()
 
     seed_all(seed)
-    trainer = Trainer(shape_painter(), loss, batch, steps, lr=3e-3, ema=0.99, channels_last=True,
-                      name="painter")
+    trainer = Trainer(shape_painter(), loss, batch, steps, lr=3e-3, ema=0.99,
+                      channels_last=True, name="painter")
     return trainer.fit()
