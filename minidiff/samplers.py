@@ -12,89 +12,85 @@ import math, warnings
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from .hub import ConfigError, number, one_of, patch_to, register_config, whole_number
+from .hub import ConfigError, number, patch_to, register_config, whole_number
 from .scheduler import (
-    CONFIG_KINDS, VARIANCE_TYPES, Scheduler, SchedulerOutput, at_least_float, check_alike,
-    check_timesteps, falling, for_each, is_flag, is_number, is_one_of, is_whole, one_timestep,
-    only_one, randn_like, spaced_timesteps)
+    CONFIG_KINDS, VARIANCE_TYPES, Scheduler, SchedulerOutput, at_least_float,
+    check_alike, check_timesteps, falling, for_each, is_flag, is_number, is_one_of,
+    is_whole, one_timestep, only_one, randn_like, spaced_timesteps)
 
 # %% ../nbs/05_samplers.ipynb #cell017
 class DDIMScheduler(Scheduler):
     """Long steps, with as much fresh noise as you like, from none to DDPM's
     ([Song et al. 2021](https://arxiv.org/abs/2010.02502), equation 12)."""
-
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
-                 trained_betas=None, clip_sample=True, set_alpha_to_one=True, steps_offset=0,
-                 prediction_type="epsilon", thresholding=False, dynamic_thresholding_ratio=0.995,
-                 clip_sample_range=1.0, sample_max_value=1.0, timestep_spacing="leading",
-                 rescale_betas_zero_snr=False):
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
+                 beta_schedule="linear", trained_betas=None, clip_sample=True,
+                 set_alpha_to_one=True, steps_offset=0, prediction_type="epsilon",
+                 thresholding=False, dynamic_thresholding_ratio=0.995,
+                 clip_sample_range=1.0, sample_max_value=1.0,
+                 timestep_spacing="leading", rescale_betas_zero_snr=False):
         self._build()
 
-    def _stride(self): return len(self)//self.num_inference_steps
-
+    def _stride(self): return len(self) // self.num_inference_steps
     def _alpha_bar(self, t):
-        if t >= 0: return self.alphas_cumprod[t]
-        return torch.tensor(1.0) if self._own.set_alpha_to_one else self.alphas_cumprod[0]
+        if t < 0 and self._own.set_alpha_to_one: return torch.tensor(1.0)
+        return self.alphas_cumprod[max(t, 0)]
 
-    def _move(self, output, t, s, sample, eta=0.0, reclip=False, generator=None, fresh=None):
+    def _move(self, output, t, s, sample, eta=0, reclip=False, generator=None,
+              fresh=None):
         bar_t, bar_s = self._alpha_bar(t), self._alpha_bar(s)
-        x, alpha, sigma = at_least_float(sample), bar_t.sqrt(), (1 - bar_t).sqrt()
-        x0, noise = self._split(output, x, alpha, sigma)
-        if reclip: noise = (x - alpha*x0)/sigma
-        deviation = eta*((1 - bar_s)/(1 - bar_t)*(1 - bar_t/bar_s)).sqrt()
-        prev = bar_s.sqrt()*x0 + (1 - bar_s - deviation**2).clamp(min=0).sqrt()*noise
-        if eta > 0: prev = prev + deviation*(randn_like(output, generator) if fresh is None else fresh)
+        x0_share, noise_share = bar_t.sqrt(), (1 - bar_t).sqrt()
+        x = at_least_float(sample)
+        x0, noise = self._split(output, x, x0_share, noise_share)
+        if reclip: noise = (x - x0_share * x0) / noise_share
+        std = eta * ((1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s)).sqrt()
+        prev = bar_s.sqrt() * x0 + (1 - bar_s - std**2).clamp(min=0).sqrt() * noise
+        if eta > 0 and fresh is None: fresh = randn_like(output, generator)
+        if eta > 0: prev = prev + std * fresh
         return SchedulerOutput(prev.to(sample.dtype), x0.to(sample.dtype))
 
 # %% ../nbs/05_samplers.ipynb #cell018
 @patch_to(DDIMScheduler)
 def step(
     self,
-    model_output: torch.Tensor,  # what the network said
+    model_output: Tensor,  # what the network said
     timestep,  # one of `timesteps`
-    sample: torch.Tensor,  # x_t
+    sample: Tensor,  # x_t
     eta: float = 0.0,  # how much fresh noise: 0 none, 1 as much as DDPM
-    use_clipped_model_output: bool = False,  # recompute the noise from the clipped picture
+    use_clipped_model_output: bool = False,  # take the noise from the clipped picture
     generator: torch.Generator | None = None,  # for the fresh noise
-    variance_noise: torch.Tensor | None = None,  # or the noise itself
-    return_dict: bool = True,  # as in diffusers; what comes back is a tuple with names either way
+    variance_noise: Tensor | None = None,  # or the noise itself
+    return_dict: bool = True,  # as in diffusers; a named tuple comes back either way
 ) -> SchedulerOutput:
-    "From x_t to the picture `num_train_timesteps // num_inference_steps` timesteps before."
-    t, reclip, eta = self._current(timestep), use_clipped_model_output, number("eta", eta, 0, 1)
+    "One stride down, `num_train_timesteps // num_inference_steps` timesteps long."
+    t = self._current(timestep)
+    eta = number("eta", eta, 0, 1)
     if variance_noise is not None:
         only_one(generator=generator, variance_noise=variance_noise)
         check_alike(variance_noise=variance_noise, sample=sample)
-    return self._move(model_output, t, t - self._stride(), sample, eta, reclip, generator, variance_noise)
+    return self._move(model_output, t, t - self._stride(), sample, eta,
+                      use_clipped_model_output, generator, variance_noise)
 
-# %% ../nbs/05_samplers.ipynb #cell018b
 @patch_to(DDIMScheduler)
-def set_timesteps(
-    self,
-    num_inference_steps: int,  # how many steps a picture takes
-    device=None,  # where `timesteps` goes
-):
-    "Choose the timesteps that sampling visits; a warning where strides of one length miss some."
+def set_timesteps(self, num_inference_steps: int, device=None):
+    "Choose the timesteps to visit; a warning where strides of one length miss some."
     super(DDIMScheduler, self).set_timesteps(num_inference_steps, device)
     stride = self._stride()
     missed = max(abs(max(t - stride, -1) - s) for t, s in self._previous.items())
     if missed:
         warnings.warn(
-            f"every step of {type(self).__name__} is {stride} timesteps long, as in diffusers; with "
-            f"timestep_spacing={self._own.timestep_spacing!r} and num_inference_steps="
-            f"{num_inference_steps} it ends up to {missed} away from the next one", stacklevel=2)
+            f"every step of {type(self).__name__} is {stride} timesteps long, as in "
+            f"diffusers; with timestep_spacing={self._own.timestep_spacing!r} and "
+            f"num_inference_steps={num_inference_steps} it ends up to {missed} away "
+            "from the next one", stacklevel=2)
 
 # %% ../nbs/05_samplers.ipynb #cell035
-def karras_sigmas(
-    high: float,  # the first noise level
-    low: float,  # the last one
-    n: int,  # how many
-    rho: float = 7.0,  # the larger, the more of the levels are low
-) -> np.ndarray:  # (n,) float64, falling
-    """Noise levels evenly spaced in their `rho`-th root
+def karras_sigmas(high: float, low: float, n: int, rho: float = 7.0) -> np.ndarray:
+    """`n` noise levels from `high` down to `low`, evenly spaced in their `rho`-th root
     ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), equation 5)."""
-    return np.linspace(high**(1/rho), low**(1/rho), n)**rho
+    return np.linspace(high**(1 / rho), low**(1 / rho), n)**rho
 
 # %% ../nbs/05_samplers.ipynb #cell037b
 def _indices(timesteps):
@@ -104,14 +100,13 @@ def _indices(timesteps):
     return where
 
 class StepCounter:
-    "Knows which step a scheduler is at: it counts, since one timestep may be visited twice."
-    step_index = property(lambda self: self._at, doc="The step to come; `None` before the first.")
-    begin_index = property(lambda self: self._begin, doc="Where a loop begins, if anybody said so.")
-
+    """Counts steps, since a timestep may be visited twice: `step_index` is the next,
+    `begin_index` where a loop begins, `model_outputs` what earlier steps have left."""
     def set_begin_index(self, begin_index: int = 0):
-        "Say at which of `timesteps` a loop begins; needed only where that one is visited twice."
-        self._begin = whole_number("begin_index", begin_index, 0, len(self._known) - 1)
-        self._at, self._past = None, []
+        "At which of `timesteps` a loop begins; needed where that one is visited twice."
+        last = len(self._known) - 1
+        self.begin_index = whole_number("begin_index", begin_index, 0, last)
+        self.step_index, self.model_outputs = None, []
 
     def index_for_timestep(self, timestep, schedule_timesteps=None) -> int:
         "The index of a timestep; of one that is visited twice, the second."
@@ -119,240 +114,222 @@ class StepCounter:
         if schedule_timesteps is not None:
             where = _indices(torch.as_tensor(schedule_timesteps).tolist())
         if timestep in where: return where[timestep][:2][-1]
-        raise ValueError(f"timestep {timestep:g} is not among the {len(where)} of `timesteps`")
+        raise ValueError(f"timestep {timestep:g} is not among the {len(where)} of "
+                         "`timesteps`")
 
     def _count_from(self, timesteps):
         self._known, self._where = timesteps, _indices(timesteps)
-        self._begin, self._at, self._past = None, None, []
+        self.begin_index, self.step_index, self.model_outputs = None, None, []
 
     def _find(self, timestep):
-        "Where a loop begins that begins with this timestep."
-        for start in (self._begin or 0, 0):
+        for start in (self.begin_index or 0, 0):
             if self._known[start] == timestep: return start
         return self.index_for_timestep(timestep)
 
     def _index(self, timestep):
-        "Which step this is: the one after the last, or else wherever `timestep` lies, with no past."
-        t, n = one_timestep(timestep), len(self._known)
-        if self._at is None or self._at == n: self._at, self._past = self._begin or 0, []
-        if self._known[self._at] != t: self._at, self._past = self._find(t), []
-        return self._at
+        "The step after the last; or wherever `timestep` lies, with no past."
+        t = one_timestep(timestep)
+        if self.step_index in (None, len(self._known)):
+            self.step_index, self.model_outputs = self.begin_index or 0, []
+        if self._known[self.step_index] != t:
+            self.step_index, self.model_outputs = self._find(t), []
+        return self.step_index
 
 # %% ../nbs/05_samplers.ipynb #cell038
-def is_sigma(name, value): return None if value is None else number(name, value, above=0)
+def is_sigma(name, v): return None if v is None else number(name, v, above=0)
 
 class SigmaScheduler(StepCounter, Scheduler):
-    """Schedulers that think in noise levels: their pictures are `x0 + sigma*noise`, with `sigma` falling
-    to 0 along `sigmas`."""
+    """Schedulers that think in noise levels: their pictures are `x0 + sigma * noise`,
+    with `sigma` falling to 0 along `sigmas`."""
     fixed_config = Scheduler.fixed_config | dict(use_beta_sigmas=False)
     kinds = CONFIG_KINDS | dict(
-        use_karras_sigmas=is_flag, use_exponential_sigmas=is_flag,
-        final_sigmas_type=is_one_of("zero", "sigma_min"), sigma_min=is_sigma, sigma_max=is_sigma)
+        use_karras_sigmas=is_flag, use_exponential_sigmas=is_flag, sigma_min=is_sigma,
+        sigma_max=is_sigma, final_sigmas_type=is_one_of("zero", "sigma_min"))
     whole_timesteps = False
 
     def _note_config(self):
         super()._note_config()
-        if self._own.get("use_karras_sigmas") and self._own.get("use_exponential_sigmas"):
-            raise ConfigError("use_karras_sigmas and use_exponential_sigmas exclude each other")
+        both = "use_karras_sigmas", "use_exponential_sigmas"
+        if all(self._own.get(key) for key in both):
+            raise ConfigError(f"{' and '.join(both)} exclude each other")
 
     def _build(self):
         super()._build()
-        if self._own.get("rescale_betas_zero_snr"): self.alphas_cumprod[-1] = 2**-24  # not 0
+        if self._own.get("rescale_betas_zero_snr"): self.alphas_cumprod[-1] = 2**-24
         table = self._table()
-        self._start(*self._visits(np.arange(len(table))[::-1], np.append(table[::-1], 0)))
+        self._start(np.arange(len(table))[::-1], np.append(table[::-1], 0))
 
-    def _table(self):
-        "The noise level of every training timestep."
-        return (((1 - self.alphas_cumprod)/self.alphas_cumprod)**0.5).numpy()
+    def _table(self):  # the noise level of every training timestep
+        return (((1 - self.alphas_cumprod) / self.alphas_cumprod)**0.5).numpy()
 
-    def _visits(self, timesteps, sigmas): return timesteps, sigmas  # once each; Heun has other plans
+    def _visits(self, timesteps, sigmas): return timesteps, sigmas  # Heun has others
 
-# %% ../nbs/05_samplers.ipynb #cell039
-@patch_to(SigmaScheduler)
-def _start(self, timesteps, sigmas, device=None):
-    kind = torch.int64 if self.whole_timesteps else torch.float32
-    timesteps = torch.as_tensor(np.ascontiguousarray(timesteps)).to(kind)
-    self.timesteps = timesteps.to(device)
-    self.sigmas = torch.as_tensor(np.ascontiguousarray(sigmas)).float()
-    self._count_from(timesteps.tolist())
-
-@patch_to(SigmaScheduler, as_prop=True)
-def init_noise_sigma(self):
-    top = self.sigmas.max()
-    return (top**2 + 1)**0.5 if self._own.timestep_spacing == "leading" else top
+    def _start(self, timesteps, sigmas, device=None):
+        self.num_inference_steps = len(timesteps)
+        timesteps, sigmas = self._visits(timesteps, sigmas)
+        kind = torch.int64 if self.whole_timesteps else torch.float32
+        timesteps = torch.as_tensor(np.ascontiguousarray(timesteps)).to(kind)
+        self.timesteps = timesteps.to(device)
+        self.sigmas = torch.as_tensor(np.ascontiguousarray(sigmas)).float()
+        self._count_from(timesteps.tolist())
 
 # %% ../nbs/05_samplers.ipynb #cell041
 @patch_to(SigmaScheduler)
+def _levels(self, n, timesteps=None):
+    "Timesteps (n,) and sigmas (n + 1,)."
+    c, table = self._own, self._table()
+    if timesteps is None: timesteps = self._spaced(n)
+    sigmas = np.interp(timesteps, np.arange(len(table)), table)
+    if respace := self._respacing():
+        ends = (table[-1], table[0]) if self.whole_timesteps else sigmas[[0, -1]]
+        high, low = (float(end) for end in ends)
+        sigmas = respace(c.get("sigma_max") or high, c.get("sigma_min") or low, n)
+        timesteps = self._timesteps_of(sigmas)
+    last = table[0] if c.get("final_sigmas_type") == "sigma_min" else 0
+    return timesteps, np.append(sigmas, last)
+
+@patch_to(SigmaScheduler)
 def _spaced(self, n):
     c = self._own
-    return spaced_timesteps(n, len(self), c.timestep_spacing, c.steps_offset).astype(np.float32)
+    timesteps = spaced_timesteps(n, len(self), c.timestep_spacing, c.steps_offset)
+    return timesteps.astype(np.float32)
 
 @patch_to(SigmaScheduler)
 def _respacing(self):
     if self._own.get("use_karras_sigmas"): return karras_sigmas
-    if self._own.get("use_exponential_sigmas"): return lambda high, low, n: np.geomspace(high, low, n)
-
-@patch_to(SigmaScheduler)
-def _levels(self, n, timesteps=None):
-    "Timesteps (n,) and sigmas (n + 1,)."
-    c, table, timesteps = self._own, self._table(), self._spaced(n) if timesteps is None else timesteps
-    sigmas = np.interp(timesteps, np.arange(len(table)), table)
-    if respace := self._respacing():
-        high, low = (table[-1], table[0]) if self.whole_timesteps else (sigmas[0], sigmas[-1])
-        sigmas = respace(c.get("sigma_max") or float(high), c.get("sigma_min") or float(low), n)
-        timesteps = self._timesteps_of(sigmas)
-    return timesteps, np.append(sigmas, table[0] if c.get("final_sigmas_type") == "sigma_min" else 0)
+    if self._own.get("use_exponential_sigmas"): return np.geomspace
 
 @patch_to(SigmaScheduler)
 def _timesteps_of(self, sigmas):
-    table = self._table()
-    return np.interp(np.log(np.maximum(sigmas, 1e-10)), np.log(table), np.arange(len(table)))
+    levels = np.log(self._table())
+    return np.interp(np.log(np.maximum(sigmas, 1e-10)), levels, np.arange(len(levels)))
 
 # %% ../nbs/05_samplers.ipynb #cell042
 @patch_to(SigmaScheduler)
-def set_timesteps(
-    self,
-    num_inference_steps: int,  # how many steps a picture takes
-    device=None,  # where `timesteps` goes
-):
-    "Choose the noise levels that sampling visits, and their timesteps."
-    self._arrange(device, *self._levels(num_inference_steps))
-
-@patch_to(SigmaScheduler)
-def _arrange(self, device, timesteps, sigmas):
-    self.num_inference_steps = len(timesteps)
-    self._start(*self._visits(timesteps, sigmas), device)
-
-@patch_to(SigmaScheduler)
-def _arrange_either(self, n, device, timesteps):
-    "By a number of steps, or by timesteps that the caller chose."
-    only_one(num_inference_steps=n, timesteps=timesteps)
-    if timesteps is None: return self._arrange(device, *self._levels(n))
+def set_timesteps(self, num_inference_steps=None, device=None, *, timesteps=None):
+    "Choose the noise levels to visit, by their number or by falling timesteps."
+    only_one(num_inference_steps=num_inference_steps, timesteps=timesteps)
+    if timesteps is None: return self._start(*self._levels(num_inference_steps), device)
     timesteps = falling("timesteps", timesteps, 0, len(self) - 1)
     if self.whole_timesteps: check_timesteps(timesteps, 0, len(self) - 1, whole=True)
     if self._respacing():
-        raise ValueError("use_karras_sigmas and use_exponential_sigmas choose the timesteps")
-    self._arrange(device, *self._levels(len(timesteps), timesteps))
-
-# %% ../nbs/05_samplers.ipynb #cell044
-@patch_to(SigmaScheduler)
-def _done(self, prev, x0, sample):
-    self._at += 1
-    return SchedulerOutput(prev.to(sample.dtype), x0.to(sample.dtype))
+        raise ValueError("use_karras_sigmas and use_exponential_sigmas choose the "
+                         "timesteps")
+    self._start(*self._levels(len(timesteps), timesteps), device)
 
 @patch_to(SigmaScheduler)
 def _set_aside(self, aside):
     "diffusers would obey these two here, though they are no keys of the class."
     ends = [k for k in ("sigma_min", "sigma_max") if aside.get(k) is not None]
     if ends and self._respacing():
-        raise ConfigError(f"{type(self).__name__} cannot place its sigmas by {', '.join(ends)}")
+        raise ConfigError(f"{type(self).__name__} cannot place its sigmas by "
+                          f"{', '.join(ends)}")
     return super(SigmaScheduler, self)._set_aside(aside)
 
 # %% ../nbs/05_samplers.ipynb #cell046
+@patch_to(SigmaScheduler, as_prop=True)
+def init_noise_sigma(self):
+    top = self.sigmas.max()
+    return (top**2 + 1)**0.5 if self._own.timestep_spacing == "leading" else top
+
 @patch_to(SigmaScheduler)
-def _level(self, i):
-    "alpha and sigma at step i."
-    return 1.0, self.sigmas[i]
+def scale_model_input(self, sample, timestep):
+    "Bring the picture to unit variance: that is what the network was trained on."
+    return sample / (self.sigmas[self._index(timestep)]**2 + 1)**0.5
+
+@patch_to(SigmaScheduler)
+def add_noise(self, original_samples, noise, timesteps):
+    "Mix pictures and noise in this scheduler's own scale, at some of `timesteps`."
+    check_alike(noise=noise, original_samples=original_samples)
+    t = check_timesteps(timesteps, 0, 10**9).flatten().tolist()
+    here = self.begin_index if self.step_index is None else self.step_index
+    begun = self.begin_index is not None
+    levels = [self._level(here if begun else self._find(v)) for v in t]
+    x0_share, noise_share = (
+        for_each([float(pair[k]) for pair in levels], original_samples) for k in (0, 1))
+    mixed = x0_share * original_samples + noise_share * noise
+    return mixed.to(original_samples.dtype)
+
+@patch_to(SigmaScheduler)
+def _level(self, i): return 1.0, self.sigmas[i]  # shares of picture and noise at step i
 
 @patch_to(SigmaScheduler)
 def _slope(self, output, x, i):
     "The direction of the road at step i, and the clean picture as the network sees it."
     x0, _ = self._split(output, x, *self._level(i))
-    return (x - x0)/self.sigmas[i], x0
+    return (x - x0) / self.sigmas[i], x0
 
 @patch_to(SigmaScheduler)
-def scale_model_input(self, sample, timestep):
-    "The network was trained on mixtures of unit variance: bring the picture to that scale."
-    return sample/(self.sigmas[self._index(timestep)]**2 + 1)**0.5
-
-@patch_to(SigmaScheduler)
-def add_noise(self, original_samples, noise, timesteps):
-    "Mix pictures and noise in this scheduler's own scale, at timesteps that are among `timesteps`."
-    check_alike(noise=noise, original_samples=original_samples)
-    t = check_timesteps(timesteps, 0, 10**9).flatten().tolist()
-    here = self._begin if self._at is None else self._at
-    levels = [self._level(self._find(v) if self._begin is None else here) for v in t]
-    alpha, sigma = (for_each([float(pair[k]) for pair in levels], original_samples) for k in (0, 1))
-    return (alpha*original_samples + sigma*noise).to(original_samples.dtype)
+def _done(self, prev, x0, sample):
+    self.step_index += 1
+    return SchedulerOutput(prev.to(sample.dtype), x0.to(sample.dtype))
 
 # %% ../nbs/05_samplers.ipynb #cell048
 class EulerDiscreteScheduler(SigmaScheduler):
-    """Follow the slope at the start of each step to its end
-    ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 2 without churn)."""
+    """Follow the slope at the start of each step to its end: algorithm 1 of
+    [Karras et al. 2022](https://arxiv.org/abs/2206.00364) without its correction."""
     fixed_config = SigmaScheduler.fixed_config | dict(
         interpolation_type="linear", timestep_type="discrete")
-
     @register_config
     def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
                  beta_schedule="linear", trained_betas=None, prediction_type="epsilon",
-                 use_karras_sigmas=False, use_exponential_sigmas=False, sigma_min=None, sigma_max=None,
-                 timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False,
-                 final_sigmas_type="zero"):
+                 use_karras_sigmas=False, use_exponential_sigmas=False, sigma_min=None,
+                 sigma_max=None, timestep_spacing="linspace", steps_offset=0,
+                 rescale_betas_zero_snr=False, final_sigmas_type="zero"):
         self._build()
 
-    def step(
-        self,
-        model_output: torch.Tensor,  # what the network said
-        timestep,  # one of `timesteps`
-        sample: torch.Tensor,  # the picture at that timestep
-        *,
-        generator: torch.Generator | None = None,  # for fresh noise, where the scheduler draws any
-        return_dict: bool = True,  # as in diffusers; what comes back is a tuple with names either way
-    ) -> SchedulerOutput:
+    def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
         "From one noise level to the next."
         i, x = self._index(timestep), at_least_float(sample)
         slope, x0 = self._slope(model_output, x, i)
         fresh = lambda: randn_like(model_output, generator)
         return self._done(self._move(x, slope, i, fresh), x0, sample)
 
-    def _move(self, x, slope, i, fresh): return x + slope*(self.sigmas[i + 1] - self.sigmas[i])
+    def _move(self, x, slope, i, fresh):
+        return x + slope * (self.sigmas[i + 1] - self.sigmas[i])
 
-# %% ../nbs/05_samplers.ipynb #cell048b
-@patch_to(EulerDiscreteScheduler)
-def set_timesteps(
-    self,
-    num_inference_steps: int | None = None,  # how many steps a picture takes
-    device=None,  # where `timesteps` goes
-    *,
-    timesteps=None,  # or the timesteps themselves, falling
-    sigmas=None,  # or the noise levels, falling, with the one to end at
-):
-    "Choose the noise levels that sampling visits, and their timesteps."
-    if sigmas is None: return self._arrange_either(num_inference_steps, device, timesteps)
-    only_one(num_inference_steps=num_inference_steps, timesteps=timesteps, sigmas=sigmas)
-    sigmas = falling("sigmas", sigmas, 0, 1e9, equal=True)
-    if len(sigmas) < 2 or sigmas[-2] == 0:
-        raise ValueError(f"sigmas: expected levels above 0 and one to end at, got {sigmas.tolist()}")
-    self._arrange(device, self._timesteps_of(sigmas[:-1]), sigmas)
+    def set_timesteps(self, num_inference_steps=None, device=None, *, timesteps=None,
+                      sigmas=None):
+        "By a number, by falling timesteps, or by falling noise levels and the last."
+        n = num_inference_steps
+        if sigmas is None: return super().set_timesteps(n, device, timesteps=timesteps)
+        only_one(num_inference_steps=n, timesteps=timesteps, sigmas=sigmas)
+        sigmas = falling("sigmas", sigmas, 0, 1e9, equal=True)
+        if len(sigmas) < 2 or sigmas[-2] == 0:
+            raise ValueError("sigmas: expected levels above 0 and one to end at, got "
+                             f"{sigmas.tolist()}")
+        self._start(self._timesteps_of(sigmas[:-1]), sigmas, device)
 
 # %% ../nbs/05_samplers.ipynb #cell052
 class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
-    "An Euler step that goes too far down, then fresh noise back up to the level aimed at: DDPM's way."
+    "An Euler step that goes too far down, then fresh noise back up to the level meant."
     fixed_config = Scheduler.fixed_config
-    set_timesteps = SigmaScheduler.set_timesteps
-
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
-                 trained_betas=None, prediction_type="epsilon", timestep_spacing="linspace", steps_offset=0,
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
+                 beta_schedule="linear", trained_betas=None, prediction_type="epsilon",
+                 timestep_spacing="linspace", steps_offset=0,
                  rescale_betas_zero_snr=False):
         self._build()
 
+    def set_timesteps(self, num_inference_steps: int, device=None):
+        self._start(*self._levels(num_inference_steps), device)
+
     def _move(self, x, slope, i, fresh):
         sigma, target = self.sigmas[i], self.sigmas[i + 1]
-        up = (target**2*(sigma**2 - target**2)/sigma**2)**0.5
-        return x + slope*((target**2 - up**2)**0.5 - sigma) + up*fresh()
+        up = (target**2 * (sigma**2 - target**2) / sigma**2)**0.5
+        return x + slope * ((target**2 - up**2)**0.5 - sigma) + up * fresh()
 
 # %% ../nbs/05_samplers.ipynb #cell056
 class HeunDiscreteScheduler(SigmaScheduler):
-    """An Euler step, then the same step taken again along the mean of the slopes at its two ends: two
-    network calls, second order ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1)."""
+    """An Euler step, then again along the mean of the slopes at both ends: algorithm 1
+    of [Karras et al. 2022](https://arxiv.org/abs/2206.00364)."""
     order = 2
-
     @register_config
     def __init__(self, num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012,
                  beta_schedule="linear", trained_betas=None, prediction_type="epsilon",
-                 use_karras_sigmas=False, use_exponential_sigmas=False, clip_sample=False,
-                 clip_sample_range=1.0, timestep_spacing="linspace", steps_offset=0):
+                 use_karras_sigmas=False, use_exponential_sigmas=False,
+                 clip_sample=False, clip_sample_range=1.0, timestep_spacing="linspace",
+                 steps_offset=0):
         self._build()
 
     def _visits(self, timesteps, sigmas):
@@ -360,23 +337,21 @@ class HeunDiscreteScheduler(SigmaScheduler):
         sigmas = np.concatenate([sigmas[:1], sigmas[1:-1].repeat(2), sigmas[-1:]])
         return np.append(timesteps[:1], timesteps[1:].repeat(2)), sigmas
 
-    def set_timesteps(self, num_inference_steps=None, device=None, *, timesteps=None):
-        "Choose the noise levels that sampling visits, by their number or by falling timesteps."
-        self._arrange_either(num_inference_steps, device, timesteps)
-
     def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
-        "The first call goes ahead; the second goes back to where the step began and takes it better."
+        "The first call goes ahead; the second goes back and takes the step better."
         i, x = self._index(timestep), at_least_float(sample)
         slope, x0 = self._slope(model_output, x, i)
-        if self._past: (start, before, length), self._past = self._past, []
-        else: start, before, length = self._past = x, slope, self.sigmas[i + 1] - self.sigmas[i]
-        return self._done(start + (before + slope)/2*length, x0, sample)
+        first = not self.model_outputs
+        if first: self.model_outputs = [x, slope, self.sigmas[i + 1] - self.sigmas[i]]
+        start, before, length = self.model_outputs
+        if not first: self.model_outputs = []
+        return self._done(start + (before + slope) / 2 * length, x0, sample)
 
 # %% ../nbs/05_samplers.ipynb #cell061
 class DPMSolverMultistepScheduler(SigmaScheduler):
-    """DPM-Solver++: the linear part of the equation is solved exactly, the network's picture extrapolated
-    from its last two or three ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2; with fresh
-    noise as `sde-dpmsolver++`). Its pictures have unit variance."""
+    """DPM-Solver++: go towards a picture extrapolated from the last two or three
+    ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2; with fresh noise
+    as `sde-dpmsolver++`). Its pictures have unit variance."""
     fixed_config = SigmaScheduler.fixed_config | dict(
         use_lu_lambdas=False, flow_shift=1.0, use_dynamic_shifting=False,
         time_shift_type="exponential")
@@ -384,111 +359,120 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         solver_type=dict.fromkeys(("bh1", "bh2", "logrho"), "midpoint"),
         algorithm_type=dict(deis="dpmsolver++"))
     kinds = SigmaScheduler.kinds | dict(
-        solver_order=is_whole(1, 3), algorithm_type=is_one_of("dpmsolver++", "sde-dpmsolver++"),
-        solver_type=is_one_of("midpoint", "heun"), variance_type=is_one_of(None, *VARIANCE_TYPES),
+        solver_order=is_whole(1, 3), solver_type=is_one_of("midpoint", "heun"),
+        algorithm_type=is_one_of("dpmsolver++", "sde-dpmsolver++"),
+        variance_type=is_one_of(None, *VARIANCE_TYPES),
         lower_order_final=is_flag, euler_at_final=is_flag,
         lambda_min_clipped=lambda name, v: v if v == -math.inf else number(name, v))
     whole_timesteps, init_noise_sigma = True, 1.0
-
     @register_config
     def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
-                 beta_schedule="linear", trained_betas=None, solver_order=2, prediction_type="epsilon",
-                 thresholding=False, dynamic_thresholding_ratio=0.995, sample_max_value=1.0,
-                 algorithm_type="dpmsolver++", solver_type="midpoint", lower_order_final=True,
-                 euler_at_final=False, use_karras_sigmas=False, use_exponential_sigmas=False,
-                 final_sigmas_type="zero", lambda_min_clipped=-math.inf, variance_type=None,
-                 timestep_spacing="linspace", steps_offset=0, rescale_betas_zero_snr=False):
+                 beta_schedule="linear", trained_betas=None, solver_order=2,
+                 prediction_type="epsilon", thresholding=False,
+                 dynamic_thresholding_ratio=0.995, sample_max_value=1.0,
+                 algorithm_type="dpmsolver++", solver_type="midpoint",
+                 lower_order_final=True, euler_at_final=False, use_karras_sigmas=False,
+                 use_exponential_sigmas=False, final_sigmas_type="zero",
+                 lambda_min_clipped=-math.inf, variance_type=None,
+                 timestep_spacing="linspace", steps_offset=0,
+                 rescale_betas_zero_snr=False):
         self._build()
-        if self._own.algorithm_type[:3] == "sde": whole_number("solver_order", solver_order, 1, 2)
+        if self._own.algorithm_type[:3] == "sde":
+            whole_number("solver_order", solver_order, 1, 2)
 
     def scale_model_input(self, sample, timestep=None): return sample
-
     def _level(self, i):
-        alpha = 1/(self.sigmas[i]**2 + 1)**0.5
-        return alpha, self.sigmas[i]*alpha
+        x0_share = 1 / (self.sigmas[i]**2 + 1)**0.5
+        return x0_share, self.sigmas[i] * x0_share
 
 # %% ../nbs/05_samplers.ipynb #cell063
 @patch_to(DPMSolverMultistepScheduler)
 def _spaced(self, n):
+    "One level more than there are steps, and the last is let go."
     c = self._own
-    visible = int((-np.log(self._table()) >= c.lambda_min_clipped).sum())  # not too noisy
+    visible = int((-np.log(self._table()) >= c.lambda_min_clipped).sum())
     one_more = c.timestep_spacing != "trailing"
     n = whole_number("num_inference_steps", n, 1, visible - one_more)
     if one_more:
-        return spaced_timesteps(n + 1, visible, c.timestep_spacing, c.steps_offset).round()[:-1]
+        spaced = spaced_timesteps(n + 1, visible, c.timestep_spacing, c.steps_offset)
+        return spaced.round()[:-1]
     timesteps = spaced_timesteps(n, len(self), "trailing") - (len(self) - visible)
     return timesteps[timesteps >= 0]
 
 @patch_to(DPMSolverMultistepScheduler)
 def _levels(self, n, timesteps=None):
     timesteps, sigmas = super(DPMSolverMultistepScheduler, self)._levels(n, timesteps)
-    rounded = self._own.use_karras_sigmas and self._own.beta_schedule != "squaredcos_cap_v2"
+    c = self._own
+    rounded = c.use_karras_sigmas and c.beta_schedule != "squaredcos_cap_v2"
     return timesteps.round() if rounded else timesteps, sigmas
-
-@patch_to(DPMSolverMultistepScheduler)
-def set_timesteps(self, num_inference_steps=None, device=None, *, timesteps=None):
-    "Choose the noise levels that sampling visits, by their number or by falling whole timesteps."
-    self._arrange_either(num_inference_steps, device, timesteps)
 
 # %% ../nbs/05_samplers.ipynb #cell065
 @patch_to(DPMSolverMultistepScheduler)
 def step(self, model_output, timestep, sample, generator=None, variance_noise=None,
          return_dict=True) -> SchedulerOutput:
-    "One network call; how the predicted picture changes over `lambda` is known from the calls before."
+    "One network call; how its picture changes over `lambda`, those before have shown."
     i, x, c = self._index(timestep), at_least_float(sample), self._own
-    (alpha, sigma), (alpha_to, sigma_to) = self._level(i), self._level(i + 1)
+    x0_share, noise_share = self._level(i)
+    x0_share_to, noise_share_to = self._level(i + 1)
     learned = "learned" in (c.variance_type or "") and torch.is_tensor(model_output)
-    if learned: model_output = model_output[:, :x.shape[1]]  # the variance is of no use here
-    x0, _ = self._split(model_output, x, alpha, sigma)
-    lambdas = [-self.sigmas[j].log() for j in range(i + 1, max(i - 3, -1), -1)]  # end, start, before
+    if learned: model_output = model_output[:, :x.shape[1]]  # without the variance
+    x0, _ = self._split(model_output, x, x0_share, noise_share)
+    visited = range(i + 1, max(i - 3, -1), -1)  # this step's end, its start, and before
+    lambdas = [-self.sigmas[j].log() for j in visited]
     h, dice = lambdas[0] - lambdas[1], c.algorithm_type == "sde-dpmsolver++"
-    if dice and variance_noise is None: variance_noise = randn_like(x.float(), generator).to(x)
+    if dice and variance_noise is None:
+        variance_noise = randn_like(x.float(), generator).to(x)
     if dice: check_alike(variance_noise=variance_noise, sample=sample)
-    self._past = self._past[-2:] + [x0]
-    k = 2*h if dice else h
-    decay = 1 - torch.exp(-k)
-    prev = sigma_to/sigma*(torch.exp(-h) if dice else 1)*x + alpha_to*decay*x0
-    for weight, change in self._curve(self._order(i), k, decay, h, lambdas):
-        prev = prev + alpha_to*weight*change
-    if dice: prev = prev + sigma_to*decay.sqrt()*variance_noise
+    self.model_outputs = self.model_outputs[-2:] + [x0]
+    k = 2 * h if dice else h
+    gain = 1 - torch.exp(-k)
+    kept = noise_share_to / noise_share * (torch.exp(-h) if dice else 1)
+    prev = kept * x + x0_share_to * gain * x0
+    for weight, change in self._curve(self._order(i), k, gain, h, lambdas):
+        prev = prev + x0_share_to * weight * change
+    if dice: prev = prev + noise_share_to * gain.sqrt() * variance_noise
     return self._done(prev, x0, sample)
 
-# %% ../nbs/05_samplers.ipynb #cell066
 @patch_to(DPMSolverMultistepScheduler)
 def _order(self, i):
+    "How many predictions to use: few at the start, one where the last step goes to 0."
     c, left, few = self._own, len(self._known) - i, len(self._known) < 15
     careful = c.lower_order_final and few
-    if left == 1 and (c.euler_at_final or careful or c.final_sigmas_type == "zero"): return 1
-    return min(c.solver_order, len(self._past), 2 if left == 2 and careful else 3)
+    if left == 1 and (c.euler_at_final or careful or c.final_sigmas_type == "zero"):
+        return 1
+    most = 2 if left == 2 and careful else 3
+    return min(c.solver_order, len(self.model_outputs), most)
 
 @patch_to(DPMSolverMultistepScheduler)
-def _curve(self, order, k, decay, h, lambdas):
-    "Slope and bend of the predicted pictures over lambda, each with its weight in the step."
+def _curve(self, order, k, gain, h, lambdas):
+    "Slope and bend of the predictions over lambda, each with its weight in the step."
     if order == 1: return []
-    r0, new = (lambdas[1] - lambdas[2])/h, self._past
-    slope = (new[-1] - new[-2])/r0
-    if order == 2: return [(decay/2 if self._own.solver_type == "midpoint" else 1 - decay/k, slope)]
-    bend = (slope - (new[-2] - new[-3])*h/(lambdas[2] - lambdas[3]))/((lambdas[1] - lambdas[3])/h)
-    return [(1 - decay/k, slope + r0*bend), (0.5 - (k - decay)/k**2, bend)]
+    r0, past = (lambdas[1] - lambdas[2]) / h, self.model_outputs
+    slope = (past[-1] - past[-2]) / r0
+    even = gain / 2 if self._own.solver_type == "midpoint" else 1 - gain / k
+    if order == 2: return [(even, slope)]
+    slope_before = (past[-2] - past[-3]) * h / (lambdas[2] - lambdas[3])
+    bend = (slope - slope_before) / ((lambdas[1] - lambdas[3]) / h)
+    return [(1 - gain / k, slope + r0 * bend), (0.5 - (k - gain) / k**2, bend)]
 
 # %% ../nbs/05_samplers.ipynb #cell068
 class PNDMScheduler(StepCounter, DDIMScheduler):
-    """DDIM's step along a mean of the last four predictions
-    ([Liu et al. 2022](https://arxiv.org/abs/2202.09778)); what Stable Diffusion 1.x folders ask for."""
+    """DDIM's step along a mean of the last four predictions, as Stable Diffusion 1 does
+    ([Liu et al. 2022](https://arxiv.org/abs/2202.09778))."""
     kinds = CONFIG_KINDS | dict(
         prediction_type=is_one_of("epsilon", "v_prediction"), skip_prk_steps=is_flag)
-
     @register_config
-    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
-                 trained_betas=None, skip_prk_steps=False, set_alpha_to_one=False, prediction_type="epsilon",
+    def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
+                 beta_schedule="linear", trained_betas=None, skip_prk_steps=False,
+                 set_alpha_to_one=False, prediction_type="epsilon",
                  timestep_spacing="leading", steps_offset=0):
         if not skip_prk_steps:
-            raise ConfigError("PNDMScheduler needs skip_prk_steps=True, as Stable Diffusion uses it; "
-                              f"got {skip_prk_steps!r} (which is the default)")
+            raise ConfigError("PNDMScheduler needs skip_prk_steps=True, as in Stable "
+                              f"Diffusion; got {skip_prk_steps!r} (the default)")
         self._build()
 
     def _set(self, timesteps, device=None):
-        "The second timestep is visited twice: the first step is taken again, knowing more."
+        "The second timestep is visited twice: the first step is taken again."
         super()._set(timesteps)
         timesteps = torch.cat([self.timesteps[:2], self.timesteps[1:]])
         self.timesteps = timesteps.to(device)
@@ -496,68 +480,67 @@ class PNDMScheduler(StepCounter, DDIMScheduler):
 
     def _index(self, timestep):
         "A loop that begins at the second timestep visits that twice, too."
-        once = self._at == 3 and len(self._past) == 1 and self._first is not None
-        if once and one_timestep(timestep) == self._known[2]: self._at = 2
+        once = len(self.model_outputs) == 1 and self._first is not None
+        again = once and self.step_index == 3
+        if again and one_timestep(timestep) == self._known[2]: self.step_index = 2
         return super()._index(timestep)
 
-# %% ../nbs/05_samplers.ipynb #cell069
-@patch_to(PNDMScheduler)
-def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
-    "From the last four network outputs to the next picture."
-    check_alike(model_output=model_output, sample=sample)
-    t, stride, past = int(self._known[self._index(timestep)]), self._stride(), self._past
-    self._at += 1
-    if not past: self._first = sample
-    elif len(past) == 1 and self._first is not None:  # the repeated step
-        first, self._first = self._first, None
-        return self._move((model_output + past[-1])/2, t + stride, t, first)
-    past[:] = past[-3:] + [model_output]
-    weights = ([1], [-1/2, 3/2], [5/12, -16/12, 23/12], [-9/24, 37/24, -59/24, 55/24])[len(past) - 1]
-    mean = sum(weight*output for weight, output in zip(weights, past))
-    return self._move(mean, t, t - stride, sample)
+    def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
+        "From the last four network outputs to the next picture."
+        check_alike(model_output=model_output, sample=sample)
+        t, past = int(self._known[self._index(timestep)]), self.model_outputs
+        stride = self._stride()
+        self.step_index += 1
+        if not past: self._first = sample
+        elif len(past) == 1 and self._first is not None:  # the repeated step
+            first, self._first = self._first, None
+            return self._move((model_output + past[-1]) / 2, t + stride, t, first)
+        past[:] = past[-3:] + [model_output]
+        weights = ([1], [-1 / 2, 3 / 2], [5 / 12, -16 / 12, 23 / 12],
+                   [-9 / 24, 37 / 24, -59 / 24, 55 / 24])[len(past) - 1]
+        mean = sum(weight * output for weight, output in zip(weights, past))
+        return self._move(mean, t, t - stride, sample)
 
 # %% ../nbs/05_samplers.ipynb #cell071
-def shift_time(
-    sigma,  # noise levels in [0, 1]
-    shift: float,  # 1 changes nothing
-):
-    """Move noise levels upwards, dividing `(1 - sigma)/sigma` by `shift`
+def shift_time(sigma, shift: float):
+    """Move noise levels in [0, 1] upwards: divide `(1 - sigma) / sigma` by `shift`
     ([Esser et al. 2024](https://arxiv.org/abs/2403.03206), section 5.3.2)."""
-    return shift*sigma/(1 + (shift - 1)*sigma)
+    return shift * sigma / (1 + (shift - 1) * sigma)
 
 # %% ../nbs/05_samplers.ipynb #cell073
 class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
-    """Euler's step on the straight path `(1 - sigma)*x0 + sigma*noise` of flow matching
-    ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)), as Stable Diffusion 3 and Flux take it.
-    The network predicts `noise - x0`; there are no betas."""
+    """Euler's step on the straight path `(1 - sigma) * x0 + sigma * noise` of flow
+    matching ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)), as in Stable
+    Diffusion 3 and Flux. The network predicts `noise - x0`; there are no betas."""
     prediction_type, init_noise_sigma = "flow_prediction", 1.0
-    other_keys = dict(eta=(1.0,), s_noise=(1.0,), scale_factors=(), upscale_mode=("bicubic",))
+    other_keys = dict(
+        eta=(1.0,), s_noise=(1.0,), scale_factors=(), upscale_mode=("bicubic",))
     fixed_config = dict(use_beta_sigmas=False, invert_sigmas=False, shift_terminal=None)
     kinds = SigmaScheduler.kinds | dict(
         shift=is_number(above=0), base_shift=is_number(), max_shift=is_number(),
         base_image_seq_len=is_whole(1, 10**9), max_image_seq_len=is_whole(1, 10**9),
         use_dynamic_shifting=is_flag, stochastic_sampling=is_flag,
         time_shift_type=is_one_of("exponential", "linear"))
-
     @register_config
-    def __init__(self, num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=False, base_shift=0.5,
-                 max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096, use_karras_sigmas=False,
-                 use_exponential_sigmas=False, time_shift_type="exponential", stochastic_sampling=False):
+    def __init__(self, num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=False,
+                 base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
+                 max_image_seq_len=4096, use_karras_sigmas=False,
+                 use_exponential_sigmas=False, time_shift_type="exponential",
+                 stochastic_sampling=False):
         self._note_config()
         c, T = self._own, len(self)
-        sigmas = np.arange(T, 0, -1, dtype=np.float32)/T
+        sigmas = np.arange(T, 0, -1, dtype=np.float32) / T
         if not c.use_dynamic_shifting: sigmas = shift_time(sigmas, c.shift)
         self._range = float(sigmas[0]), float(sigmas[-1])
-        self._start(sigmas*T, np.append(sigmas, 0))
+        self._start(sigmas * T, np.append(sigmas, 0))
 
     def scale_model_input(self, sample, timestep=None): return sample
-
     def _level(self, i): return 1 - self.sigmas[i], self.sigmas[i]
 
     def _move(self, x, slope, i, fresh):
         if not self._own.stochastic_sampling: return super()._move(x, slope, i, fresh)
         target = self.sigmas[i + 1]
-        return (1 - target)*(x - self.sigmas[i]*slope) + target*fresh()
+        return (1 - target) * (x - self.sigmas[i] * slope) + target * fresh()
 
 # %% ../nbs/05_samplers.ipynb #cell075
 @patch_to(FlowMatchEulerDiscreteScheduler)
@@ -565,35 +548,43 @@ def set_timesteps(
     self,
     num_inference_steps: int | None = None,  # how many steps a picture takes
     device=None,  # where `timesteps` goes
-    sigmas=None,  # levels to use instead of evenly spaced ones; they are shifted like those
+    sigmas=None,  # levels in place of evenly spaced ones; they are shifted like those
     mu: float | None = None,  # how much to shift, with `use_dynamic_shifting`
-    timesteps=None,  # to tell the network, instead of levels times `num_train_timesteps`
+    timesteps=None,  # to tell the network, or levels times `num_train_timesteps`
 ):
     "Choose the noise levels that sampling visits, and their timesteps."
-    c, T, shift = self._own, len(self), self._own.shift
-    if c.use_dynamic_shifting:
-        if mu is None: raise ValueError("with use_dynamic_shifting=True, set_timesteps needs mu")
-        linear = c.time_shift_type == "linear"
-        shift = number("mu", mu, above=0) if linear else math.exp(number("mu", mu, high=700))
+    T = len(self)
     if timesteps is not None: timesteps = falling("timesteps", timesteps, 0, T)
     if sigmas is not None: sigmas = falling("sigmas", sigmas, 0, 1).astype(np.float32)
-    elif timesteps is not None: sigmas = timesteps.astype(np.float32)/T
-    n = num_inference_steps if sigmas is None or num_inference_steps is not None else len(sigmas)
+    elif timesteps is not None: sigmas = timesteps.astype(np.float32) / T
+    n = num_inference_steps
+    if n is None and sigmas is not None: n = len(sigmas)
     n = whole_number("num_inference_steps", n, 1, T)
     if sigmas is None: sigmas = np.linspace(*self._range, n)
     if len(sigmas) != n or timesteps is not None and len(timesteps) != n:
-        raise ValueError("num_inference_steps, sigmas and timesteps must agree in length")
-    if sigmas[-1] == 0: raise ValueError("sigmas and timesteps end above 0: that is added")
-    sigmas = shift_time(sigmas, shift)
-    if respace := self._respacing(): sigmas = respace(float(sigmas[0]), float(sigmas[-1]), n)
+        raise ValueError("num_inference_steps, sigmas and timesteps must agree in "
+                         "length")
+    if sigmas[-1] == 0: raise ValueError("sigmas and timesteps end above 0; 0 is added")
+    sigmas = shift_time(sigmas, self._shift(mu))
+    if respace := self._respacing():
+        sigmas = respace(float(sigmas[0]), float(sigmas[-1]), n)
     sigmas = sigmas.astype(np.float32)
-    if timesteps is None: timesteps = sigmas*np.float32(T)
-    self._arrange(device, timesteps, np.append(sigmas, 0))
+    if timesteps is None: timesteps = sigmas * np.float32(T)
+    self._start(timesteps, np.append(sigmas, 0), device)
+
+@patch_to(FlowMatchEulerDiscreteScheduler)
+def _shift(self, mu):
+    c = self._own
+    if not c.use_dynamic_shifting: return c.shift
+    if mu is None:
+        raise ValueError("with use_dynamic_shifting=True, set_timesteps needs mu")
+    if c.time_shift_type == "linear": return number("mu", mu, above=0)
+    return math.exp(number("mu", mu, high=700))
 
 # %% ../nbs/05_samplers.ipynb #cell076
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def alpha_sigma(self, timesteps, like):
-    sigma = for_each(check_timesteps(timesteps, 0, len(self)), like)/len(self)
+    sigma = for_each(check_timesteps(timesteps, 0, len(self)), like) / len(self)
     sigma = sigma.to(torch.promote_types(like.dtype, torch.float32))
     return (1 - sigma).to(like.dtype), sigma.to(like.dtype)
 
