@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Which sampler, how many steps? Paint held-out captions with the shipped model, and count.
+"""Which sampler, how many steps? Paint held-out captions with the shipped model, and
+count which are right.
 
     python scripts/compare_samplers.py --device cuda     (minutes on one GPU)
     python scripts/compare_samplers.py --quick           (a minute on one CPU core)
 
-Each row is one sampler with one spacing and one number of steps. Every row paints the same
-captions from the same noise, with the guidance that the model is shipped with; the critic
-says which pictures are wholly right. Shares come with their 95% interval (Wilson). Where no
-dice are thrown, `rms` is how far the pictures (values in [-1, 1]) lie from those that 250
-steps paint from the same noise. `kicks` disturbs the pictures on the way, once, and counts
-again. Chapter 05 reads the result.
+Each row is one sampler with one spacing and one number of steps. Every row paints the
+same captions from the same noise, with the guidance that the model is shipped with; the
+critic says which pictures are wholly right. Shares come with their 95% interval
+(Wilson). Where no dice are thrown, `rms` is how far the pictures (values in [-1, 1]) lie
+from those that 250 steps paint from the same noise. `kicks` disturbs the pictures on the
+way, once, and counts again. Chapter 05 reads the result.
 """
 import argparse
 import platform
@@ -36,7 +37,8 @@ KINDS = {"one_object": 1, "two_objects": 2}
 MENU = {
     "DDPM": (DDPMScheduler, dict(clip_sample=False), {}, False),
     "DDIM": (samplers.DDIMScheduler, dict(clip_sample=False), {}, True),
-    "DDIM, eta 1": (samplers.DDIMScheduler, dict(clip_sample=False), dict(eta=1.0), False),
+    "DDIM, eta 1": (
+        samplers.DDIMScheduler, dict(clip_sample=False), dict(eta=1.0), False),
     "PNDM": (samplers.PNDMScheduler, dict(skip_prk_steps=True), {}, True),
     "Euler": (samplers.EulerDiscreteScheduler, {}, {}, True),
     "Euler ancestral": (samplers.EulerAncestralDiscreteScheduler, {}, {}, False),
@@ -45,8 +47,8 @@ MENU = {
     "DPM++ 2M Karras": (
         samplers.DPMSolverMultistepScheduler, dict(use_karras_sigmas=True), {}, True),
     "DPM++ 2M SDE": (
-        samplers.DPMSolverMultistepScheduler, dict(algorithm_type="sde-dpmsolver++"), {},
-        False),
+        samplers.DPMSolverMultistepScheduler,
+        dict(algorithm_type="sde-dpmsolver++"), {}, False),
     "DDIM, clipped": (samplers.DDIMScheduler, dict(clip_sample=True), {}, True),
 }
 
@@ -74,8 +76,10 @@ class Contest:
                 generator = step_generator(seed, 2**29 + n_objects)
                 scenes = self.book.sample_scenes(n, generator, n_objects, "heldout")
                 captions, scenes.said = self.book.caption(scenes, generator)
-                shape = n, pipe.unet.config.in_channels, *[pipe.unet.config.sample_size] * 2
-                noise.append(torch.randn(shape, generator=step_generator(seed, n_objects)))
+                side = pipe.unet.config.sample_size
+                shape = n, pipe.unet.config.in_channels, side, side
+                generator = step_generator(seed, n_objects)
+                noise.append(torch.randn(shape, generator=generator))
                 self.captions += captions
                 self.scenes.append(scenes)
                 self.groups.append((name, seed))
@@ -92,7 +96,7 @@ class Contest:
 
     @torch.no_grad()
     def paint(self, scheduler, steps, **options):
-        "All the captions; (pictures on the CPU, calls of the network, seconds a picture)."
+        "All captions; (pictures on the CPU, calls of the network, seconds a picture)."
         pipe, made, self.calls = self.pipe, [], 0
         pipe.scheduler, generator = scheduler, torch.Generator().manual_seed(0)
         self._wait()
@@ -102,7 +106,8 @@ class Contest:
             part = slice(i, i + self.batch)
             noise, states = self.noise[part], self.states[part]
             states = torch.cat([self.silence.expand_as(states), states])
-            latents = pipe.denoise(noise, states, steps, self.scale, generator, **options)
+            latents = pipe.denoise(
+                noise, states, steps, self.scale, generator, **options)
             latents = latents / pipe.vae.config.scaling_factor
             made.append(pipe.vae.decode(latents).float())
         self._wait()
@@ -114,7 +119,8 @@ class Contest:
         lots = pictures.split(len(self.noise) // len(self.groups))
         right = {name: {} for name in KINDS}
         lots = [lot.nan_to_num(0).clamp(-1, 1) for lot in lots]
-        with ThreadPoolExecutor() as pool: verdicts = pool.map(self.critic.judge, lots, self.scenes)
+        with ThreadPoolExecutor() as pool:
+            verdicts = pool.map(self.critic.judge, lots, self.scenes)
         for (name, seed), verdict in zip(self.groups, verdicts):
             right[name][seed] = int(verdict["whole"].sum())
         n = len(lots[0])
@@ -127,14 +133,14 @@ class Contest:
     def scheduler(self, name, spacing):
         kind, config, options, _ = MENU[name]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # keys of the shipped scheduler that others set aside
+            warnings.simplefilter("ignore")  # keys of 2M that others set aside
             made = kind.from_config(self.shipped, timestep_spacing=spacing, **config)
         return made, options
 
     def row(self, name, spacing, steps, reference=None):
         scheduler, options = self.scheduler(name, spacing)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # strides of one length: it is measured here
+            warnings.simplefilter("ignore")  # strides of one length
             pictures, calls, seconds = self.paint(scheduler, steps, **options)
         rms = None
         if reference is not None and MENU[name][3]:
@@ -143,7 +149,7 @@ class Contest:
                     seconds_per_picture=seconds, rms=rms, **self.judge(pictures))
 
     def kick(self, eta, size, steps=50, when=25):
-        "Add noise that does not belong there, `size` times that which is there, and go on."
+        "Add noise that does not belong there, `size` times what is there, and go on."
         scheduler, _ = self.scheduler("DDIM", "trailing")
         generator = torch.Generator().manual_seed(1)
 
@@ -168,7 +174,7 @@ def show(row):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     option = parser.add_argument
     option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     option("--captions", type=int, default=500, help="of each kind, for each seed")
@@ -176,12 +182,16 @@ def main():
     option("--samplers", nargs="+", default=list(MENU), choices=list(MENU))
     option("--steps", type=int, nargs="+", default=list(STEPS))
     option("--spacings", nargs="+", default=list(SPACINGS), choices=SPACINGS)
+    option("--reference", type=int, default=REFERENCE, help="steps of the reference")
+    option("--kicks", type=float, nargs="*", default=[0.0, 0.2, 0.4], help="sizes")
     option("--batch", type=int, help="canvases at a time (2000 on a GPU, 128 on a CPU)")
-    option("--out", type=Path, default=Path(__file__).parent / "results" / "samplers.json")
-    option("--quick", action="store_true", help="a few captions and steps, to see that it runs")
+    out = Path(__file__).parent / "results" / "samplers.json"
+    option("--out", type=Path, default=out)
+    option("--quick", action="store_true", help="a few captions, to see that it runs")
     options = parser.parse_args()
     if options.quick:
         options.captions, options.seeds, options.steps = 16, options.seeds[:1], [4, 10]
+        options.reference, options.kicks = 50, [0.0]
         options.spacings = ["trailing"]
     device = torch.device(options.device)
     batch = options.batch or (2000 if device.type == "cuda" else 128)
@@ -192,18 +202,20 @@ def main():
     start = time.perf_counter()
     contest.paint(contest.scheduler("DPM++ 2M", "trailing")[0], 2)  # warm up
 
-    most = 50 if options.quick else REFERENCE
     scheduler, _ = contest.scheduler("DPM++ 2M", "trailing")
-    reference = contest.paint(scheduler, most)[0]
-    other = contest.paint(contest.scheduler("DDIM", "trailing")[0], most)[0]
+    reference = contest.paint(scheduler, options.reference)[0]
+    scheduler, _ = contest.scheduler("DDIM", "trailing")
+    other = contest.paint(scheduler, options.reference)[0]
     gap = (other - reference).square().mean().sqrt().item()
     result = dict(
-        device=str(device), machine=machine, threads=torch.get_num_threads(), dtype="float32",
-        torch=torch.__version__, captions=options.captions, seeds=options.seeds,
+        device=str(device), machine=machine, threads=torch.get_num_threads(),
+        dtype="float32", torch=torch.__version__, captions=options.captions,
+        seeds=options.seeds,
         guidance_scale=contest.scale, batch=batch, quick=options.quick,
         scheduler=contest.shipped | {"lambda_min_clipped": None},
-        reference=dict(sampler="DPM++ 2M", spacing="trailing", steps=most, rms_of_ddim=gap,
-                       **contest.judge(reference)),
+        reference=dict(
+            sampler="DPM++ 2M", spacing="trailing", steps=options.reference,
+            rms_of_ddim=gap, **contest.judge(reference)),
         rows=[], kicks=[])
     show(result["reference"])
 
@@ -211,11 +223,10 @@ def main():
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(result, options.out)
 
-    for size in (0.0, 0.2, 0.4):
+    for size in options.kicks:
         for eta in (0.0, 0.5, 1.0):
             result["kicks"].append(contest.kick(eta, size))
             show(result["kicks"][-1])
-        if options.quick: break
     for name in options.samplers:
         more = [100, 250] if name == "DDPM" and not options.quick else []
         spacings, steps = options.spacings, options.steps + more
