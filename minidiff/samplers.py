@@ -107,11 +107,13 @@ class StepCounter:
         "At which of `timesteps` a loop begins; needed where that one is visited twice."
         last = len(self._known) - 1
         self.begin_index = whole_number("begin_index", begin_index, 0, last)
-        self.step_index, self.model_outputs = None, []
+        self.step_index = None
+        self.model_outputs = []
 
     def index_for_timestep(self, timestep, schedule_timesteps=None) -> int:
         "The index of a timestep; of one that is visited twice, the second."
-        timestep, where = one_timestep(timestep), self._where
+        timestep = one_timestep(timestep)
+        where = self._where
         if schedule_timesteps is not None:
             where = _indices(torch.as_tensor(schedule_timesteps).tolist())
         if timestep in where: return where[timestep][:2][-1]
@@ -119,8 +121,11 @@ class StepCounter:
                          "`timesteps`")
 
     def _count_from(self, timesteps):
-        self._known, self._where = timesteps, _indices(timesteps)
-        self.begin_index, self.step_index, self.model_outputs = None, None, []
+        self._known = timesteps
+        self._where = _indices(timesteps)
+        self.begin_index = None
+        self.step_index = None
+        self.model_outputs = []
 
     def _find(self, timestep):
         for start in (self.begin_index or 0, 0):
@@ -131,9 +136,11 @@ class StepCounter:
         "The step after the last; or wherever `timestep` lies, with no past."
         t = one_timestep(timestep)
         if self.step_index in (None, len(self._known)):
-            self.step_index, self.model_outputs = self.begin_index or 0, []
+            self.step_index = self.begin_index or 0
+            self.model_outputs = []
         if self._known[self.step_index] != t:
-            self.step_index, self.model_outputs = self._find(t), []
+            self.step_index = self._find(t)
+            self.model_outputs = []
         return self.step_index
 
 # %% ../nbs/05_samplers.ipynb #cell038
@@ -178,7 +185,8 @@ class SigmaScheduler(StepCounter, Scheduler):
 @patch_to(SigmaScheduler)
 def _levels(self, n, timesteps=None):
     "Timesteps (n,) and sigmas (n + 1,)."
-    c, table = self._own, self._table()
+    c = self._own
+    table = self._table()
     if timesteps is None: timesteps = self._spaced(n)
     sigmas = np.interp(timesteps, np.arange(len(table)), table)
     if respace := self._respacing():
@@ -281,7 +289,8 @@ class EulerDiscreteScheduler(SigmaScheduler):
 
     def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
         "From one noise level to the next."
-        i, x = self._index(timestep), at_least_float(sample)
+        i = self._index(timestep)
+        x = at_least_float(sample)
         slope, x0 = self._slope(model_output, x, i)
         fresh = lambda: randn_like(model_output, generator)
         return self._done(self._move(x, slope, i, fresh), x0, sample)
@@ -340,7 +349,8 @@ class HeunDiscreteScheduler(SigmaScheduler):
 
     def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
         "The first call goes ahead; the second goes back and takes the step better."
-        i, x = self._index(timestep), at_least_float(sample)
+        i = self._index(timestep)
+        x = at_least_float(sample)
         slope, x0 = self._slope(model_output, x, i)
         first = not self.model_outputs
         if first: self.model_outputs = [x, slope, self.sigmas[i + 1] - self.sigmas[i]]
@@ -412,7 +422,9 @@ def _levels(self, n, timesteps=None):
 def step(self, model_output, timestep, sample, generator=None, variance_noise=None,
          return_dict=True) -> SchedulerOutput:
     "One network call; how its picture changes over `lambda`, those before have shown."
-    i, x, c = self._index(timestep), at_least_float(sample), self._own
+    i = self._index(timestep)
+    x = at_least_float(sample)
+    c = self._own
     x0_share, noise_share = self._level(i)
     x0_share_to, noise_share_to = self._level(i + 1)
     learned = "learned" in (c.variance_type or "") and torch.is_tensor(model_output)
@@ -438,7 +450,9 @@ def step(self, model_output, timestep, sample, generator=None, variance_noise=No
 @patch_to(DPMSolverMultistepScheduler)
 def _order(self, i):
     "How many predictions to use: few at the start, one where the last step goes to 0."
-    c, left, few = self._own, len(self._known) - i, len(self._known) < 15
+    c = self._own
+    left = len(self._known) - i
+    few = len(self._known) < 15
     careful = c.lower_order_final and few
     if left == 1 and (c.euler_at_final or careful or c.final_sigmas_type == "zero"):
         return 1
@@ -449,7 +463,8 @@ def _order(self, i):
 def _curve(self, order, k, gain, h, lambdas):
     "Slope and bend of the predictions over lambda, each with its weight in the step."
     if order == 1: return []
-    r0, past = (lambdas[1] - lambdas[2]) / h, self.model_outputs
+    r0 = (lambdas[1] - lambdas[2]) / h
+    past = self.model_outputs
     slope = (past[-1] - past[-2]) / r0
     even = gain / 2 if self._own.solver_type == "midpoint" else 1 - gain / k
     if order == 2: return [(even, slope)]
@@ -489,11 +504,13 @@ class PNDMScheduler(StepCounter, DDIMScheduler):
     def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
         "From the last four network outputs to the next picture."
         check_alike(model_output=model_output, sample=sample)
-        t, past = int(self._known[self._index(timestep)]), self.model_outputs
+        t = int(self._known[self._index(timestep)])
+        past = self.model_outputs
         self.step_index += 1
         if not past: self._first = sample
         elif len(past) == 1 and self._first is not None:  # the repeated step
-            first, self._first = self._first, None
+            first = self._first
+            self._first = None
             mean = (model_output + past[-1]) / 2
             return self._move(mean, t + self._stride(), t, first)
         past[:] = past[-3:] + [model_output]
@@ -529,7 +546,8 @@ class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
                  use_exponential_sigmas=False, time_shift_type="exponential",
                  stochastic_sampling=False):
         self._note_config()
-        c, T = self._own, len(self)
+        c = self._own
+        T = len(self)
         sigmas = np.arange(T, 0, -1, dtype=np.float32) / T
         if not c.use_dynamic_shifting: sigmas = shift_time(sigmas, c.shift)
         self._range = float(sigmas[0]), float(sigmas[-1])

@@ -253,7 +253,9 @@ def from_config(
         raise ConfigError("config is a dictionary, a file or a folder; got a "
                           f"{type(config).__name__}")
     by_default = config.get("_use_default_values", ())  # what nobody chose
-    own, chosen, aside = cls.config_keys(), {}, {}
+    own = cls.config_keys()
+    chosen = {}
+    aside = {}
     for key, value in config.items():
         known = key in own or key in cls.fixed_config or key in cls.other_keys
         unchanged = not isinstance(by_default, dict) or by_default.get(key) == value
@@ -313,7 +315,8 @@ def _build(self):
     "The common part of every `__init__`, run once the config is there."
     self._note_config()
     c = self._own
-    T, zero_snr = c.num_train_timesteps, c.get("rescale_betas_zero_snr")
+    T = c.num_train_timesteps
+    zero_snr = c.get("rescale_betas_zero_snr")
     betas = torch.tensor(c.trained_betas or (), dtype=torch.float32)
     if c.trained_betas is None:
         betas = make_betas(c.beta_schedule, T, c.beta_start, c.beta_end)
@@ -358,7 +361,8 @@ def _set(self, timesteps, device=None):
 @patch_to(Scheduler)
 def set_timesteps(self, num_inference_steps: int, device=None):
     "Choose the timesteps that sampling visits; before the first call, all."
-    c, T = self._own, len(self)
+    c = self._own
+    T = len(self)
     timesteps = spaced_timesteps(
         num_inference_steps, T, c.timestep_spacing, c.steps_offset).round()
     if timesteps[0] >= T:
@@ -448,7 +452,8 @@ def get_velocity(self, sample, noise, timesteps):
 def _split(self, output, x, alpha, sigma):
     "Picture (clipped if the config says so) and noise, as the network sees them."
     check_alike(model_output=output, sample=x)
-    output, c = at_least_float(output), self._own
+    output = at_least_float(output)
+    c = self._own
     x0, noise = split_mixture(self.prediction_type, output, x, alpha, sigma)
     if self._limit == "clip_sample":
         x0 = x0.clamp(-c.clip_sample_range, c.clip_sample_range)
@@ -514,12 +519,14 @@ def step(
     return_dict: bool = True,  # as in diffusers; a named tuple either way
 ) -> SchedulerOutput:
     "From x_t to the picture at the timestep before."
-    t, x = self._current(timestep), at_least_float(sample)
+    t = self._current(timestep)
+    x = at_least_float(sample)
     s = self._previous[t]
     bar_t = self.alphas_cumprod[t]
     bar_s = self.alphas_cumprod[s] if s >= 0 else torch.tensor(1.0)
     alpha = bar_t / bar_s  # of this step, which may be many training steps long
-    learned, extra = "learned" in (self._own.variance_type or ""), None
+    learned = "learned" in (self._own.variance_type or "")
+    extra = None
     if learned:
         shape = *sample.shape[:1], "twice the channels", *sample.shape[2:]
         check_tensor("model_output", model_output, *shape)
@@ -559,7 +566,8 @@ def sample(
     check_alike(noise=noise)
     if timesteps is None:
         scheduler.set_timesteps(steps, device=noise.device)
-        timesteps, noise = scheduler.timesteps, noise * scheduler.init_noise_sigma
+        timesteps = scheduler.timesteps
+        noise = noise * scheduler.init_noise_sigma
     x = noise
     if generator is not None: step_kwargs["generator"] = generator
     for i, t in enumerate(timesteps):
