@@ -6,8 +6,9 @@
 __all__ = ['KINDS', 'COLORS', 'BACKGROUNDS', 'SKETCH', 'SIZES', 'PLACES', 'RELATIONS', 'circle', 'square', 'ring', 'triangle',
            'star', 'heart', 'Scenes', 'everything_mentioned', 'blank_scenes', 'check_scenes', 'check_order',
            'all_combinations', 'swap_objects', 'is_heldout', 'in_split', 'arrange', 'coverage', 'paint',
-           'choose_mentioned', 'write_captions', 'Sketchbook', 'vary', 'page_color', 'length', 'spread', 'pour',
-           'find_objects', 'center_of_mass', 'Album', 'cut_out', 'recognise', 'locate', 'compare', 'Critic']
+           'choose_mentioned', 'write_captions', 'sample_scenes', 'Sketchbook', 'vary', 'page_color', 'length',
+           'spread', 'pour', 'find_objects', 'center_of_mass', 'Album', 'cut_out', 'recognise', 'locate', 'compare',
+           'Critic']
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell004
 import math
@@ -311,44 +312,44 @@ def _caption(noun, kind, color, size, place, relation, page, sized, placed, page
         (front if u[5] < 0.2 and not front else words).append("on " + page_word)
     return " ".join([*(part + "," for part in front), *words])
 
-# %% ../nbs/workshop/sketchbook.ipynb #cell124
+# %% ../nbs/workshop/sketchbook.ipynb #cell123
 @lru_cache
 def _combinations(n_objects, split):
     table = all_combinations(n_objects)
     return table[in_split(table, split)]
 
+def sample_scenes(
+    n: int,
+    generator: torch.Generator | None = None,
+    n_objects: int | None = None,  # 1, 2, or None: half of each
+    split: str = "train",  # "train", "heldout" or "all"
+) -> Scenes:
+    "Random scenes; until a caption is written, everything counts as mentioned."
+    n = check_order(n, generator, n_objects, split)
+    rand = lambda *shape: torch.rand(*shape, generator=generator)
+    two = rand(n) < (0.5 if n_objects is None else n_objects - 1)
+    ones, twos, u = _combinations(1, split), _combinations(2, split), rand(n)
+    first, second = (u * len(ones)).long(), (u * len(twos)).long()
+    scenes = Scenes.cat([ones, twos])[torch.where(two, len(ones) + second, first)]
+    sizes = (rand(n, 2) * len(SIZES)).long()
+    scenes.size = torch.where(scenes.kind >= 0, sizes, -1)
+    scenes.background = (rand(n) * len(BACKGROUNDS)).long()
+    scenes.position = arrange(scenes, rand(n, 2, 2) * 2 - 1)
+    return scenes
+
+# %% ../nbs/workshop/sketchbook.ipynb #cell124
 class Sketchbook:
     "Endless captioned pictures of one or two objects, determined by the generator."
     kinds, colors = len(KINDS), len(COLORS)
     noun, painter = staticmethod(_noun), staticmethod(paint)
+    sample_scenes = staticmethod(sample_scenes)
     def __init__(self, size: int = 32):  # pixels a side, at least 32
         self.size = whole_number("size", size, 32, 4096)
-
-    def sample_scenes(
-        self,
-        n: int,
-        generator: torch.Generator | None = None,
-        n_objects: int | None = None,  # 1, 2, or None: half of each
-        split: str = "train",  # "train", "heldout" or "all"
-    ) -> Scenes:
-        "Random scenes; until a caption is written, everything counts as mentioned."
-        n = check_order(n, generator, n_objects, split)
-        rand = lambda *shape: torch.rand(*shape, generator=generator)
-        two = rand(n) < (0.5 if n_objects is None else n_objects - 1)
-        ones, twos, u = _combinations(1, split), _combinations(2, split), rand(n)
-        first, second = (u * len(ones)).long(), (u * len(twos)).long()
-        scenes = Scenes.cat([ones, twos])[torch.where(two, len(ones) + second, first)]
-        sizes = (rand(n, 2) * len(SIZES)).long()
-        scenes.size = torch.where(scenes.kind >= 0, sizes, -1)
-        scenes.background = (rand(n) * len(BACKGROUNDS)).long()
-        scenes.position = arrange(scenes, rand(n, 2, 2) * 2 - 1)
-        return scenes
 
     def paint(self, scenes: Scenes) -> Tensor:  # on the scenes' device
         "Paint the scenes: (n, 3, size, size) float32 in [-1, 1]."
         check_scenes(scenes, self.kinds, self.colors)
-        starts = range(0, max(len(scenes), 1), 256)  # lots that fit into the cache
-        lots = [scenes[start:start + 256] for start in starts]
+        lots = [scenes[i:i + 256] for i in range(0, max(len(scenes), 1), 256)]
         return torch.cat([self.painter(lot, self.size) for lot in lots])
 
     def caption(self, scenes: Scenes, generator=None, mentioned: dict | None = None):
@@ -392,7 +393,7 @@ def vary(scenes: Scenes, generator=None, split: str = "train") -> Scenes:
     check_order(0, generator, split=split)
     check_scenes(scenes, len(KINDS), len(COLORS))
     rand, n = lambda *shape: torch.rand(*shape, generator=generator), len(scenes)
-    result = Sketchbook().sample_scenes(n, generator, split=split)
+    result = sample_scenes(n, generator, split=split)
     todo = torch.ones(n, dtype=torch.bool)
     for _ in range(10):  # after ten failures, which is rare: a random scene
         changes, shows = zip(*_edits(scenes, rand))
@@ -498,8 +499,7 @@ def cut_out(images: Tensor, middle: Tensor, side: int) -> Tensor:
 def recognise(raised: Tensor, mask: Tensor, other: Tensor, album: Album) -> tuple:
     """Index into the album (m,), colour (m, 3), centre in pixels (m, 2), fit, flaw.
 
-    `raised` (m, 3, h, w) and the colour have the page subtracted; `mask` (m, h, w) is
-    where the object is, `other` where another one is."""
+    `raised` has no page, nor the colour; `mask`: where it is, `other`: another."""
     seen = raised * (spread(mask, 2) * (1 - spread(other)))[:, None]
     pixel = center_of_mass(length(raised) * mask).long()
     patch = cut_out(seen, pixel, album.side)
@@ -561,9 +561,9 @@ class Critic:
 
     def _compare(self, images, scenes):
         check_scenes(scenes, self.kinds, self.colors)
-        reading = self.read(images)
-        if len(scenes) == len(reading): return compare(reading, scenes.to("cpu"))
-        raise ValueError(f"scenes: expected {len(reading)} as images, got {len(scenes)}")
+        reading, n = self.read(images), len(scenes)
+        if n == len(reading): return compare(reading, scenes.to("cpu"))
+        raise ValueError(f"scenes: expected {len(reading)}, one an image, got {n}")
 
     def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:
         "Per picture (n,): is what is mentioned of kind, ... right? `whole`: is all?"
