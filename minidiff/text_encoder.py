@@ -6,26 +6,25 @@
 __all__ = ['quick_gelu', 'attend', 'CLIPAttention', 'causal_mask', 'CLIPMLP', 'CLIPEncoderLayer', 'CLIPEncoder',
            'CLIPTextEmbeddings', 'CLIPVisionEmbeddings', 'init_clip_weights', 'TextOutput', 'check_clip_config',
            'part_config', 'CLIPTextModel', 'CLIPTextModelWithProjection', 'VisionOutput', 'CLIPVisionModel',
-           'CLIPOutput', 'CLIPModel', 'clip_loss']
+           'CLIPOutput', 'CLIPModel', 'clip_loss', 'ImageEncoder', 'TextAndPictures', 'caption_tokenizer', 'small_clip',
+           'flip_relation', 'hard_negatives', 'describe', 'contrastive_batches', 'contrastive_loss', 'pick_caption']
 
 # %% ../nbs/07_text_encoder.ipynb #cell004
-import functools, json, math, re, unicodedata, warnings
-from collections import Counter
-from collections.abc import Iterable
-from heapq import heappop, heappush
-from pathlib import Path
+import math
+from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .hub import (Config, ConfigError, LoadError, Pretrained, _short, atomic_write,
-                          check_path, check_tensor, find_folder, number, one_of, patch_to, read_json,
-                          read_text, register_config, whole_number, write_json)
-from .sd_unet import check_dtype, check_ids
+from .hub import (Config, ConfigError, Pretrained, _short, check_tensor, number, one_of,
+                          patch_to, register_config, whole_number)
+from .sd_unet import Downsample2D, ResnetBlock2D, check_dtype, check_ids
+from .sketchbook import (Scenes, Sketchbook, arrange, choose_mentioned, in_split,
+                                 swap_objects, vary)
 from .tokenizer import CLIPTokenizer, train_bpe
+from .training import all_gather_with_grad, step_generator
 
 # %% ../nbs/07_text_encoder.ipynb #cell021
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:
@@ -487,7 +486,6 @@ def clip_loss(
 
     With several processes, every process compares its rows with everybody's.
     """
-    from minidiff.training import all_gather_with_grad
     check_tensor("image_embeds", image_embeds, "n", "width")
     check_tensor("text_embeds", text_embeds, *image_embeds.shape)
     real = torch.is_tensor(logit_scale) and logit_scale.is_floating_point()
@@ -498,3 +496,210 @@ def clip_loss(
     logits = logit_scale.float().clamp(max=math.log(100)).exp() * v @ t.T
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+# %% ../nbs/07_text_encoder.ipynb #ie_class
+class ImageEncoder(Pretrained, nn.Module):
+    """Pictures to one vector each, in the space that they share with texts.
+
+    A small convolutional net: residual blocks and halvings, then all places side by side, to
+    keep *where*. It also holds what a caption's pooled vector needs to be compared with them:
+    its projection, and the temperature. The config is our own, not that of CLIP's vision tower.
+    """
+    weights_name = "model.safetensors"
+
+    @register_config
+    def __init__(
+        self,
+        image_size: int = 32,  # pixels a side
+        widths: tuple = (32, 64, 128),  # channels after each halving
+        projection_dim: int = 128,  # of the space that pictures and texts share
+        text_hidden_size: int = 128,  # of a text's pooled vector
+        groups: int = 8,  # of the group norms
+    ):
+        super().__init__()
+        dict.update(self.config, self._check_sizes(self.config))
+        layers = [nn.Conv2d(3, widths[0], 3, stride=2, padding=1)]
+        for i, (width, before) in enumerate(zip(widths, (widths[0], *widths))):
+            if i: layers.append(Downsample2D(before))
+            layers.append(ResnetBlock2D(before, width, temb_channels=None, groups=groups))
+        places = (image_size // 2 ** len(widths)) ** 2
+        layers += [nn.GroupNorm(groups, widths[-1]), nn.SiLU(), nn.Flatten()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1] * places, projection_dim))
+        self.text_projection = nn.Linear(text_hidden_size, projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(2.66))  # log(1 / 0.07)
+
+    @staticmethod
+    def _check_sizes(c):
+        keys = "image_size", "projection_dim", "text_hidden_size", "groups"
+        found = {key: whole_number(key, c[key], 1, 2 ** 15) for key in keys}
+        widths, groups = c.widths, found["groups"]
+        if not isinstance(widths, tuple) or not 0 < len(widths) < 16:
+            raise ConfigError("widths: expected the channels after each halving, got "
+                              f"{_short(widths)}")
+        found["widths"] = tuple(whole_number("widths", w, 1, 2 ** 15) for w in widths)
+        if any(width % groups for width in found["widths"]):
+            raise ConfigError(f"groups must divide each of widths={widths}, got {groups}")
+        if found["image_size"] % 2 ** len(widths):
+            raise ConfigError(f"image_size must be a multiple of {2 ** len(widths)}, as it is "
+                              f"halved {len(widths)} times, got {c.image_size}")
+        return found
+
+    def forward(
+        self,
+        images: Tensor,  # (n, 3, size, size) in [-1, 1]
+    ) -> Tensor:  # (n, projection_dim), of any length
+        size = self.config.image_size
+        check_tensor("images", images, "n", 3, size, size)
+        check_dtype(self.layers[0].weight, images=images)
+        return self.layers(images)
+
+    def text_features(
+        self,
+        pooled: Tensor,  # (n, text_hidden_size): `pooler_output` of the text tower
+    ) -> Tensor:  # (n, projection_dim), of any length
+        "What a text's pooled vector is in the space that it shares with pictures."
+        check_tensor("pooled", pooled, "n", self.text_projection.in_features)
+        return self.text_projection(pooled)
+
+# %% ../nbs/07_text_encoder.ipynb #ie_both
+class TextAndPictures(nn.Module):
+    "A text tower and an image encoder, to be trained together."
+    def __init__(
+        self,
+        text_model: CLIPTextModel,
+        image_encoder: ImageEncoder,  # which also holds the text's projection, and the temperature
+    ):
+        super().__init__()
+        self.text_model = text_model
+        self.image_encoder = image_encoder
+        self.logit_scale = image_encoder.logit_scale  # the same weight, first in the row
+
+    def embed_images(
+        self,
+        images: Tensor,  # (n, 3, size, size)
+    ) -> Tensor:  # (n, width), of length 1
+        return F.normalize(self.image_encoder(images).float(), dim=-1)
+
+    def embed_text(
+        self,
+        ids: Tensor,  # (n, L)
+    ) -> Tensor:  # (n, width), of length 1
+        pooled = self.text_model(ids).pooler_output
+        return F.normalize(self.image_encoder.text_features(pooled).float(), dim=-1)
+
+# %% ../nbs/07_text_encoder.ipynb #ie_small
+def caption_tokenizer(
+    book: Sketchbook,
+    n: int = 4000,  # captions to learn from
+    vocab_size: int = 1024,  # tokens at most; merging stops when every word is one token
+    length: int = 32,  # the longest text; Stable Diffusion's 77 would be mostly padding here
+) -> CLIPTokenizer:
+    "A tokenizer learnt from the captions of a sketchbook."
+    generator = step_generator(0, 0)
+    captions, _ = book.caption(book.sample_scenes(n, generator), generator)
+    return CLIPTokenizer(*train_bpe(captions, vocab_size), model_max_length=length)
+
+def small_clip(
+    tokenizer: CLIPTokenizer,
+    size: int,  # pixels a side
+    width: int = 128,  # of a token's vector, and of the space that both share
+    layers: int = 3,  # of the text tower
+    heads: int = 4,
+    widths: tuple = (32, 64, 128),  # of the image encoder
+) -> TextAndPictures:
+    "Both towers, small enough for the sketchbook, with fresh weights."
+    names = "bos_token_id", "eos_token_id", "pad_token_id"
+    text_model = CLIPTextModel(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width,
+        projection_dim=width, num_hidden_layers=layers, num_attention_heads=heads,
+        max_position_embeddings=tokenizer.model_max_length,
+        **{name: getattr(tokenizer, name) for name in names})
+    for table in text_model.embeddings.children(): nn.init.normal_(table.weight, std=0.5)
+    return TextAndPictures(text_model, ImageEncoder(size, widths, width, width))
+
+# %% ../nbs/07_text_encoder.ipynb #ie_neg
+def flip_relation(
+    scenes: Scenes,
+    generator: torch.Generator,
+) -> Scenes:
+    "Above becomes below, left right; where it cannot, or is held out, another change."
+    relation = torch.where(scenes.relation >= 0, scenes.relation ^ 1, scenes.relation)
+    turned = replace(scenes, relation=relation)
+    start = torch.rand(len(scenes), 2, 2, generator=generator) * 2 - 1
+    turned.position = arrange(turned, start)
+    fine = (scenes.n_objects == 2) & in_split(turned, "train")
+    both = Scenes.cat([vary(scenes, generator), turned])
+    return both[torch.arange(len(scenes)) + len(scenes) * fine]
+
+def hard_negatives(
+    scenes: Scenes,
+    generator: torch.Generator,
+) -> Scenes:  # four times as many: first the scenes, then each of the three changes of all
+    "The scenes, and three others for each that differ from it in one thing."
+    changed = [vary(scenes, generator) for _ in range(2)]
+    return Scenes.cat([scenes, *changed, flip_relation(scenes, generator)])
+
+# %% ../nbs/07_text_encoder.ipynb #ie_batch
+def describe(
+    book: Sketchbook,
+    scenes: Scenes,
+    generator: torch.Generator,
+) -> list:  # of str
+    "A caption for each scene; of two objects, either may be named first."
+    turn = torch.rand(len(scenes), generator=generator) < 0.5
+    both = Scenes.cat([scenes, swap_objects(scenes)])
+    scenes = both[torch.arange(len(scenes)) + len(scenes) * turn]
+    return book.caption(scenes, generator, scenes.mentioned)[0]
+
+def contrastive_batches(
+    book: Sketchbook,
+    tokenizer: CLIPTokenizer,
+    batch_size: int,  # a multiple of 4: scenes with three hard negatives each
+):
+    "A `batch_fn` for `Trainer`: images (n, 3, size, size), ids (n, 2, L) of two captions each."
+    if batch_size % 4:
+        raise ConfigError(f"batch_size is a multiple of 4 here; got {batch_size}")
+    def batch(generator):
+        scenes = book.sample_scenes(batch_size // 4, generator)
+        scenes.mentioned = choose_mentioned(scenes, generator)
+        scenes = hard_negatives(scenes, generator)
+        captions = describe(book, scenes, generator) + describe(book, scenes, generator)
+        ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
+        ids = ids.unflatten(0, (2, -1)).transpose(0, 1).contiguous()
+        return dict(images=book.paint(scenes), ids=ids)
+    return batch
+
+# %% ../nbs/07_text_encoder.ipynb #ie_loss
+def contrastive_loss(
+    model: TextAndPictures,
+    batch: dict,  # of `contrastive_batches`
+) -> Tensor:
+    "A `loss_fn` for `Trainer`: one caption with the other, and with the picture."
+    pictures = model.embed_images(batch["images"])
+    texts = model.embed_text(batch["ids"].flatten(0, 1))
+    first, second = texts.unflatten(0, (-1, 2)).unbind(1)
+    within = clip_loss(first, second, model.logit_scale)
+    return within + clip_loss(pictures, first, model.logit_scale)
+
+contrastive_loss.whole_batch = True  # in parts, a batch has fewer to compare with
+
+# %% ../nbs/07_text_encoder.ipynb #ie_pick
+@torch.no_grad()
+def pick_caption(
+    model: TextAndPictures,
+    tokenizer: CLIPTokenizer,
+    book: Sketchbook,
+    n: int = 500,  # pictures
+    rivals: int = 7,  # hard negatives for each
+    seed: int = 0,
+) -> float:
+    "How often the right caption is found among hard negatives, on held-out pictures of two objects."
+    generator, device = step_generator(seed, 2**27), next(model.parameters()).device
+    scenes = book.sample_scenes(n, generator, 2, "heldout")
+    scenes.mentioned = choose_mentioned(scenes, generator)
+    pictures, scores = model.embed_images(book.paint(scenes).to(device)), []
+    for near in [scenes] + [vary(scenes, generator, "all") for _ in range(rivals)]:
+        captions, _ = book.caption(near, generator, near.mentioned)
+        ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
+        scores.append((pictures * model.embed_text(ids.to(device))).sum(-1))
+    return (torch.stack(scores).argmax(0) == 0).float().mean().item()

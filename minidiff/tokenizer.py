@@ -7,22 +7,17 @@ __all__ = ['START', 'END', 'clean', 'split_words', 'byte_alphabet', 'spell', 'me
            'CLIPTokenizer', 'check_vocab']
 
 # %% ../nbs/06_tokenizer.ipynb #cell004
-import functools, json, math, re, unicodedata, warnings
+import functools, math, re, unicodedata, warnings
 from collections import Counter
 from collections.abc import Iterable
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-from .hub import (Config, ConfigError, LoadError, Pretrained, _short, atomic_write,
-                          check_path, check_tensor, find_folder, number, one_of, patch_to, read_json,
-                          read_text, register_config, whole_number, write_json)
-from .sd_unet import check_dtype, check_ids
+from .hub import (ConfigError, LoadError, _short, atomic_write, check_path, find_folder,
+                          one_of, patch_to, read_json, read_text, whole_number, write_json)
 
 # %% ../nbs/06_tokenizer.ipynb #cell006
 def clean(
