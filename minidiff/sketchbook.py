@@ -98,13 +98,13 @@ class Scenes:
     relation: Tensor     # (n,) index into RELATIONS, of the first object to the second
     background: Tensor   # (n,) index into BACKGROUNDS
     position: Tensor     # (n, 2, 2) centre (x, y) of each object, as a share of the side
-    said: dict           # bool masks: "size" (n, 2), "place", "relation", "background" (n,)
+    mentioned: dict           # bool masks: "size" (n, 2), "place", "relation", "background" (n,)
 
     def map(self, f) -> "Scenes":
         "Apply `f` to every tensor."
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        said = {name: f(mask) for name, mask in columns.pop("said").items()}
-        return Scenes(**{name: f(column) for name, column in columns.items()}, mentioned=said)
+        mentioned = {name: f(mask) for name, mask in columns.pop("mentioned").items()}
+        return Scenes(**{name: f(column) for name, column in columns.items()}, mentioned=mentioned)
 
     def __len__(self): return len(self.n_objects)
     def __getitem__(self, i): return self.map(lambda t: t[[i] if isinstance(i, int) else i])
@@ -274,23 +274,23 @@ def choose_mentioned(
     "Draw what the captions will mention."
     check_order(0, generator)
     number("share", share, 0, 1)
-    said = everything_mentioned(scenes)
+    mentioned = everything_mentioned(scenes)
     for name in ("size", "place", "background"):
         mentioned[name] &= torch.rand(mentioned[name].shape, generator=generator) < share
-    return said
+    return mentioned
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell118
 def write_captions(
     scenes: Scenes,
-    said: dict[str, Tensor],                   # what to mention
+    mentioned: dict[str, Tensor],                   # what to mention
     generator: torch.Generator | None = None,  # draws the words
     noun=lambda kind, color: f"{_color_words[color]} {_kind_words[kind]}",   # the name of an object
 ) -> list[str]:
     "One line for each scene."
     check_order(0, generator)
     for name, mask in everything_mentioned(scenes).items():
-        given = mentioned.get(name) if isinstance(said, dict) else None
-        if name == "relation": continue                           # it is always said
+        given = mentioned.get(name) if isinstance(mentioned, dict) else None
+        if name == "relation": continue                           # it is always mentioned
         if getattr(given, "shape", None) != mask.shape:
             raise ValueError(f"mentioned[{name!r}]: expected a mask {tuple(mask.shape)}, "
                              f"got {_short(given)}")
@@ -334,7 +334,7 @@ def sample_scenes(
     n_objects: int | None = None,              # 1, 2, or None: half of each
     split: str = "train",                      # "train", "heldout" or "all"
 ) -> Scenes:
-    "Draw `n` random scenes; until a caption is written, everything counts as said."
+    "Draw `n` random scenes; until a caption is written, everything counts as mentioned."
     n = check_order(n, generator, n_objects, split)
     rand = lambda *shape: torch.rand(*shape, generator=generator)
     two = rand(n) < (0.5 if n_objects is None else n_objects - 1)
@@ -372,11 +372,11 @@ class Sketchbook:
         return torch.cat([paint(scenes[start:start + 256], self.size) for start in starts])
 
     def caption(self, scenes: Scenes, generator: torch.Generator | None = None,
-                said: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
-        "Captions, and what they mention: `said` if given, else drawn at random."
+                mentioned: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
+        "Captions, and what they mention: `mentioned` if given, else drawn at random."
         check_scenes(scenes, len(KINDS), len(COLORS))
-        if said is None: said = choose_mentioned(scenes, generator)
-        return write_captions(scenes, said, generator), said
+        if mentioned is None: mentioned = choose_mentioned(scenes, generator)
+        return write_captions(scenes, mentioned, generator), mentioned
 
     def critic(self) -> "Critic":
         "Who reads pictures of this book."
@@ -397,22 +397,22 @@ def _edits(scenes, rand):
         return torch.where(old >= 0, new, old)
     for name, words in dict(kind=KINDS, color=COLORS, size=SIZES).items():
         old = getattr(scenes, name)
-        said, differ = scenes.mentioned["size"] if name == "size" else old >= 0, old[:, 0] != old[:, 1]
+        mentioned, differ = scenes.mentioned["size"] if name == "size" else old >= 0, old[:, 0] != old[:, 1]
         for i in range(2):
             new = old.clone()
             new[:, i] = other(old[:, i], words)
             yield {name: new}, mentioned[:, i]
-        yield {name: old.flip(1)}, said.all(1) & differ & (scenes.n_objects == 2)
+        yield {name: old.flip(1)}, mentioned.all(1) & differ & (scenes.n_objects == 2)
     for name, words in dict(place=PLACES, relation=RELATIONS, background=BACKGROUNDS).items():
         yield {name: other(getattr(scenes, name), words)}, scenes.mentioned[name]
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell137
 def vary(
-    scenes: Scenes,                            # with `said` as their captions mention it
+    scenes: Scenes,                            # with `mentioned` as their captions mention it
     generator: torch.Generator | None = None,
     split: str = "train",                      # where the results may come from
 ) -> Scenes:
-    "Hard negatives: one thing said is changed in each scene, or exchanged between its objects."
+    "Hard negatives: one thing mentioned is changed in each scene, or exchanged between its objects."
     check_order(0, generator, split=split)
     check_scenes(scenes)
     bare = ((scenes.kind >= 0) & (scenes.color < 0)).any(1).sum().item()
@@ -567,7 +567,7 @@ def locate(
 # %% ../nbs/workshop/sketchbook.ipynb #cell166
 def compare(
     reading: Scenes,
-    scenes: Scenes,  # with `said`: nothing else is asked for
+    scenes: Scenes,  # with `mentioned`: nothing else is asked for
 ) -> dict[str, tuple[Tensor, Tensor]]:
     "Per attribute (right, asked), bool masks (n, 1) or (n, 2); `whole`: all that is asked is right."
     column, present = lambda t: t if t.dim() == 2 else t[:, None], scenes.kind >= 0
@@ -623,12 +623,12 @@ class Critic:
                          f"{len(scenes)}")
 
     def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:
-        "Per picture (n,): is all that was said about kind, color, ... right? `whole`: is everything?"
+        "Per picture (n,): is all that is mentioned about kind, color, ... right? `whole`: is everything?"
         verdict = self._compare(images, scenes)
         return {name: (right | ~asked).all(1) for name, (right, asked) in verdict.items()}
 
     def score(self, images: Tensor, scenes: Scenes) -> dict[str, float]:
-        "Share right of all that was said per attribute (nan: nothing was); `whole`: of pictures."
+        "Share right of all that is mentioned per attribute (nan: nothing was); `whole`: of pictures."
         verdict = self._compare(images, scenes)
         return {name: right[asked].float().mean().item() for name, (right, asked) in verdict.items()}
 

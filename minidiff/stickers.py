@@ -74,7 +74,7 @@ class StickerBook(Sketchbook):
 
     def sample_scenes(self, n: int, generator: torch.Generator | None = None,
                       n_objects: int | None = None, split: str = "train") -> Scenes:
-        "Draw `n` random scenes; until a caption is written, everything counts as said."
+        "Draw `n` random scenes; until a caption is written, everything counts as mentioned."
         n = check_order(n, generator, n_objects, split)
         pick = lambda words, *shape: (torch.rand(*shape, generator=generator) * words).long()
         scenes = blank_scenes(n)
@@ -105,11 +105,11 @@ class StickerBook(Sketchbook):
         return StickerCritic(self.size)
 
     def caption(self, scenes: Scenes, generator: torch.Generator | None = None,
-                said: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
-        "Captions, and what they mention: `said` if given, else drawn at random."
+                mentioned: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
+        "Captions, and what they mention: `mentioned` if given, else drawn at random."
         check_scenes(scenes, len(STICKERS), 0)
-        if said is None: said = choose_mentioned(scenes, generator)
-        return write_captions(scenes, said, generator, lambda kind, color: STICKERS[kind]), said
+        if mentioned is None: mentioned = choose_mentioned(scenes, generator)
+        return write_captions(scenes, mentioned, generator, lambda kind, color: STICKERS[kind]), mentioned
 
 # %% ../nbs/workshop/stickers.ipynb #cell019
 SIDE = 19  # pixels of a page of the album

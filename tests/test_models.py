@@ -825,8 +825,8 @@ def test_what_no_sketchbook_can_draw_is_named(Book):
     for wrong in (None, 3, short, other):
         with pytest.raises(ValueError, match="scenes"): book.paint(wrong)
         with pytest.raises(ValueError, match="scenes"): book.caption(wrong)
-    for said in ({}, 3, {**scenes.mentioned, "size": scenes.mentioned["size"][:2]}):
-        with pytest.raises(ValueError, match="said"): book.caption(scenes, mentioned=said)
+    for mentioned in ({}, 3, {**scenes.mentioned, "size": scenes.mentioned["size"][:2]}):
+        with pytest.raises(ValueError, match="mentioned"): book.caption(scenes, mentioned=mentioned)
     if Book is Sketchbook:
         for args, name in ((dict(split="test"), "split"), (dict(generator=1), "generator")):
             with pytest.raises(ValueError, match=name): vary(scenes, **args)
