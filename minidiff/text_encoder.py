@@ -6,8 +6,8 @@
 __all__ = ['quick_gelu', 'attend', 'CLIPAttention', 'causal_mask', 'CLIPMLP', 'CLIPEncoderLayer', 'CLIPEncoder',
            'CLIPTextEmbeddings', 'CLIPVisionEmbeddings', 'init_clip_weights', 'TextOutput', 'check_clip_config',
            'part_config', 'CLIPTextModel', 'CLIPTextModelWithProjection', 'VisionOutput', 'CLIPVisionModel',
-           'CLIPOutput', 'CLIPModel', 'clip_loss', 'ImageEncoder', 'TextAndPictures', 'caption_tokenizer', 'small_clip',
-           'flip_relation', 'hard_negatives', 'describe', 'contrastive_batches', 'contrastive_loss', 'pick_caption']
+           'CLIPOutput', 'CLIPModel', 'clip_loss', 'ImageEncoder', 'TextAndPictures', 'small_clip', 'flip_relation',
+           'hard_negatives', 'describe', 'contrastive_batches', 'contrastive_loss', 'pick_caption']
 
 # %% ../nbs/07_text_encoder.ipynb #cell004
 import math
@@ -23,7 +23,7 @@ from .hub import (Config, ConfigError, Pretrained, _short, check_tensor, number,
 from .sd_unet import Downsample2D, ResnetBlock2D, check_dtype, check_ids
 from .sketchbook import (Scenes, Sketchbook, arrange, choose_mentioned, in_split,
                                  swap_objects, vary)
-from .tokenizer import CLIPTokenizer, train_bpe
+from .tokenizer import CLIPTokenizer
 from .training import all_gather_with_grad, step_generator
 
 # %% ../nbs/07_text_encoder.ipynb #cell021
@@ -588,17 +588,6 @@ class TextAndPictures(nn.Module):
         return F.normalize(self.image_encoder.text_features(pooled).float(), dim=-1)
 
 # %% ../nbs/07_text_encoder.ipynb #ie_small
-def caption_tokenizer(
-    book: Sketchbook,
-    n: int = 4000,  # captions to learn from
-    vocab_size: int = 1024,  # tokens at most; merging stops when every word is one token
-    length: int = 32,  # the longest text; Stable Diffusion's 77 would be mostly padding here
-) -> CLIPTokenizer:
-    "A tokenizer learnt from the captions of a sketchbook."
-    generator = step_generator(0, 0)
-    captions, _ = book.caption(book.sample_scenes(n, generator), generator)
-    return CLIPTokenizer(*train_bpe(captions, vocab_size), model_max_length=length)
-
 def small_clip(
     tokenizer: CLIPTokenizer,
     size: int,  # pixels a side

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START', 'END', 'clean', 'split_words', 'byte_alphabet', 'spell', 'merge_pair', 'count_pairs', 'learn_merges',
-           'apply_merges', 'vocabulary', 'train_bpe', 'Tokens', 'CLIPTokenizer', 'check_vocab']
+           'apply_merges', 'vocabulary', 'train_bpe', 'Tokens', 'CLIPTokenizer', 'check_vocab', 'caption_tokenizer']
 
 # %% ../nbs/06_tokenizer.ipynb #cell004
 import functools, math, re, unicodedata, warnings
@@ -19,6 +19,8 @@ import torch
 from .hub import (ConfigError, LoadError, _short, atomic_write, check_path,
                           find_folder, one_of, patch_to, read_json, read_text,
                           whole_number, write_json)
+from .sketchbook import Sketchbook
+from .training import step_generator
 
 # %% ../nbs/06_tokenizer.ipynb #cell007k
 @functools.lru_cache(maxsize=None)
@@ -470,6 +472,18 @@ def batch_decode(
 
 def _plain(ids):
     return ids.tolist() if isinstance(ids, (torch.Tensor, np.ndarray)) else ids
+
+# %% ../nbs/06_tokenizer.ipynb #tk_bookcode
+def caption_tokenizer(
+    book: Sketchbook,
+    n: int = 4000,  # captions to learn from
+    vocab_size: int = 1024,  # at most; merging stops when every word is one token
+    length: int = 32,  # the longest text; with CLIP's 77 most of a row would be padding
+) -> CLIPTokenizer:
+    "A tokenizer learnt from the captions of a sketchbook."
+    generator = step_generator(0, 0)
+    captions, _ = book.caption(book.sample_scenes(n, generator), generator)
+    return CLIPTokenizer(*train_bpe(captions, vocab_size), model_max_length=length)
 
 # %% ../nbs/06_tokenizer.ipynb #cell018
 @patch_to(CLIPTokenizer)
