@@ -6,7 +6,7 @@
 __all__ = ['MUON', 'LATE', 'PRESETS', 'PAGES', 'SCHEDULER', 'PREVIEW', 'Preset', 'unet_config', 'Job', 'vae_config',
            'ImageEncoder', 'caption_tokenizer', 'TextAndPictures', 'flip_relation', 'hard_negatives', 'describe',
            'contrastive_batches', 'contrastive_loss', 'pick_caption', 'training_scenes', 'Latents', 'draw_timesteps',
-           'latent_batches', 'diffusion_loss', 'fitted_unet', 'caption_grid', 'results_table', 'open_run']
+           'latent_batches', 'diffusion_loss', 'fitted_unet', 'wilson', 'caption_grid', 'results_table', 'open_run']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
 import inspect, os, sys, time, warnings
@@ -274,16 +274,22 @@ def contrastive_loss(model, batch):
 contrastive_loss.whole_batch = True  # in parts, a batch has fewer to compare with
 
 @patch_to(Job)
-def train_text_encoder(self):
-    "Stage two: a tokenizer and a text encoder, frozen from then on."
+def train_clip(self):
+    "Stage two: a tokenizer, and the two encoders that learn from each other."
     seed_all(self.seed + 1)
     tokenizer = caption_tokenizer(self.book)
-    both = TextAndPictures(tokenizer, self.preset.size, **self.preset.text)
-    both = self.train_stage("text", both, contrastive_loss,
+    clip = TextAndPictures(tokenizer, self.preset.size, **self.preset.text)
+    clip = self.train_stage("text", clip, contrastive_loss,
                             lambda n: contrastive_batches(self.book, tokenizer, n),
                             self.preset.text_training,
                             recipe=dict(size=self.preset.size, text=self.preset.text))
-    return tokenizer, both.text_model
+    return tokenizer, clip
+
+@patch_to(Job)
+def train_text_encoder(self):
+    "What stage three needs of stage two: a tokenizer and a text encoder."
+    tokenizer, self.clip = self.train_clip()
+    return tokenizer, self.clip.text_model
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell026
 @torch.no_grad()
@@ -454,6 +460,19 @@ def show_preview(self, pipe, step):
         page = {"text/html": _img(_encode(grid, format="PNG"), said, width=grid.width), "text/plain": said}
         if not hasattr(self, "_display"): self._display = display(page, raw=True, display_id=True)
         else: self._display.update(page, raw=True)
+
+# %% ../nbs/16_latent_diffusion.ipynb #wilson
+def wilson(
+    right: int,
+    n: int,  # trials
+) -> tuple:  # (low, high)
+    "The 95% interval of a share, as Wilson (1927) computes it."
+    z = 1.96
+    share = right / n
+    middle = share + z * z / (2 * n)
+    reach = z * (share * (1 - share) / n + (z / (2 * n)) ** 2) ** 0.5
+    scale = 1 + z * z / n
+    return (middle - reach) / scale, (middle + reach) / scale
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell041
 @patch_to(Job)
