@@ -1020,11 +1020,11 @@ def tensor_calls(bench):
                                      attention_mask={
                                          "an_int", "a_byte", "a_bool", "none"
                                      }))
-    vision = text.CLIPVisionModel(**MODELS["vision"][2]).eval()
+    vision = text_encoder.CLIPVisionModel(**MODELS["vision"][2]).eval()
     calls["CLIPVisionModel()"] = (
         "text_encoder", lambda pixel_values: vision(pixel_values).pooler_output,
         dict(pixel_values=rand(2, 3, 8, 8)), dict(pixel_values=wide | {"batch"}))
-    both = text.CLIPModel(text_config=dict(MODELS["text_encoder"][2]),
+    both = text_encoder.CLIPModel(text_config=dict(MODELS["text_encoder"][2]),
                           vision_config=dict(MODELS["vision"][2]),
                           projection_dim=4).eval()
     calls["CLIPModel()"] = ("text_encoder", lambda **k: both(**k).logits_per_image,
