@@ -362,7 +362,7 @@ def wilson(
     middle = share + z * z / (2 * n)
     reach = z * (share * (1 - share) / n + (z / (2 * n)) ** 2) ** 0.5
     scale = 1 + z * z / n
-    return (middle - reach) / scale, (middle + reach) / scale
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell041
 @patch_to(Job)

@@ -11,6 +11,8 @@ from PIL import Image
 import minidiff
 from minidiff.hub import load_safetensors, read_json
 from minidiff.latent_diffusion import open_run
+from minidiff.sketchbook import Sketchbook
+from minidiff.text_encoder import ImageEncoder, TextAndPictures, pick_caption
 
 WEIGHTS = Path(minidiff.__file__).parent / "data" / "weights"
 
@@ -26,6 +28,13 @@ def test_the_card_says_what_the_run_reached():
     card, results = (WEIGHTS / "README.md").read_text(encoding="utf-8"), read_json(WEIGHTS / "results.json")
     for name, words in (("one_object", "one object"), ("two_objects", "two objects")):
         assert f"{words} {results['accuracy'][name]['whole']:.1%}" in card
+
+
+def test_its_two_encoders_belong_together():
+    """The image encoder that is shipped was trained with the text encoder that is shipped."""
+    pipe = open_run()
+    both = TextAndPictures(pipe.text_encoder, ImageEncoder.from_pretrained(WEIGHTS / "image_encoder"))
+    assert pick_caption(both, pipe.tokenizer, Sketchbook(), n=200) > 0.8  # by chance, 1 / 8
 
 
 def test_first_picture_from_a_cold_start(tmp_path):
