@@ -106,7 +106,7 @@ def sample_command(argv):
 # %% ../nbs/appendix/cli.ipynb #main
 COMMANDS = dict(train=train_command, sample=sample_command)
 USAGE = ("usage: python -m minidiff train [options], to train a model, or\n"
-         "       python -m minidiff sample PROMPT [options], to paint; --help says more")
+         "       python -m minidiff sample PROMPT [options], to paint; and --help")
 
 def main() -> int:  # the exit code
     "What `python -m minidiff` does."

@@ -58,7 +58,7 @@ def unet_config(
     latent: int,  # height and width of the latents
     **more,  # other keys of the config
 ) -> dict:
-    "A U-Net like Stable Diffusion's, which also pools the caption into its time vector."
+    "A U-Net like Stable Diffusion's; it also pools the caption into its time vector."
     without = len(widths) - 1  # levels without attention, where there are most places
     return dict(
         sample_size=latent, block_out_channels=widths, layers_per_block=1,
@@ -119,7 +119,7 @@ class Job:
         self.show_bar = one_of("show_bar", show_bar, True, False)
         self.book = Sketchbook(preset.size)
         self.seconds, self.parameters, self.losses = {}, {}, {}  # of each stage
-        self.previews = []
+        self.previews = []  # (step, pictures)
         self.clip = None  # what stage two trained
         self._entered = self._working = False
 
@@ -165,10 +165,10 @@ def train_vae(self):
     "Stage one: pictures to latents and back."
     seed_all(self.seed)
     vae = small_vae(**vae_config(self.preset))
-    channels, factor = vae.config.latent_channels, vae.factor
+    shape = vae.config.latent_channels, vae.factor
     vae = self.train_stage(
         "vae", vae, vae_training_loss,
-        lambda n: vae_batches(self.book, n, channels, factor), self.preset.vae_training,
+        lambda n: vae_batches(self.book, n, *shape), self.preset.vae_training,
         recipe=dict(vae=vae_config(self.preset)))
     n = min(512, self.preset.pictures)
     images = self.book.draw(n, step_generator(self.seed, 1))[0]
@@ -212,8 +212,6 @@ class Latents:
     std: Tensor  # (n, c, h, w)
     states: Tensor  # (n + 1, L, width) in bfloat16, of the text encoder
 
-def _lots(n, most=256): return [min(most, n - i) for i in range(0, n, most)]
-
 @patch_to(Job)
 @torch.no_grad()
 def make_latents(self, vae, tokenizer, text_encoder) -> Latents:
@@ -228,7 +226,8 @@ def make_latents(self, vae, tokenizer, text_encoder) -> Latents:
         states.append(found.bfloat16().cpu())
     two = round(self.preset.pictures * self.preset.two_objects)
     for n_objects, total in ((1, self.preset.pictures - two), (2, two)):
-        for n in _lots(total):
+        for first in range(0, total, 256):
+            n = min(256, total - first)
             scenes = training_scenes(self.book, n, n_objects, generator)
             posterior = vae.encode(self.book.paint(scenes).to(device))
             means.append(vae.scale(posterior.mean).cpu())
@@ -286,7 +285,8 @@ def fitted_unet(
     vae: AutoencoderKL,  # whose latents it is to paint
 ) -> dict:
     "The config of a preset's U-Net; channels and size of latents are those of the VAE."
-    c, side = vae.config.latent_channels, preset.size // vae.factor
+    c = vae.config.latent_channels
+    side = preset.size // vae.factor
     return {"in_channels": c, "out_channels": c, **preset.unet, "sample_size": side}
 
 @patch_to(Job)
@@ -374,10 +374,10 @@ def score(
     "Paint half as many held-out captions as the preset says, and read the pictures."
     n = self.preset.captions // 2
     critic = Critic(self.preset.size)
-    draw_scenes, draw_words = (step_generator(self.seed, 2**power + n_objects)
-                               for power in (29, 28))
-    scenes = self.book.sample_scenes(n, draw_scenes, n_objects, "heldout")
-    captions, scenes.mentioned = self.book.caption(scenes, draw_words)
+    generator = step_generator(self.seed, 2**29 + n_objects)
+    scenes = self.book.sample_scenes(n, generator, n_objects, "heldout")
+    generator = step_generator(self.seed, 2**28 + n_objects)
+    captions, scenes.mentioned = self.book.caption(scenes, generator)
     images = self.paint_captions(pipe, captions, seed=n_objects)
     self.examples = captions[:32], images[:32]
     return {k: float(v) for k, v in critic.score(images, scenes).items()}
@@ -594,7 +594,7 @@ def open_run(
                         "a model of the Hugging Face Hub is called hub:owner/name")
     if has_checkpoints and not (pipeline/"model_index.json").is_file():
         raise LoadError(f"the training in {folder} is not finished; minidiff_train "
-                        f"--resume --out {folder} goes on, with the preset and seed that "
-                        "it had")
+                        f"--resume --out {folder} goes on, with the preset and seed "
+                        "that it had")
     folder = pipeline if pipeline.is_dir() else folder
     return LatentDiffusionPipeline.from_pretrained(folder, **options)

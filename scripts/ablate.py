@@ -5,10 +5,10 @@
     python scripts/ablate.py speed --device cpu --out FILE.json
 
 A variant trains all three stages (on one GPU a few minutes, on two processor cores a
-quarter of an hour) and paints 500 held-out captions with one object and 500 with two, the
-same for all. It also asks the trained encoders of stage two which of eight captions
-belongs to a picture. `speed` trains nothing to the end: it takes the time of single steps
-with and without each choice, in turn.
+quarter of an hour) and paints 500 held-out captions with one object and 500 with two,
+the same for all. It also asks the trained encoders of stage two which of eight captions
+belongs to a picture. `speed` trains nothing to the end: it takes the time of single
+steps with and without each choice, in turn.
 """
 import argparse
 import functools
@@ -138,7 +138,8 @@ def ablate(name, preset, seed, device, captions=500, pictures=2000, progress=Fal
     losses = {stage: round(sum(values[-50:]) / len(values[-50:]), 5)
               for stage, values in job.losses.items()}
     seconds = {stage: round(value, 1) for stage, value in job.seconds.items()}
-    return dict(accuracy=accuracy, pick_caption=share(right), losses=losses, seconds=seconds)
+    return dict(accuracy=accuracy, pick_caption=share(right), losses=losses,
+                seconds=seconds)
 
 
 class Watch:

@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""How often does a model paint what was asked? Shares of held-out captions, with intervals.
+"""How often does a model paint what was asked? Shares of held-out captions.
 
     python scripts/judge.py [--from FOLDER] [--captions 2000] [--seeds 0 1 2 3]
 
 Judges the model of the package, or the pipeline in FOLDER, and writes
 scripts/results/judge.json. The captions of each kind are shared out between the seeds; a
-seed decides scenes, words and noise, which is drawn on the CPU, so that a GPU is asked for
-the same pictures. Three kinds of captions:
+seed decides scenes, words and noise, which is drawn on the CPU, so that a GPU is asked
+for the same pictures. Three kinds of captions:
 
-* one_object: of one object, and the caption says its place. Held out are combinations of
-  kind, colour *and place*, so only such a caption asks for what no picture showed.
+* one_object: of one object, and the caption says its place. Held out are combinations
+  of kind, colour *and place*, so only such a caption asks for what no picture showed.
 * one_object_no_place: of one object, and the place is left open. The model has met all
   that such a caption says; they are judged apart.
 * two_objects: of two objects, and the caption always says how they lie to each other.
 
-Every caption is one trial: an attribute is right when all that its caption says of it is
-right. Intervals are of 95% (Wilson).
+Every caption is one trial: an attribute is right when all that its caption says of it
+is right. Intervals are of 95% (Wilson).
 """
 import argparse
 import time
@@ -46,7 +46,7 @@ def held_out(size, n, kind, seed):
 
 @torch.no_grad()
 def judge(pipe, n, kind, seed, batch=500, steps=15, scale=2.0):
-    """Paint `n` captions and read them: attribute -> bool of each caption that says it."""
+    """Paint `n` captions and read them: attribute -> bool of each that says it."""
     size = pipe.vae.config.sample_size
     captions, scenes = held_out(size, n, kind, seed)
     generator = step_generator(seed, 2**25 + KINDS.index(kind))
@@ -61,14 +61,14 @@ def judge(pipe, n, kind, seed, batch=500, steps=15, scale=2.0):
 
 def share(right):
     """What the JSON says of one share: trials, right ones, share, interval."""
-    n, k = len(right), int(right.sum())
-    low, high = wilson(k, n)
-    numbers = dict(share=k / n, low=low, high=high)
-    return dict(n=n, right=k, **{name: round(value, 4) for name, value in numbers.items()})
+    n = len(right)
+    k = int(right.sum())
+    low, high = (round(end, 4) for end in wilson(k, n))
+    return dict(n=n, right=k, share=round(k / n, 4), low=low, high=high)
 
 
 def judge_all(pipe, captions, seeds, kinds=KINDS, **options):
-    """kind -> attribute -> `share`, and for `whole` the shares of the seeds one by one."""
+    """kind -> attribute -> `share`, and of `whole` also the share of each seed."""
     results = {}
     for kind in kinds:
         n = captions // len(seeds)
@@ -108,7 +108,8 @@ def main():
     option("--out", type=Path, default=RESULTS / "judge.json")
     options = parser.parse_args()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipe, start = open_run(options.folder, device=device), time.perf_counter()
+    pipe = open_run(options.folder, device=device)
+    start = time.perf_counter()
     results = judge_all(pipe, options.captions, options.seeds, batch=options.batch,
                         steps=options.steps, scale=options.scale)
     print(table(results))
