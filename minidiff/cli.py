@@ -108,10 +108,14 @@ COMMANDS = dict(train=train_command, sample=sample_command)
 USAGE = ("usage: python -m minidiff train [options], to train a model, or\n"
          "       python -m minidiff sample PROMPT [options], to paint; and --help")
 
-def main() -> int:  # the exit code
+def main(
+    argv: list | None = None,  # None: what the process was started with
+) -> int:  # the exit code
     "What `python -m minidiff` does."
-    name = sys.argv[1] if len(sys.argv) > 1 else None
+    given = sys.argv[1:] if argv is None else argv
+    name = given[0] if given else None
     if name in COMMANDS:
+        if argv is not None: return COMMANDS[name](argv[1:])
         del sys.argv[1]
         return COMMANDS[name]()
     asked = name in ("-h", "--help")
