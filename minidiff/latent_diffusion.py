@@ -332,6 +332,7 @@ def paint_captions(self, pipe, captions, seed=0):
               for i in range(0, len(captions), 128)]
     return torch.cat(images).cpu()
 
+# %% ../nbs/16_latent_diffusion.ipynb #show_preview
 @patch_to(Job)
 def show_preview(self, pipe, step):
     "Paint eight captions; show them in a notebook, save them elsewhere."
@@ -410,28 +411,27 @@ def caption_grid(
             ax.set_title(textwrap.fill(captions[i], 24), fontsize=7)
     return figure
 
+# %% ../nbs/16_latent_diffusion.ipynb #results_table
 def results_table(
     results: dict,  # as in results.json
 ) -> str:
     "The numbers of a run as text."
     def line(title, cells): return f"{title:18}" + "".join(f"{c:>15}" for c in cells)
-    def percent(share):
-        return f"{share:.1%}" if share is not None and share == share else "-"
-    def interval(row):
-        low, high = wilson(round(row["whole"] * n), n)
-        return f"{low:.1%}-{high:.1%}"
+    def percent(x): return "-" if x is None or x != x else f"{x:.1%}"
     n = results["captions"] // 2
     rows = results["accuracy"].values()
     titles = [name.replace("_", " ") for name in results["accuracy"]]
     lines = [line(f"right, of {n} each", titles)]
     for name in ("whole", *ATTRIBUTES):
         lines.append(line(name, [percent(row.get(name)) for row in rows]))
-        if name == "whole": lines.append(line("  95% interval", map(interval, rows)))
+        if name == "whole":
+            ends = [wilson(round(row["whole"] * n), n) for row in rows]
+            ranges = [f"{low:.1%}-{high:.1%}" for low, high in ends]
+            lines.append(line("  95% interval", ranges))
     if results["seconds"]: lines += ["", line("stage", ("seconds", "parameters"))]
     for name, seconds in results["seconds"].items():
         count = results["parameters"].get(name)
-        cells = (f"{seconds:.0f}", f"{count:,}") if count else (f"{seconds:.0f}",)
-        lines.append(line(name, cells))
+        lines.append(line(name, (f"{seconds:.0f}", f"{count:,}" if count else "")))
     return "\n".join(lines)
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell044
