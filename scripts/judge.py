@@ -3,10 +3,10 @@
 
     python scripts/judge.py [--from FOLDER] [--captions 2000] [--seeds 0 1 2 3]
 
-Judges the model of the package, or the pipeline in FOLDER, and writes
-scripts/results/judge.json. The captions of each kind are shared out between the seeds; a
-seed decides scenes, words and noise, which is drawn on the CPU, so that a GPU is asked
-for the same pictures. Three kinds of captions:
+Judges the model of the package and writes scripts/results/judge.json, or the pipeline
+in FOLDER, and writes judge.json there. The captions of each kind are shared out between
+the seeds; a seed decides scenes, words and noise, which is drawn on the CPU, so that a
+GPU is asked for the same pictures. Three kinds of captions:
 
 * one_object: of one object, and the caption says its place. Held out are combinations
   of kind, colour *and place*, so only such a caption asks for what no picture showed.
@@ -83,6 +83,17 @@ def judge_all(pipe, captions, seeds, kinds=KINDS, **options):
     return results
 
 
+def report(pipe, model="package", captions=2000, seeds=(0, 1, 2, 3), **options):
+    """What judge.json holds."""
+    start = time.perf_counter()
+    results = judge_all(pipe, captions, seeds, **options)
+    print(table(results))
+    return dict(
+        model=model, captions=captions, seeds=list(seeds), **options,
+        device=str(pipe.device), torch=torch.__version__,
+        seconds=round(time.perf_counter() - start, 1), **results)
+
+
 def table(results):
     """The results as text."""
     lines = []
@@ -105,21 +116,16 @@ def main():
     option("--scale", type=float, default=2.0, help="of the guidance")
     option("--batch", type=int, default=500, help="pictures painted at once")
     option("--device", help="such as cpu or cuda (default: a GPU where there is one)")
-    option("--out", type=Path, default=RESULTS / "judge.json")
+    option("--out", type=Path, help="another place for judge.json")
     options = parser.parse_args()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipe = open_run(options.folder, device=device)
-    start = time.perf_counter()
-    results = judge_all(pipe, options.captions, options.seeds, batch=options.batch,
-                        steps=options.steps, scale=options.scale)
-    print(table(results))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(dict(
-        model=options.folder or "package", captions=options.captions,
-        seeds=options.seeds, steps=options.steps, scale=options.scale, device=device,
-        torch=torch.__version__,
-        seconds=round(time.perf_counter() - start, 1), **results), options.out)
-    print(f"in {options.out}")
+    judged = report(pipe, options.folder or "package", options.captions, options.seeds,
+                    batch=options.batch, steps=options.steps, scale=options.scale)
+    out = options.out or Path(options.folder or RESULTS) / "judge.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(judged, out)
+    print(f"in {out}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
+import judge
 from minidiff.hub import read_json, write_json
-from minidiff.latent_diffusion import Job, caption_grid, open_run, wilson
+from minidiff.latent_diffusion import Job, caption_grid, open_run
 from minidiff.sketchbook import Sketchbook
 from minidiff.text_encoder import ImageEncoder
 
@@ -35,8 +36,9 @@ A latent diffusion model in the form of Stable Diffusion (VAE, CLIP text encoder
 
 * **Trained on**: {pictures:,} pictures of the sketchbook, in {minutes:.1f} minutes on {device} ({threads} threads). Combinations of a fixed tenth of all scenes were never shown.
 * **Parameters**: {parameters}. Stored in half precision, {megabytes:.1f} MB.
-* **How good**: share of {captions:,} held-out captions (half with one object, half with two) that are painted *wholly* right, with its 95% interval, read by an exact judge which never
-  sees the caption: one object {one}, two objects {two}, with {steps} steps and a guidance scale of {scale}. One seed; `scripts/judge.py` judges on more.
+* **How good**: share of {captions:,} held-out captions of each kind that are painted *wholly* right, with its 95% interval, read by an exact judge which never sees the caption:
+  one object {one_object}, two objects {two_objects}, with {steps} steps and a guidance scale of {scale}. Held out are combinations of kinds, colours and place or relation; where a caption of one object
+  leaves the place open, and so asks for nothing new, {one_object_no_place}. Scenes, words and noise are of {seeds} seeds, the training is of one (`scripts/judge.py`).
 * **Beside the pipeline**: `image_encoder/` holds the other half of the small CLIP that the text encoder was trained in (`minidiff.text_encoder.ImageEncoder`). The index does not name it; no pipeline loads it.
 * **What it cannot do**: anything else. It knows the {words} words of its captions, six shapes, eight colours, six backgrounds.
 
@@ -58,24 +60,22 @@ def hero(pipe, preset, path):
     caption_grid(captions, images).savefig(path)
 
 
-def card(pipe, results, size):
+def card(pipe, results, judged, size):
     """The text of README.md."""
     preset = results["preset"]
     seconds = sum(results["seconds"][k] for k in ("vae", "text", "latents", "unet"))
-    n = results["captions"] // 2
-    shares = {}
-    for name, kind in (("one", "one_object"), ("two", "two_objects")):
-        share = results["accuracy"][kind]["whole"]
-        low, high = wilson(round(share * n), n)
-        shares[name] = f"{share:.1%} ({low:.1%} to {high:.1%})"
+    shares = {
+        kind: "{share:.1%} ({low:.1%} to {high:.1%})".format(**judged[kind]["whole"])
+        for kind in judge.KINDS}
     vocabulary = pipe.tokenizer.vocab
     words = sum(token.endswith("</w>") and len(token) > 5 for token in vocabulary)
     parameters = ", ".join(f"{k} {v:,}" for k, v in results["parameters"].items())
     return CARD.format(
         size=preset["size"], pictures=preset["pictures"], minutes=seconds / 60,
         device=results["device"].upper(), threads=results["threads"],
-        parameters=parameters, megabytes=size / 1e6, captions=results["captions"],
-        steps=preset["steps"], scale=preset["scale"], words=words, **shares)
+        parameters=parameters, megabytes=size / 1e6, captions=judged["captions"],
+        seeds=len(judged["seeds"]), steps=judged["steps"], scale=judged["scale"],
+        words=words, **shares)
 
 
 def main():
@@ -95,7 +95,12 @@ def main():
     size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
     if size > LIMIT:
         raise SystemExit(f"{size / 1e6:.1f} MB is more than {LIMIT / 1e6:.0f}")
-    (target / "README.md").write_text(card(pipe, results, size), encoding="utf-8")
+    judged = judge.report(open_run(target), steps=results["preset"]["steps"],
+                          scale=results["preset"]["scale"])
+    judge.RESULTS.mkdir(exist_ok=True)
+    write_json(judged, judge.RESULTS / "judge.json")
+    text = card(pipe, results, judged, size)
+    (target / "README.md").write_text(text, encoding="utf-8")
     shutil.rmtree(shipped, ignore_errors=True)
     target.rename(shipped)
     hero(open_run(), results["preset"], root / "nbs" / "images" / "hero.png")
