@@ -451,7 +451,7 @@ class DDPMScheduler(Scheduler):
         "The timestep that the step from `timestep` leads to; -1 is the clean picture."
         return self._previous[self._current(timestep)]
 
-    def _deviation(self, bar_t, bar_s, extra):
+    def _std(self, bar_t, bar_s, extra):
         kind, large = self._own.variance_type or "fixed_small", 1 - bar_t/bar_s
         small = ((1 - bar_s)/(1 - bar_t)*large).clamp(min=1e-20)
         if kind.startswith("fixed"): return (small if "small" in kind else large).sqrt()
@@ -481,7 +481,7 @@ def step(
         model_output, extra = model_output.chunk(2, dim=1)
     x0, _ = self._split(model_output, x, bar_t.sqrt(), (1 - bar_t).sqrt())
     mean = bar_s.sqrt()*(1 - alpha)/(1 - bar_t)*x0 + alpha.sqrt()*(1 - bar_s)/(1 - bar_t)*x
-    if t > 0: mean = mean + self._deviation(bar_t, bar_s, extra)*randn_like(model_output, generator)
+    if t > 0: mean = mean + self._std(bar_t, bar_s, extra)*randn_like(model_output, generator)
     return SchedulerOutput(mean.to(sample.dtype), x0.to(sample.dtype))
 
 @patch_to(DDPMScheduler)
@@ -502,23 +502,28 @@ def set_timesteps(
 # %% ../nbs/04_scheduler.ipynb #cell102
 @torch.no_grad()
 def sample(
-    model,  # called as `model(x, t)`, with x (n, ...) and t one of the scheduler's timesteps
+    model,  # called as `model(x, t)`, with x (n, ...) and t one of the timesteps
     scheduler: Scheduler,
-    noise: torch.Tensor,  # standard Gaussian noise (n, ...): what each picture starts from
+    noise: torch.Tensor,  # standard Gaussian (n, ...); with `timesteps`, the state to start from
     steps: int = 50,  # how many
-    generator: torch.Generator | None = None,  # for noise drawn on the way, where the scheduler draws any
-    on_step=None,  # called after each step as `on_step(i, t, output)` with the `SchedulerOutput`
+    generator: torch.Generator | None = None,  # for noise drawn on the way
+    on_step=None,  # `on_step(i, t, output)` after each step; what it returns replaces the state
+    *,
+    timesteps=None,  # in place of `steps`: those of `scheduler.timesteps` to visit, in their order
     **step_kwargs,  # passed on to `scheduler.step`, such as `eta`
 ) -> torch.Tensor:  # shaped like the noise
-    "From noise to pictures."
+    "From noise to pictures; or from any state on, at the first of `timesteps`."
     check_alike(noise=noise)
-    scheduler.set_timesteps(steps, device=noise.device)
-    x = noise*scheduler.init_noise_sigma
-    for i, t in enumerate(scheduler.timesteps):
+    x = noise
+    if timesteps is None:
+        scheduler.set_timesteps(steps, device=noise.device)
+        timesteps, x = scheduler.timesteps, noise*scheduler.init_noise_sigma
+    if generator is not None: step_kwargs["generator"] = generator
+    for i, t in enumerate(timesteps):
         output = model(scheduler.scale_model_input(x, t), t)
-        output = scheduler.step(output, t, x, generator=generator, **step_kwargs)
-        x = output.prev_sample
-        if on_step is not None: on_step(i, t, output)
+        output = scheduler.step(output, t, x, **step_kwargs)
+        replaced = on_step(i, t, output) if on_step else None
+        x = output.prev_sample if replaced is None else replaced
     return x
 
 # %% ../nbs/04_scheduler.ipynb #cell110
