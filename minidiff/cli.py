@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from .hub import atomic_write, whole_number
+from .checks import whole_number
+from .files import atomic_write
 from .plots import image_grid
 from .latent_diffusion import PRESETS, Job, open_run
 from .tokenizer import clean, split_words

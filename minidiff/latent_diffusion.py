@@ -19,8 +19,11 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (ConfigError, LoadError, _short, atomic_write, check_path, data_folder,
-                          number, one_of, patch_to, read_json, remove_temporaries, whole_number, write_json)
+from .checks import (ConfigError, LoadError, check_path, number, one_of,
+                             shorten, whole_number)
+from .files import (atomic_write, data_folder, read_json, remove_temporaries,
+                            write_json)
+from .hub import patch_to
 from .pipeline import LatentDiffusionPipeline
 from .plots import image_grid
 from .samplers import DPMSolverMultistepScheduler
@@ -31,8 +34,10 @@ from .sketchbook import (BACKGROUNDS, Critic, Scenes, Sketchbook, arrange, choos
 from .terminal import say
 from .text_encoder import CLIPTextModel, clip_loss
 from .tokenizer import CLIPTokenizer, train_bpe
-from .training import (Trainer, count_parameters, fingerprint, first_process,
-                               only_run, seed_all, sigterm_as_ctrl_c, step_generator)
+from .files import first_process, only_run
+from .optimizers import count_parameters
+from .training import (Trainer, fingerprint, seed_all, sigterm_as_ctrl_c,
+                               step_generator)
 from .vae import (VAE_TRAINING, AutoencoderKL, measure_scaling_factor, small_vae,
                           vae_batches, vae_training_loss)
 
@@ -602,7 +607,7 @@ def _check_networks(preset):
                           f"of {vae.factor}")
     widths = preset.text.get("widths", (32, 64, 128))
     if not isinstance(widths, (list, tuple)) or not widths:
-        raise ConfigError(f"text.widths: expected the channels of each level, got {_short(widths)}")
+        raise ConfigError(f"text.widths: expected the channels of each level, got {shorten(widths)}")
     if size % 2 ** len(widths):
         raise ConfigError(f"text.widths: {size} pixels cannot be halved so often")
     unet = _tried("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae)).config
@@ -611,10 +616,10 @@ def _check_networks(preset):
     needed = dict(in_channels=c, out_channels=c, cross_attention_dim=width)
     for key, must in needed.items():
         if unet[key] != must:
-            raise ConfigError(f"unet.{key} must be {must} here; got {_short(unet[key])}")
+            raise ConfigError(f"unet.{key} must be {must} here; got {shorten(unet[key])}")
     side, asked = size // vae.factor, preset.unet.get("sample_size")
     if asked not in (None, side, (side, side), [side, side]):
-        warnings.warn(f"unet.sample_size={_short(asked)} is not the size of the VAE's latents; "
+        warnings.warn(f"unet.sample_size={shorten(asked)} is not the size of the VAE's latents; "
                       f"{side} is used", stacklevel=4)
 
 # %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell_2
@@ -627,10 +632,10 @@ def _tried(name, make, config):
 
 def _check_keys(name, given, known=None):
     if not isinstance(given, dict):
-        raise ConfigError(f"{name} is a dictionary; got {_short(given)}")
+        raise ConfigError(f"{name} is a dictionary; got {shorten(given)}")
     if known and (strange := [key for key in given if key not in known]):
         names = ", ".join(known)
-        raise ConfigError(f"{name} has no key {_short(strange[0])}; it knows {names}")
+        raise ConfigError(f"{name} has no key {shorten(strange[0])}; it knows {names}")
 
 def _check_training(name, given, loss_fn):
     ours = ("out", "name", "seed", "device", "show_bar", "save_every", "recipe",

@@ -115,7 +115,7 @@ def check_parts(self):
             raise ConfigError(f"{part}: expected a minidiff {kind.__name__}, got a "
                               f"{given.__module__}.{given.__name__}")
     if not callable(self.tokenizer) or not hasattr(self.tokenizer, "__len__"):
-        raise ConfigError(f"tokenizer: expected one, got {_short(self.tokenizer)}")
+        raise ConfigError(f"tokenizer: expected one, got {shorten(self.tokenizer)}")
     if not hasattr(self.scheduler, "set_timesteps"):
         raise ConfigError(f"scheduler: expected one, got {_short(self.scheduler)}")
     vae, text = self.vae.config, self.text_encoder.config
@@ -551,7 +551,7 @@ def _named_class(index, part, file):
     pair = isinstance(value, list) and len(value) == 2
     if pair and all(isinstance(name, str | None) for name in value): return value[1]
     raise LoadError(f"{file}: {part}: expected the names of a library and a class, got "
-                    f"{_short(value)}")
+                    f"{shorten(value)}")
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell021
 def _variants(names, variant, given):
@@ -565,7 +565,7 @@ def _variants(names, variant, given):
     has = {part: has_it(part) for part in _NETWORKS if part not in given}
     if variant and has and not any(has.values()):
         raise LoadError("no network of the folder has weights of the variant "
-                        f"{_short(variant)}")
+                        f"{shorten(variant)}")
     return {part: variant if found else None for part, found in has.items()}
 
 def _needed(names, variant, given):

@@ -13,7 +13,8 @@ import math, warnings
 import numpy as np
 import torch
 
-from .hub import ConfigError, number, one_of, patch_to, register_config, whole_number
+from .checks import ConfigError, number, one_of, whole_number
+from .hub import patch_to, register_config
 from .scheduler import (
     CONFIG_KINDS, VARIANCE_TYPES, Scheduler, SchedulerOutput, at_least_float, check_alike,
     check_timesteps, falling, for_each, is_flag, is_number, is_one_of, is_whole, one_timestep,

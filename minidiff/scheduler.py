@@ -18,9 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .hub import (Config, ConfigError, Pretrained, _asks_nothing, _short, check_tensor,
-                          find_folder, number,
-                          one_of, patch_to, read_json, register_config, whole_number)
+from .checks import (ConfigError, check_tensor, number, one_of, shorten,
+                             whole_number)
+from .files import read_json
+from .hub import (Config, Pretrained, _asks_nothing, find_folder, patch_to,
+                          register_config)
 
 # %% ../nbs/04_scheduler.ipynb #cell031
 BETA_SCHEDULES = "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"
@@ -105,7 +107,7 @@ def dynamic_threshold(
 ) -> torch.Tensor:  # shaped like x0, in [-1, 1]
     "Clip each picture where `ratio` of its values lie, and scale that range back to [-1, 1]."
     size = at_least_float(x0, "x0").abs()
-    if x0.dim() < 2: raise ValueError(f"x0: expected pictures (n, ...), got {_short(x0)}")
+    if x0.dim() < 2: raise ValueError(f"x0: expected pictures (n, ...), got {shorten(x0)}")
     if not x0.numel(): return x0
     limit = size.flatten(1).quantile(number("ratio", ratio, 0, 1), dim=1).clamp(min=1).clamp(max=most)
     limit = limit.view(-1, *[1]*(x0.dim() - 1)).to(x0.dtype)
@@ -286,7 +288,7 @@ def falling(
     good = array.ndim == 1 and len(array) and (np.diff(array) < (1e-12 if equal else 0)).all()
     if good and low <= array[-1] and array[0] <= high: return array
     raise ValueError(f"{name} are numbers that fall, between {high:g} and {low:g}; "
-                     f"got {_short(values)}")
+                     f"got {shorten(values)}")
 
 @patch_to(Scheduler)
 def _set(self, timesteps, device=None):
@@ -355,7 +357,7 @@ def check_timesteps(timesteps, low, high, whole=False) -> torch.Tensor:
         good = ((t >= low) & (t <= high) & (t == t.round() if whole else True)).all()
     if good: return t
     raise ValueError(f"timesteps are {'whole ' * whole}numbers from {low} to {high}; "
-                     f"got {_short(timesteps)}")
+                     f"got {shorten(timesteps)}")
 
 @patch_to(Scheduler)
 def alpha_sigma(
@@ -426,7 +428,7 @@ def randn_like(
     if isinstance(generator, (list, tuple)): generator = generator[0]
     if not isinstance(generator, torch.Generator | None):
         raise ValueError("generator is a torch.Generator, or a list of them; got "
-                         f"{_short(generator)}")
+                         f"{shorten(generator)}")
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
 
@@ -535,7 +537,7 @@ def rescale_zero_terminal_snr(
     signal = (1 - check_tensor("betas", betas, "T")).cumprod(0).sqrt()
     if not len(signal) or not signal[0] > signal[-1]:
         raise ConfigError("betas: expected two or more between 0 and 1 (num_train_timesteps "
-                          f"above 1), got {_short(betas)}")
+                          f"above 1), got {shorten(betas)}")
     signal = (signal - signal[-1])*(signal[0]/(signal[0] - signal[-1]))
     alpha_bar = signal**2
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:]/alpha_bar[:-1]])

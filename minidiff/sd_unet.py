@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .hub import (ConfigError, Pretrained, check_tensor, number, one_of, patch_to,
-                          register_config, whole_number)
+from .checks import ConfigError, check_tensor, number, one_of, whole_number
+from .hub import Pretrained, patch_to, register_config
 
 # %% ../nbs/03_sd_unet.ipynb #cell013
 def timestep_embedding(

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .hub import _short, check_tensor, number, one_of, whole_number
+from .checks import check_tensor, number, one_of, shorten, whole_number
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell067
 def circle(x: Tensor, y: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def check_scenes(
 ):
     "A `ValueError` where these are no scenes, or hold what a sketchbook does not know."
     if not all(hasattr(scenes, field.name) for field in fields(Scenes)):
-        raise ValueError(f"scenes: expected Scenes, got {_short(scenes)}")
+        raise ValueError(f"scenes: expected Scenes, got {shorten(scenes)}")
     n = len(scenes.n_objects)
     shapes = dict(n_objects=(n,), place=(n,), relation=(n,), background=(n,), kind=(n, 2),
                   color=(n, 2), size=(n, 2), position=(n, 2, 2))
@@ -164,7 +164,7 @@ def check_order(
     one_of("split", split, "train", "heldout", "all")
     if generator is not None and getattr(generator, "device", None) != torch.device("cpu"):
         raise ValueError("generator: expected a torch.Generator of the CPU, got "
-                         f"{_short(generator)}")
+                         f"{shorten(generator)}")
     return n
 
 def blank_scenes(n: int) -> Scenes:
@@ -293,7 +293,7 @@ def write_captions(
         if name == "relation": continue                           # it is always mentioned
         if getattr(given, "shape", None) != mask.shape:
             raise ValueError(f"mentioned[{name!r}]: expected a mask {tuple(mask.shape)}, "
-                             f"got {_short(given)}")
+                             f"got {shorten(given)}")
     columns = (scenes.kind, scenes.color, scenes.size, scenes.place, scenes.relation,
                scenes.background, mentioned["size"], mentioned["place"], mentioned["background"],
                torch.rand(len(scenes), 6, generator=generator))

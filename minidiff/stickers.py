@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import sketchbook
-from .hub import data_folder, one_of
+from .checks import one_of
+from .files import data_folder
 from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook, arrange,
                                  blank_scenes, check_order, check_scenes, choose_mentioned, cut_out,
                                  in_split, length, locate, page_color, write_captions)

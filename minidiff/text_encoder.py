@@ -21,9 +21,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (Config, ConfigError, LoadError, Pretrained, _short, atomic_write,
-                          check_path, check_tensor, find_folder, number, one_of, patch_to, read_json,
-                          read_text, register_config, whole_number, write_json)
+from .checks import (ConfigError, LoadError, check_path, check_tensor, number,
+                             one_of, shorten, whole_number)
+from .files import atomic_write, read_json, read_text, write_json
+from .hub import Config, Pretrained, find_folder, patch_to, register_config
 from .sd_unet import check_dtype, check_ids
 from .tokenizer import CLIPTokenizer, train_bpe
 
@@ -240,7 +241,8 @@ class _Part(Pretrained):
     "A part of CLIP, which opens from a folder of its own, and from that of the whole."
     weights_name = "model.safetensors"
     ignored_config_keys = _IGNORED
-    part, kept = "text", ("text_model.",)  # key of its config, names of its weights in the whole
+    part = "text"  # the key of its config in that of a whole CLIP
+    ignored_weights = r".*position_ids$|vision_model\.|visual_projection\.|logit_scale"
 
     @classmethod
     def _check_config(cls, config):
@@ -249,20 +251,12 @@ class _Part(Pretrained):
         inner, known = part_config(config, cls.part), cls.config_keys()
         return super()._check_config({**inner, **{k: v for k, v in config.items() if k in known}})
 
-    @classmethod
-    def weights_from_file(cls, weights):
-        weights = {k: v for k, v in weights.items() if not k.endswith("position_ids")}
-        names = ("text_model.", "vision_model.", "visual_projection.", "text_projection.",
-                 "logit_scale")
-        ours = lambda key: key.startswith(cls.kept) or not key.startswith(names)
-        return {k: v for k, v in weights.items() if ours(k)}
-
 def part_config(config, part):
     "The config of one tower in that of a whole CLIP. (In old files the one with `_dict` counts.)"
     old, new = config.get(f"{part}_config_dict"), config.get(f"{part}_config")
     found = new if old is None else old
     if found is None or isinstance(found, dict): return dict(found or {})
-    raise ConfigError(f"{part}_config: expected a dictionary, got {_short(found)}")
+    raise ConfigError(f"{part}_config: expected a dictionary, got {shorten(found)}")
 
 # %% ../nbs/07_text_encoder.ipynb #cell031
 class CLIPTextModel(_Part, nn.Module):
@@ -329,20 +323,12 @@ def end_positions(
     return ids.argmax(1) if end == 2 else (ids == end).int().argmax(1)
 
 # %% ../nbs/07_text_encoder.ipynb #cell031c
-@patch_to(CLIPTextModel)
-@classmethod
-def weights_to_file(cls, weights): return {f"text_model.{k}": v for k, v in weights.items()}
-
-@patch_to(CLIPTextModel)
-@classmethod
-def weights_from_file(cls, weights):
-    weights = super(CLIPTextModel, cls).weights_from_file(weights)
-    return {k.removeprefix("text_model."): v for k, v in weights.items()}
+CLIPTextModel.file_prefix = "text_model."
+CLIPTextModel.ignored_weights = r".*position_ids$|vision_model\.|visual_projection\.|text_projection\.|logit_scale"
 
 # %% ../nbs/07_text_encoder.ipynb #cell032
 class CLIPTextModelWithProjection(_Part, nn.Module):
     "A text tower with its projection: `text_embeds` is what the second text encoder of SDXL pools."
-    kept = ("text_model.", "text_projection.")
     config_extras = {"architectures": ["CLIPTextModelWithProjection"],
                      "model_type": "clip_text_model"}
 
@@ -375,7 +361,9 @@ class VisionOutput(NamedTuple):
 
 class CLIPVisionModel(_Part, nn.Module):
     "CLIP's vision tower, a vision transformer: one vector a patch and one for the whole picture."
-    part, kept = "vision", ("vision_model.",)
+    part = "vision"
+    file_prefix = "vision_model."
+    ignored_weights = r".*position_ids$|text_model\.|visual_projection\.|text_projection\.|logit_scale"
     config_extras = {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"}
 
     @register_config
@@ -428,6 +416,7 @@ class CLIPModel(Pretrained, nn.Module):
     "Both towers, each projected into one space, where a text and its picture point the same way."
     weights_name = "model.safetensors"
     ignored_config_keys = _IGNORED
+    ignored_weights = r".*position_ids$"
     config_extras = {"architectures": ["CLIPModel"], "model_type": "clip"}
 
     @classmethod
@@ -473,9 +462,6 @@ class CLIPModel(Pretrained, nn.Module):
         logits = self.logit_scale.exp() * t @ v.T
         return CLIPOutput(logits.T, logits, t, v, text, vision)
 
-    @classmethod
-    def weights_from_file(cls, weights):
-        return {k: v for k, v in weights.items() if not k.endswith("position_ids")}
 
 # %% ../nbs/07_text_encoder.ipynb #cell037
 def clip_loss(
@@ -487,13 +473,13 @@ def clip_loss(
 
     With several processes, every process compares its rows with everybody's.
     """
-    from minidiff.training import all_gather_with_grad
+    from minidiff.parallel import all_gather_with_grad
     check_tensor("image_embeds", image_embeds, "n", "width")
     check_tensor("text_embeds", text_embeds, *image_embeds.shape)
     real = torch.is_tensor(logit_scale) and logit_scale.is_floating_point()
     if not real or logit_scale.numel() != 1:
         raise ValueError("logit_scale: expected a tensor of one real number, got "
-                         f"{_short(logit_scale)}")
+                         f"{shorten(logit_scale)}")
     v, t = all_gather_with_grad(image_embeds.float()), all_gather_with_grad(text_embeds.float())
     logits = logit_scale.float().clamp(max=math.log(100)).exp() * v @ t.T
     target = torch.arange(len(logits), device=logits.device)

@@ -19,9 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .hub import (Config, ConfigError, LoadError, Pretrained, _short, atomic_write,
-                          check_path, check_tensor, find_folder, number, one_of, patch_to, read_json,
-                          read_text, register_config, whole_number, write_json)
+from .checks import (ConfigError, LoadError, check_path, check_tensor, number,
+                             one_of, shorten, whole_number)
+from .files import atomic_write, read_json, read_text, write_json
+from .hub import Config, Pretrained, find_folder, patch_to, register_config
 from .sd_unet import check_dtype, check_ids
 
 # %% ../nbs/06_tokenizer.ipynb #cell006
@@ -104,7 +105,7 @@ def _as_texts(text):
 
 def _check_text(text, expected="a str"):
     if not isinstance(text, str):
-        raise ValueError(f"text must be {expected}, got {type(text).__name__}: {_short(text)}")
+        raise ValueError(f"text must be {expected}, got {type(text).__name__}: {shorten(text)}")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise ValueError("text must be of Unicode characters, got half of one in "
                          f"{_shorten(text)!r}")
@@ -183,11 +184,11 @@ class CLIPTokenizer:
         self.added_tokens = {}
         if not isinstance(added_tokens, dict | None):
             raise ConfigError("added_tokens: expected a dictionary of token -> id, got "
-                              f"{_short(added_tokens)}")
+                              f"{shorten(added_tokens)}")
         for token, given in (added_tokens or {}).items(): self._add(token, given)
         for name, token in specials.items():
             if token not in self.vocab:
-                raise ConfigError(f"{name}: the vocabulary has no token {_short(token)}")
+                raise ConfigError(f"{name}: the vocabulary has no token {shorten(token)}")
             self.added_tokens[token] = self.vocab[token]
         ids = self.vocab.values()
         if set(ids) != set(range(len(ids))):
@@ -219,11 +220,11 @@ def _add(self, token, given):
     special = about.get("special", token in self.special_tokens)
     if not isinstance(token, str) or not token.strip() or about.get("single_word"):
         raise ConfigError("added_tokens: expected a text that may stand anywhere, got "
-                          f"{_short(token)}: {_short(given)}")
-    self.added_tokens[token] = whole_number(f"added_tokens[{_short(token)}]", about.get("id"), 0)
+                          f"{shorten(token)}: {shorten(given)}")
+    self.added_tokens[token] = whole_number(f"added_tokens[{shorten(token)}]", about.get("id"), 0)
     if self.vocab.setdefault(token, self.added_tokens[token]) != self.added_tokens[token]:
-        raise ConfigError(f"added_tokens: {_short(token)} has the id {self.vocab[token]} "
-                          f"already, got {_short(given)}")
+        raise ConfigError(f"added_tokens: {shorten(token)} has the id {self.vocab[token]} "
+                          f"already, got {shorten(given)}")
     if special: self.special_tokens.add(token)
     if about.get("normalized", not special): self.normalized_tokens.add(token)
 
@@ -239,7 +240,7 @@ def _check_specials(**tokens):
     "A `ConfigError` that names the special token which is no text."
     for name, token in tokens.items():
         if not isinstance(token, str) or not token:
-            raise ConfigError(f"{name}: expected the text of a token, got {_short(token)}")
+            raise ConfigError(f"{name}: expected the text of a token, got {shorten(token)}")
     return tokens
 
 # %% ../nbs/06_tokenizer.ipynb #cell014b_2
@@ -261,9 +262,9 @@ def check_vocab(
     for pair in pairs:
         two = isinstance(pair, tuple) and len(pair) == 2
         if not two or not all(isinstance(t, str) for t in pair):
-            raise ConfigError(f"merges: expected pairs of tokens, got {_short(pair)}")
+            raise ConfigError(f"merges: expected pairs of tokens, got {shorten(pair)}")
         if not {*pair, "".join(pair)} <= vocab.keys():
-            raise ConfigError(f"merges: {_short(pair)} or what it makes is not in the "
+            raise ConfigError(f"merges: {shorten(pair)} or what it makes is not in the "
                               "vocabulary")
     return dict(vocab), pairs
 
@@ -396,7 +397,7 @@ def decode(
     row = isinstance(ids, (list, tuple))
     if not row or not all(type(i) is int and i in self.tokens for i in ids):
         raise ValueError(f"ids: expected one row of numbers from 0 to {len(self) - 1}, "
-                         f"got {_short(ids)}")
+                         f"got {shorten(ids)}")
     left_out = {self.vocab[t] for t in self.special_tokens} if skip_special_tokens else ()
     tokens = [self.tokens[i] for i in ids if i not in left_out]
     byte_of = {c: b for b, c in byte_alphabet().items()}
@@ -409,7 +410,7 @@ def batch_decode(self, rows, skip_special_tokens: bool = False) -> list:
     "`decode`, row by row."
     rows = _plain(rows)
     if not isinstance(rows, (list, tuple)):
-        raise ValueError(f"rows: expected a list of rows of ids, got {_short(rows)}")
+        raise ValueError(f"rows: expected a list of rows of ids, got {shorten(rows)}")
     return [self.decode(row, skip_special_tokens) for row in rows]
 
 def _plain(ids): return ids.tolist() if torch.is_tensor(ids) or isinstance(ids, np.ndarray) else ids

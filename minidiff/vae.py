@@ -34,7 +34,7 @@ class DiagonalGaussianDistribution:
         real = torch.is_tensor(parameters) and parameters.is_floating_point()
         if not real or parameters.ndim < 2 or parameters.shape[1] % 2:
             raise ValueError("parameters: expected a tensor (n, 2c, ...), means and "
-                             f"log-variances, got {_short(parameters)}")
+                             f"log-variances, got {shorten(parameters)}")
         self.parameters = parameters
         self.mean, logvar = parameters.chunk(2, dim=1)
         self.logvar = logvar.clamp(-30.0, 20.0)
@@ -70,7 +70,7 @@ def _draw(like, generator):
         return torch.randn(like.shape, generator=generator, device=device,
                            dtype=like.dtype)
     raise ValueError("generator: expected a torch.Generator, or one for each of "
-                     f"{len(like)}, got {_short(generator)}")
+                     f"{len(like)}, got {shorten(generator)}")
 
 # %% ../nbs/09_vae.ipynb #cell036
 @patch_to(DiagonalGaussianDistribution)
@@ -86,7 +86,7 @@ def kl(
         alike = isinstance(other, DiagonalGaussianDistribution)
         if not alike or other.mean.shape != mean.shape:
             raise ValueError("other: expected a distribution of latents "
-                             f"{tuple(mean.shape)}, got {_short(other)}")
+                             f"{tuple(mean.shape)}, got {shorten(other)}")
         other_mean, other_logvar = other.mean.to(dtype), other.logvar.to(dtype)
         terms = ((mean - other_mean)**2 + logvar.exp()) / other_logvar.exp()
         terms = terms - 1 - logvar + other_logvar
@@ -280,7 +280,7 @@ def check_vae_config(
         if c[key] is None: continue
         if not isinstance(c[key], tuple) or len(c[key]) != c.latent_channels:
             raise ConfigError(f"{key}: expected {c.latent_channels} numbers, one a "
-                              f"channel, got {_short(c[key])}")
+                              f"channel, got {shorten(c[key])}")
         for value in c[key]: number(key, value)
     sample_size = check_size("sample_size", c.sample_size)
     found |= dict(block_out_channels=widths, layers_per_block=layers,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from minidiff.hub import read_json, write_json
+from minidiff.files import read_json, write_json
 from minidiff.latent_diffusion import Job, caption_grid, open_run
 from minidiff.sketchbook import Sketchbook
 

@@ -193,7 +193,7 @@ def _where(part, key):
     return "scheduler" if part == "scheduler" and key in _SHARED_KEYS else PLACES[part]
 
 
-def _short(v):
+def shorten(v):
     text = repr(v)
     return text if len(text) < 40 else f"{text[:18]}...({len(text)})"
 
@@ -232,7 +232,7 @@ def config_files(bench):
             for value in VALUES.values():
                 taken = _painted(bench) if rule(value, was) else None
                 rows.append(
-                    Row(f"{file}: {json.dumps(key)}: {_short(value)}",
+                    Row(f"{file}: {json.dumps(key)}: {shorten(value)}",
                         _where(part, key),
                         lambda b, f=file, k=key, v=value: b.paint(_edit(b, f, **{k: v})
                                                                   ),
@@ -247,7 +247,7 @@ def config_files(bench):
             ["diffusers", "Nothing"], ["diffusers", "DDPMScheduler", 3]
         ]:
             rows.append(
-                Row(f"model_index.json: {json.dumps(key)}: {_short(value)}",
+                Row(f"model_index.json: {json.dumps(key)}: {shorten(value)}",
                     "pipeline",
                     lambda b, k=key, v=value: b.paint(
                         _edit(b, "model_index.json", **{k: v})),
@@ -470,7 +470,7 @@ def odd_weights(bench):
                                                                     "one.safetensors")
             (b.tmp / "outside.safetensors").write_bytes(
                 (folder / "one.safetensors").read_bytes())
-            from minidiff.hub import load_safetensors
+            from minidiff.files import load_safetensors
             keys = load_safetensors(folder / "one.safetensors").keys()
             made = index(keys, b)
             content = made if isinstance(made, (str, bytes)) else json.dumps(made)
@@ -485,10 +485,10 @@ def odd_weights(bench):
             lambda keys, b: {"weight_map": dict.fromkeys(keys, "one.safetensors")},
             fine=_painted_same(bench))
     for label, value in VALUES.items():
-        sharded(f"weight_map {_short(value)}",
+        sharded(f"weight_map {shorten(value)}",
                 lambda keys, b, v=value: {"weight_map": v},
                 "index|weight_map|do not fit")
-        sharded(f"a file named {_short(value)}",
+        sharded(f"a file named {shorten(value)}",
                 lambda keys, b, v=value: {"weight_map": dict.fromkeys(keys, v)},
                 "index|weight_map")
     sharded("{}", lambda keys, b: {}, "index|weight_map")
@@ -543,8 +543,8 @@ def tokenizer_files(bench):
         return vocab(lambda v: v.update(items))
 
     for label, value in VALUES.items():
-        row(f'"zz": {_short(value)}', "vocab.json", put(zz=value), vocabulary)
-        row(f'"a</w>": {_short(value)}', "vocab.json", put(**{"a</w>": value}),
+        row(f'"zz": {shorten(value)}', "vocab.json", put(zz=value), vocabulary)
+        row(f'"a</w>": {shorten(value)}', "vocab.json", put(**{"a</w>": value}),
             vocabulary, finite if label in ("zero", "seven", "true") else None)
     row("an id twice", "vocab.json", put(zz=5), vocabulary)
     row("an id beyond the text model", "vocab.json",
@@ -599,7 +599,7 @@ def tokenizer_files(bench):
             return b.paint(b.tmp / "copy")
 
         rows.append(
-            Row(f"tokenizer/added_tokens.json: {_short(content)}", "tokenizer", call,
+            Row(f"tokenizer/added_tokens.json: {shorten(content)}", "tokenizer", call,
                 "added_tokens|token", fine))
 
     for content in ([], 5, {"zz": "x"}, {"zz": -1}, {"zz": None}, {"zz": 1.5},
@@ -625,18 +625,18 @@ def tokenizer_files(bench):
     whole_file("as it should be", dict(model=model), fine=finite)
     for key in ("vocab", "merges", "end_of_word_suffix"):
         for value in WRONG.values():
-            whole_file(f"model.{key} {_short(value)}",
+            whole_file(f"model.{key} {shorten(value)}",
                        dict(model={**model, key: value}), f"tokenizer|{key}",
                        finite if key == "merges" and value == [] else None)
         whole_file(f"without model.{key}",
                    dict(model={k: v
                                for k, v in model.items() if k != key}))
     for value in WRONG.values():
-        whole_file(f"model {_short(value)}", dict(model=value))
-        whole_file(f"added_tokens {_short(value)}",
+        whole_file(f"model {shorten(value)}", dict(model=value))
+        whole_file(f"added_tokens {shorten(value)}",
                    dict(model=model, added_tokens=value),
                    fine=None if value or value == 0 and value is not False else finite)
-        whole_file(f"added_tokens [{_short(value)}]",
+        whole_file(f"added_tokens [{shorten(value)}]",
                    dict(model=model, added_tokens=[value]))
     return rows
 
@@ -675,7 +675,7 @@ def scheduler_configs(bench):
                 was = json.loads(json.dumps(cls(**base).config.get(key)))
                 taken = finite if rule(value, was) else None
                 rows.append(
-                    Row(f"{name}({key}={_short(value)})",
+                    Row(f"{name}({key}={shorten(value)})",
                         _where("scheduler", key),
                         lambda b, c=cls, k=key, v=value, base=base: _sampled(
                             c(**{**base, k: v})),
@@ -794,7 +794,7 @@ def model_configs(bench):
 
                 more = "|text|class_labels|added_cond_kwargs" if part == "unet" else ""
                 rows.append(
-                    Row(f"{name}({key}={_short(value)})", module, call,
+                    Row(f"{name}({key}={shorten(value)})", module, call,
                         rf"\b{key}\b{more}", taken))
         rows.append(
             Row(f"{name}(colour=1)", "hub", lambda b, c=cls: c(colour=1), "colour"))
@@ -823,12 +823,12 @@ def model_configs(bench):
                                                                     8)).text_embeds
 
             rows.append(
-                Row(f"CLIPModel({key}={_short(value)})", "text_encoder", call, rf"\b{key}\b",
+                Row(f"CLIPModel({key}={shorten(value)})", "text_encoder", call, rf"\b{key}\b",
                     finite if legal else None))
     for value in VALUES.values():
         legal = whole(1, 64)(value, 0)
         rows.append(
-            Row(f"CLIPTextModelWithProjection(projection_dim={_short(value)})",
+            Row(f"CLIPTextModelWithProjection(projection_dim={shorten(value)})",
                 "text_encoder",
                 lambda b, v=value: CLIPTextModelWithProjection(
                     **{**MODELS["text_encoder"][2], "projection_dim": v})
@@ -853,7 +853,7 @@ def model_configs(bench):
                 return model(torch.zeros(1, getattr(model, "in_channels", 3), 8, 8))
 
             rows.append(
-                Row(f"UNet({key}={_short(value)})", "unet", call, rf"\b{key}\b",
+                Row(f"UNet({key}={shorten(value)})", "unet", call, rf"\b{key}\b",
                     finite if rule(value, "?") else None))
     return rows
 
@@ -1133,7 +1133,7 @@ def tensor_calls(bench):
         calls[f"{name}.judge"] = (
             where, lambda images, c=critic, s=scenes: c.judge(images, s)["whole"],
             dict(images=pictures), dict(images=set()))
-    calls["orthogonalize"] = ("training", training.orthogonalize,
+    calls["orthogonalize"] = ("training", optimizers.orthogonalize,
                               dict(matrices=rand(2, 8, 4)),
                               dict(matrices={"batch", "channels", "one_side_more"}))
     calls["show_images"] = ("plots", plots.show_images, dict(images=rand(2, 3, 8, 8)),
@@ -1334,7 +1334,7 @@ def pipeline_arguments(bench):
 
             rows.append(
                 Row(
-                    f"pipe('a', {key}={_short(value)})", "pipeline", call, names,
+                    f"pipe('a', {key}={shorten(value)})", "pipeline", call, names,
                     None if unknown else (anything if key == "output_type" else finite)
                     if rule(value, "?") else None))
     rows.append(
@@ -1356,7 +1356,7 @@ def pipeline_arguments(bench):
         for name in ("n", "height", "width"):
             rule = whole(0, 64) if name == "n" else maybe(size)
             rows.append(
-                Row(f"pipe.start_latents({name}={_short(value)})",
+                Row(f"pipe.start_latents({name}={shorten(value)})",
                     "pipeline",
                     lambda b, k=name, v=value: b.pipe.start_latents(
                         **{**dict(n=1), k: v}),
@@ -1366,7 +1366,7 @@ def pipeline_arguments(bench):
     for part in parts:
         for value in (None, 5, "x", object(), torch.nn.Linear(2, 2)):
             rows.append(
-                Row(f"LatentDiffusionPipeline({part}={_short(value)[:20]})",
+                Row(f"LatentDiffusionPipeline({part}={shorten(value)[:20]})",
                     "pipeline",
                     lambda b, p=part, v=value: type(b.pipe)
                     (**{**{k: getattr(b.pipe, k)
@@ -1392,16 +1392,16 @@ def pipeline_arguments(bench):
                 "variant|there is no file"
             }.get(key, key)
             rows.append(
-                Row(f"LatentDiffusionPipeline.from_pretrained({key}={_short(value)})",
+                Row(f"LatentDiffusionPipeline.from_pretrained({key}={shorten(value)})",
                     "pipeline", call, names, anything if legal else None))
             call = lambda b, k=key, v=value: UNet2DConditionModel.from_pretrained(
                 **{**dict(name=b.source / "unet"), k: v})
             rows.append(
-                Row(f"UNet2DConditionModel.from_pretrained({key}={_short(value)})",
+                Row(f"UNet2DConditionModel.from_pretrained({key}={shorten(value)})",
                     "hub", call, names, anything if legal else None))
             if key == "name":
                 rows.append(
-                    Row(f"open_run({_short(value)})",
+                    Row(f"open_run({shorten(value)})",
                         "latent_diffusion",
                         lambda b, v=value: _job().open_run(v),
                         names,
@@ -1432,7 +1432,7 @@ def pipeline_arguments(bench):
                     v[4:] if isinstance(v, str) and v.startswith("FILE") else v)
 
             rows.append(
-                Row(f"{label}.save_pretrained({_short(value)})",
+                Row(f"{label}.save_pretrained({shorten(value)})",
                     where,
                     call,
                     "folder|file|null|name too long|xxx",
@@ -1475,7 +1475,7 @@ def text_arguments(bench):
                 return 1.0
 
             rows.append(
-                Row(f"tokenizer(['a'], {key}={_short(value)})", "tokenizer", call,
+                Row(f"tokenizer(['a'], {key}={shorten(value)})", "tokenizer", call,
                     rf"\b{key}\b", finite if legal else None))
     for value in [
             *VALUES.values(), [10**9], [-1], [nan], ["x"], [[1]],
@@ -1488,13 +1488,13 @@ def text_arguments(bench):
             [], [1, 2, 3],
             [1.0]) or value == {} if not torch.is_tensor(value) else value.ndim == 0
         rows.append(
-            Row(f"tokenizer.decode({_short(value)})",
+            Row(f"tokenizer.decode({shorten(value)})",
                 "tokenizer",
                 lambda b, v=value: b.pipe.tokenizer.decode(v),
                 r"\bids?\b",
                 anything if legal else None))
         rows.append(
-            Row(f"tokenizer.batch_decode({_short(value)})",
+            Row(f"tokenizer.batch_decode({shorten(value)})",
                 "tokenizer",
                 lambda b, v=value: b.pipe.tokenizer.batch_decode(v),
                 r"\bids?\b|rows",
@@ -1527,14 +1527,14 @@ def text_arguments(bench):
                 return torch.tensor(made("a red circle").input_ids).float()
 
             rows.append(
-                Row(f"CLIPTokenizer({key}={_short(value)})", "tokenizer", call,
+                Row(f"CLIPTokenizer({key}={shorten(value)})", "tokenizer", call,
                     rf"\b{key}\b|vocab", finite if legal else None))
     for value in VALUES.values():
         if isinstance(value, (int, float)) and not isinstance(
                 value, bool) and value == value and 514 <= value:
             continue
         rows.append(
-            Row(f"train_bpe(['a'], vocab_size={_short(value)})",
+            Row(f"train_bpe(['a'], vocab_size={shorten(value)})",
                 "tokenizer",
                 lambda b, v=value: train_bpe(["a"], v),
                 "vocab_size"))
@@ -1562,19 +1562,19 @@ def file_functions(bench):
     ]
     for value in paths:
         for name in ("read_json", "load_safetensors", "load_metadata", "find_folder"):
-            row(f"{name}({_short(value)})",
+            row(f"{name}({shorten(value)})",
                 lambda b, n=name, v=value: getattr(hub, n)(v),
                 "path|file|folder|name|there is",
                 anything if name == "find_folder" and value == "" else None)
         if value not in ("nowhere", True):
-            row(f"save_safetensors({{}}, {_short(value)})",
-                lambda b, v=value: hub.save_safetensors({}, v),
+            row(f"save_safetensors({{}}, {shorten(value)})",
+                lambda b, v=value: files.save_safetensors({}, v),
                 "path|file|null|too long|name|irectory",
                 also=("NotADirectoryError", "OSError", "IsADirectoryError",
                       "FileExistsError"))
         if value not in ("nowhere", True):
-            row(f"write_json({{}}, {_short(value)})",
-                lambda b, v=value: hub.write_json({}, v),
+            row(f"write_json({{}}, {shorten(value)})",
+                lambda b, v=value: files.write_json({}, v),
                 "path|file|null|too long|name|irectory",
                 also=("NotADirectoryError", "OSError", "IsADirectoryError",
                       "FileExistsError"))
@@ -1587,14 +1587,14 @@ def file_functions(bench):
     }
     for label, value in sets.items():
         row(f"save_safetensors({label})",
-            lambda b, v=value: hub.save_safetensors(v, b.tmp / "x.safetensors"),
+            lambda b, v=value: files.save_safetensors(v, b.tmp / "x.safetensors"),
             "tensors?|\\ba\\b|keys?")
     for label, value in {
             "5": 5, "'x'": "x", "[]": [], "{'a': 5}": {"a": 5}, "{5: 'a'}": {5: "a"},
             "{'a': None}": {"a": None}
     }.items():
         row(f"save_safetensors(metadata={label})",
-            lambda b, v=value: hub.save_safetensors({"a": torch.zeros(1)}, b.tmp /
+            lambda b, v=value: files.save_safetensors({"a": torch.zeros(1)}, b.tmp /
                                                     "x.safetensors", v),
             "metadata",
             anything if value == [] else None)
@@ -1606,15 +1606,15 @@ def file_functions(bench):
         {(1, 2): 3}, "a surrogate": {"a": "\ud800"}
     }.items():
         row(f"write_json({label})",
-            lambda b, v=value: hub.write_json(v, b.tmp / "x.json"),
+            lambda b, v=value: files.write_json(v, b.tmp / "x.json"),
             "content|JSON|json",
             anything if label == "a surrogate" else None)
     overlap = torch.zeros(10)
 
     def views(b):
-        hub.save_safetensors({"a": overlap[:6], "b": overlap[4:]},
+        files.save_safetensors({"a": overlap[:6], "b": overlap[4:]},
                              b.tmp / "x.safetensors")
-        return hub.load_safetensors(b.tmp / "x.safetensors")
+        return files.load_safetensors(b.tmp / "x.safetensors")
 
     row("save_safetensors(overlapping views)", views, "a", finite)
     return rows
@@ -1629,7 +1629,7 @@ def books(bench):
     def each(label, where, call, key, rule, values=None):
         for value in values or VALUES.values():
             rows.append(
-                Row(f"{label}({key}={_short(value)})",
+                Row(f"{label}({key}={shorten(value)})",
                     where,
                     lambda b, v=value: call(**{key: v}),
                     rf"\b{key}\b",
@@ -1661,12 +1661,12 @@ def books(bench):
     for value in (None, 5, "x", [], {}, object()):
         for name in ("paint", "caption"):
             rows.append(
-                Row(f"Sketchbook(32).{name}(scenes={_short(value)[:18]})",
+                Row(f"Sketchbook(32).{name}(scenes={shorten(value)[:18]})",
                     "sketchbook",
                     lambda b, n=name, v=value: getattr(book, n)(v),
                     "scenes"))
         rows.append(
-            Row(f"Critic().score(images, scenes={_short(value)[:18]})",
+            Row(f"Critic().score(images, scenes={shorten(value)[:18]})",
                 "sketchbook",
                 lambda b, v=value: sketchbook.Critic().score(torch.zeros(1, 3, 32, 32),
                                                              v),
@@ -1719,7 +1719,7 @@ def books(bench):
          real(above=0))
     for value in VALUES.values():
         rows.append(
-            Row(f"animate({_short(value)})",
+            Row(f"animate({shorten(value)})",
                 "plots",
                 lambda b, v=value: plots.animate(v),
                 r"\bframes?\b"))
@@ -1822,7 +1822,7 @@ def trainer_arguments(bench):
             names, also = (names + "|the loss",
                            ("FloatingPointError", )) if bursts else (names, ())
             rows.append(
-                Row(f"Trainer({key}={_short(value)})", "training", call, names, allowed,
+                Row(f"Trainer({key}={shorten(value)})", "training", call, names, allowed,
                     30, also))
     rows.append(
         Row("Trainer(colour=1)", "training", lambda b: _trainer(b, colour=1), "colour"))
@@ -1886,7 +1886,7 @@ def trainer_arguments(bench):
                                  ())))
     for value in VALUES.values():
         rows.append(
-            Row(f"Trainer.fit(resume={_short(value)})",
+            Row(f"Trainer.fit(resume={shorten(value)})",
                 "training",
                 lambda b, v=value: _state(_trainer(b).fit(resume=v)),
                 "resume",
@@ -1895,20 +1895,20 @@ def trainer_arguments(bench):
     for value in VALUES.values():
         for key in ("seed", "step"):
             rows.append(
-                Row(f"step_generator({key}={_short(value)})",
+                Row(f"step_generator({key}={shorten(value)})",
                     "training",
                     lambda b, k=key, v=value: training.step_generator(
                         **{**dict(seed=0, step=0), k: v}),
                     rf"\b{key}\b",
                     anything if whole(-inf, inf)(value, 0) else None))
         rows.append(
-            Row(f"seed_all({_short(value)})",
+            Row(f"seed_all({shorten(value)})",
                 "training",
                 lambda b, v=value: training.seed_all(v),
                 r"\bseed\b",
                 anything if whole(-inf, inf)(value, 0) else None))
         rows.append(
-            Row(f"EMA(decay={_short(value)})",
+            Row(f"EMA(decay={shorten(value)})",
                 "training",
                 lambda b, v=value: _ema(v),
                 r"\bdecay\b",
@@ -1917,9 +1917,9 @@ def trainer_arguments(bench):
                                                                            2)).items():
             legal = not isinstance(value, (list, dict)) and rule(value, 0)
             rows.append(
-                Row(f"shard(batch, {key}={_short(value)})",
+                Row(f"shard(batch, {key}={shorten(value)})",
                     "training",
-                    lambda b, k=key, v=value: training.shard(
+                    lambda b, k=key, v=value: parallel.shard(
                         dict(x=torch.zeros(4)), **{**dict(index=0, parts=2), k: v}),
                     rf"\b{key}\b",
                     finite if legal else None))
@@ -1927,7 +1927,7 @@ def trainer_arguments(bench):
 
 
 def _ema(decay):
-    from minidiff.training import EMA
+    from minidiff.optimizers import EMA
     module = torch.nn.Linear(2, 2)
     made = EMA(module, decay)
     for _ in range(3):
@@ -1968,7 +1968,7 @@ def job_arguments(bench):
                 b, **{k: v}) if k != "preset" else job.Job(
                     v, b.tmp / "run", device="cpu", show_bar=False).run()
             rows.append(
-                Row(f"Job({key}={_short(value)})", "latent_diffusion", call,
+                Row(f"Job({key}={shorten(value)})", "latent_diffusion", call,
                     rf"\b{key}\b", finite if rule(value, "?") else None, 60))
     choices = dict(size=choice(32),
                    vae=choice({}),
@@ -1991,7 +1991,7 @@ def job_arguments(bench):
             if field.name in ("pictures", "captions") and _real(value) and value > 100:
                 continue  # a long job, and no mistake
             rows.append(
-                Row(f"Job(Preset({field.name}={_short(value)}))",
+                Row(f"Job(Preset({field.name}={shorten(value)}))",
                     "latent_diffusion",
                     lambda b, n=field.name, v=value: run(
                         b, replace(tiny_preset(), **{n: v})),
@@ -2003,7 +2003,7 @@ def job_arguments(bench):
             for value in (None, "x", -1, 0, nan, 1.5, []):
                 legal = key == "lr" and value in (0, 1.5)
                 rows.append(
-                    Row(f"Job(Preset({name}=dict(..., {key}={_short(value)})))",
+                    Row(f"Job(Preset({name}=dict(..., {key}={shorten(value)})))",
                         "latent_diffusion",
                         lambda b, n=name, k=key, v=value: run(
                             b,
@@ -2052,7 +2052,7 @@ def job_arguments(bench):
         for value in (None, "x", -1, 0, [], 1.5, nan):
             legal = value == 0 and key == "layers" or value is None and key == "sample_size"
             rows.append(
-                Row(f"Job(Preset({part}=dict(..., {key}={_short(value)})))",
+                Row(f"Job(Preset({part}=dict(..., {key}={shorten(value)})))",
                     "latent_diffusion",
                     lambda b, p=part, k=key, v=value: run(
                         b,
@@ -2152,7 +2152,7 @@ def checkpoints(bench):
 
     def header(change):
         def damage(path):
-            from minidiff.hub import load_metadata, load_safetensors, save_safetensors
+            from minidiff.files import load_metadata, load_safetensors, save_safetensors
             tensors, metadata = load_safetensors(path), load_metadata(path)
             content = json.loads(metadata.get("minidiff", "{}"))
             made = change(content)
@@ -2169,7 +2169,7 @@ def checkpoints(bench):
                 every=every)
         for value in WRONG.values():
             if key == "seconds" and value in (0, True, 1e9): continue
-            row(f"a header with {key} {_short(value)}",
+            row(f"a header with {key} {shorten(value)}",
                 header(lambda h, k=key, v=value: h.update({k: v})),
                 every=True)
     for label, value in {
@@ -2180,7 +2180,7 @@ def checkpoints(bench):
 
     def tensors(change):
         def damage(path):
-            from minidiff.hub import load_metadata, load_safetensors, save_safetensors
+            from minidiff.files import load_metadata, load_safetensors, save_safetensors
             loaded = load_safetensors(path)
             change(loaded)
             save_safetensors(loaded, path, load_metadata(path))

@@ -15,7 +15,7 @@ from conftest import BIN, environment, train
 from PIL import Image
 
 from minidiff import latent_diffusion
-from minidiff.hub import LoadError
+from minidiff.checks import LoadError
 from minidiff.cli import sample_command, train_command, unknown_words
 from minidiff.latent_diffusion import open_run
 

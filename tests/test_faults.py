@@ -57,9 +57,7 @@ def test_every_bad_input_is_answered_in_one_clear_line(bench, table, family):
 # --- does the table see what it should see? --------------------------------------------------------------------------
 def _raise(error):
     def call(bench):
-        from minidiff.hub import (
-            one_of,
-        )  # an error must come out of the package: here it passes through a check
+        from minidiff.checks import one_of  # an error must come out of the package: here it passes through a check
 
         class Wrong:
             def __eq__(self, other):

@@ -21,8 +21,10 @@ from conftest import environment
 from torch import nn
 
 from minidiff import hub
-from minidiff.hub import (Config, ConfigError, LoadError, Pretrained, atomic_write, find_folder, load_safetensors,
-                          load_weights, read_json, register_config, save_safetensors, write_json)
+from minidiff.checks import ConfigError, LoadError
+from minidiff.files import (atomic_write, load_safetensors, read_json,
+                            save_safetensors, write_json)
+from minidiff.hub import Config, Pretrained, find_folder, load_weights, register_config
 from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.text_encoder import CLIPTextModel
@@ -179,7 +181,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import torch
-from minidiff.hub import Pretrained, register_config, save_safetensors, write_json
+from minidiff.files import save_safetensors, write_json
+from minidiff.hub import Pretrained, register_config
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
 class Tiny(Pretrained, torch.nn.Module):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minidiff.hub import LoadError, load_metadata
+from minidiff.checks import LoadError
+from minidiff.files import load_metadata
 
 STAGES = ("vae", "text", "unet")
 

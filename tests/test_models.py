@@ -14,7 +14,7 @@ from torch import nn
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-from minidiff.hub import ConfigError, LoadError
+from minidiff.checks import ConfigError, LoadError
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook, vary
 from minidiff.stickers import StickerBook

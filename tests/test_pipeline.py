@@ -10,7 +10,9 @@ import torch
 import transformers
 from diffusers import StableDiffusionPipeline
 
-from minidiff.hub import ConfigError, LoadError, load_weights, read_json, write_json
+from minidiff.checks import ConfigError, LoadError
+from minidiff.files import read_json, write_json
+from minidiff.hub import load_weights
 from minidiff.pipeline import SCHEDULERS, LatentDiffusionPipeline, PipelineOutput, guide, rescale_guided, to_pil
 from minidiff.plots import _look, animate, image_grid, plot_losses, show_images, slider, smooth_curve, to_uint8
 from minidiff.sd_unet import UNet2DConditionModel

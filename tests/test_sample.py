@@ -10,7 +10,7 @@ import torch
 from conftest import BIN, environment
 from PIL import Image
 
-from minidiff.hub import load_safetensors, save_safetensors
+from minidiff.files import load_safetensors, save_safetensors
 from minidiff.cli import sample_command
 from minidiff.latent_diffusion import open_run
 
@@ -56,7 +56,7 @@ def test_odd_prompts_still_paint(smoke_run, tmp_path, prompt, said):
 def _missing(folder): shutil.rmtree(folder)
 def _no_index(folder): (folder / "model_index.json").unlink()
 def _truncated(folder): (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
-def _short(folder): (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:20])
+def shorten(folder): (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:20])
 def _rubbish(folder): (folder / WEIGHTS).write_bytes(b"\x00" * 4096)
 def _pickle(folder): torch.save({"a": torch.zeros(2)}, folder / WEIGHTS)
 def _old_pickle(folder): torch.save({"a": torch.zeros(2)}, folder / WEIGHTS, _use_new_zipfile_serialization=False)
@@ -67,7 +67,7 @@ def _unknown_key(folder): (folder / "unet" / "config.json").write_text('{"colour
 
 
 @pytest.mark.parametrize("damage, said", [
-    (_missing, "there is no folder"), (_no_index, "there is no file"), (_truncated, "broken or truncated"), (_short, "broken or truncated"), (_rubbish, "broken or truncated"),
+    (_missing, "there is no folder"), (_no_index, "there is no file"), (_truncated, "broken or truncated"), (shorten, "broken or truncated"), (_rubbish, "broken or truncated"),
     (_pickle, "pickle"), (_old_pickle, "pickle"), (_only_bin, "pickle"), (_gone, "there is no file"), (_bad_json, "is not JSON"), (_unknown_key, "no config key 'colour'"),
 ])
 def test_broken_folders_say_so_in_one_line(copy, tmp_path, damage, said):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minidiff import samplers, scheduler
-from minidiff.hub import ConfigError, LoadError
+from minidiff.checks import ConfigError, LoadError
 from minidiff.scheduler import SCHEDULER_KEYS, DDPMScheduler, Scheduler
 from minidiff.samplers import (
     DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler,
@@ -172,7 +172,7 @@ def test_a_config_of_any_class_gives_what_it_gives_in_diffusers_or_is_refused(so
                 kept = mine.config[key]
                 assert (list(kept) if isinstance(kept, tuple) else kept) == value, (what, key)
                 if key in setting and value not in (None, False, *cls.other_keys.get(key, ())):
-                    assert said and f"{key}=" in mentioned[0], (what, key, said)
+                    assert said and f"{key}=" in said[0], (what, key, said)
             equal += compare(mine, real, 5, what) is not False
     assert equal + refused
 
@@ -298,8 +298,8 @@ def test_what_is_set_aside_comes_home(tmp_path):
     "DPM++ Karras -> Euler a -> a file -> diffusers' DPM++: Karras again."
     solver = DPMSolverMultistepScheduler(use_karras_sigmas=True, solver_order=3, beta_end=0.012)
     euler, said = opened(EulerAncestralDiscreteScheduler, solver.config)
-    assert len(said) == 1 and "use_karras_sigmas=True" in mentioned[0] and "solver_order=3" in mentioned[0]
-    assert "algorithm_type" not in mentioned[0] and "beta_end" not in mentioned[0]
+    assert len(said) == 1 and "use_karras_sigmas=True" in said[0] and "solver_order=3" in said[0]
+    assert "algorithm_type" not in said[0] and "beta_end" not in said[0]
     euler.save_pretrained(tmp_path)
     home = diffusers.DPMSolverMultistepScheduler.from_pretrained(tmp_path)
     assert home.config.use_karras_sigmas and home.config.solver_order == 3 and home.config.beta_end == 0.012
@@ -594,4 +594,4 @@ def test_ends_of_the_levels_that_a_class_has_no_key_for_are_not_half_obeyed():
             opened(EulerAncestralDiscreteScheduler, config)
         for cls in (HeunDiscreteScheduler, DPMSolverMultistepScheduler):  # with no respacing they mean nothing
             made, said = opened(cls, EulerDiscreteScheduler(**ends).config)
-            assert len(said) == 1 and next(iter(ends)) in mentioned[0]
+            assert len(said) == 1 and next(iter(ends)) in said[0]

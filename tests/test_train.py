@@ -14,7 +14,7 @@ import torch
 from conftest import BIN, environment, train
 from safetensors.torch import load_file
 
-from minidiff.hub import ConfigError, LoadError
+from minidiff.checks import ConfigError, LoadError
 from minidiff.latent_diffusion import PRESETS, Job, open_run
 
 
@@ -137,7 +137,7 @@ def test_a_stage_that_was_trained_again_is_not_used_with_the_old_ones_after_it(s
     job(QUICK, out, resume=True).run()  # trained again as it was: the same weights, and nothing to complain of
     tensors, notes = load_file(out / "checkpoints" / f"{stage}.checkpoint.safetensors"), {}
     tensors = {k: v + 1 if k.startswith(("model.", "ema.")) else v for k, v in tensors.items()}
-    from minidiff.hub import load_metadata, save_safetensors
+    from minidiff.files import load_metadata, save_safetensors
     from minidiff.training import fingerprint
     path = out / "checkpoints" / f"{stage}.checkpoint.safetensors"
     notes = load_metadata(path)
@@ -182,7 +182,7 @@ def test_the_folder_follows_the_preset(monkeypatch, tmp_path):
 
 
 def test_one_run_a_folder(tmp_path):
-    from minidiff.training import only_run
+    from minidiff.files import only_run
     with only_run(tmp_path / ".lock"), pytest.raises(LoadError, match="another run"):
         job(QUICK, tmp_path).run()
     assert content(tmp_path) == {}

@@ -14,8 +14,11 @@ import torch
 from conftest import environment
 from torch import nn
 
-from minidiff.hub import ConfigError, LoadError, remove_temporaries
-from minidiff.training import EMA, Muon, Trainer, fingerprint, only_run, orthogonalize, seed_all, step_generator
+from minidiff.checks import ConfigError, LoadError
+from minidiff.files import remove_temporaries
+from minidiff.optimizers import EMA, Muon, orthogonalize
+from minidiff.files import only_run
+from minidiff.training import Trainer, fingerprint, seed_all, step_generator
 
 torch.set_num_threads(1)
 gc.freeze()  # a trainer collects garbage at its end, and what was imported is none
@@ -259,7 +262,7 @@ def test_any_flipped_bit_is_noticed(stopped):
     with pytest.warns(UserWarning) as said:
         t = resumed(folder)
     assert same(t.model, whole.model) and t.losses == whole.losses
-    assert len(said) == 1 and len(str(mentioned[0].message).splitlines()) == 1
+    assert len(said) == 1 and len(str(said[0].message).splitlines()) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"half a fi", None])
@@ -334,7 +337,7 @@ def test_all_that_differs_is_named_and_another_model_too(stopped):
 
 
 def test_a_foreign_file_is_no_checkpoint(tmp_path):
-    from minidiff.hub import save_safetensors
+    from minidiff.files import save_safetensors
     save_safetensors(dict(a=torch.zeros(2)), tmp_path / NEWEST)
     with pytest.raises(LoadError, match="no checkpoint of a training run"):
         resumed(tmp_path)

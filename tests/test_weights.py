@@ -9,7 +9,7 @@ from conftest import BIN, environment
 from PIL import Image
 
 import minidiff
-from minidiff.hub import load_safetensors, read_json
+from minidiff.files import load_safetensors, read_json
 from minidiff.latent_diffusion import open_run
 
 WEIGHTS = Path(minidiff.__file__).parent / "data" / "weights"
