@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from . import samplers
-from .hub import (
-    ConfigError, LoadError, _short, check_place, check_tensor, find_folder,
-    is_weights_file, number, one_of, patch_to, read_json, read_text, staged,
-    whole_number, write_json)
+from minidiff.checks import (
+    ConfigError, LoadError, check_place, check_tensor, number, one_of, shorten,
+    whole_number)
+from .files import read_json, staged, write_json
+from .hub import find_folder, is_weights_file, patch_to
 from .plots import to_uint8
 from .scheduler import DDPMScheduler, randn_like, sample
 from .sd_unet import UNet2DConditionModel, timestep_embedding
@@ -30,19 +31,10 @@ def guide(
     with_text: Tensor,  # its answer to the prompt, of the same shape
     scale: float,  # 1: obey the prompt; more: exaggerate it; 0: ignore it
 ) -> Tensor:
-    """Classifier-free guidance: from the answer without text to that with text, and on.
-
-    Ho & Salimans 2022, equation 6, whose w is our `scale` - 1.
-    """
+    "Classifier-free guidance (Ho & Salimans 2022, equation 6; its w is `scale` - 1)."
     check_tensor("without_text", without_text, *getattr(without_text, "shape", ["..."]))
     check_tensor("with_text", with_text, *without_text.shape)
     return torch.lerp(without_text, with_text.to(without_text.dtype), scale)
-
-# %% ../nbs/14_stable_diffusion.ipynb #cell018a
-SCHEDULERS = {cls.__name__: cls for cls in (
-    DDPMScheduler, samplers.DDIMScheduler, samplers.PNDMScheduler,
-    samplers.EulerDiscreteScheduler, samplers.EulerAncestralDiscreteScheduler,
-    samplers.HeunDiscreteScheduler, samplers.DPMSolverMultistepScheduler)}
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell019
 class LatentDiffusionPipeline:
@@ -86,6 +78,8 @@ _PARTS = dict(vae=("diffusers", "AutoencoderKL"),
 _NETWORKS = dict(vae=AutoencoderKL, text_encoder=CLIPTextModel,
                  unet=UNet2DConditionModel)
 _EXTRAS = "safety_checker", "feature_extractor", "image_encoder"  # none is here
+_MORE = {5: " (with a depth map)", 8: " (with a picture to edit)",
+         9: " (with a mask and a masked picture)"}  # what others take besides latents
 
 def _refuse_extras(extras):
     for name, value in extras.items():
@@ -104,6 +98,11 @@ def to(self, *args, **kwargs):
             raise ConfigError(f"to: cannot go there ({reason})") from None
     return self
 
+SCHEDULERS = {cls.__name__: cls for cls in (
+    DDPMScheduler, samplers.DDIMScheduler, samplers.PNDMScheduler,
+    samplers.EulerDiscreteScheduler, samplers.EulerAncestralDiscreteScheduler,
+    samplers.HeunDiscreteScheduler, samplers.DPMSolverMultistepScheduler)}
+
 # %% ../nbs/14_stable_diffusion.ipynb #partscode_2
 @patch_to(LatentDiffusionPipeline)
 def check_parts(self):
@@ -117,7 +116,7 @@ def check_parts(self):
     if not callable(self.tokenizer) or not hasattr(self.tokenizer, "__len__"):
         raise ConfigError(f"tokenizer: expected one, got {shorten(self.tokenizer)}")
     if not hasattr(self.scheduler, "set_timesteps"):
-        raise ConfigError(f"scheduler: expected one, got {_short(self.scheduler)}")
+        raise ConfigError(f"scheduler: expected one, got {shorten(self.scheduler)}")
     vae, text = self.vae.config, self.text_encoder.config
     if len(self.tokenizer) > text.vocab_size:
         raise ConfigError(f"the tokenizer has {len(self.tokenizer)} tokens, "
@@ -125,10 +124,6 @@ def check_parts(self):
     if not number("the VAE's scaling_factor", vae.scaling_factor):
         raise ConfigError("the VAE's scaling_factor is 0: latents cannot be unscaled")
     _check_unet(self.unet.config, vae.latent_channels, text.hidden_size)
-
-# %% ../nbs/14_stable_diffusion.ipynb #partscode_3
-_MORE = {5: " (with a depth map)", 8: " (with a picture to edit)",
-         9: " (with a mask and a masked picture)"}  # what others take besides latents
 
 def _check_unet(config, channels, width):
     "Does it listen to vectors of this width, and paint latents of so many channels?"
@@ -169,6 +164,27 @@ def encode_prompt(
     skip = whole_number("clip_skip", clip_skip, 0, config.num_hidden_layers)
     return self.text_encoder.final_layer_norm(output.hidden_states[-1 - skip])
 
+def _as_list(prompt, name, n=None):
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    several = isinstance(prompts, (list, tuple)) and len(prompts) > 0
+    if not several or not all(isinstance(p, str) for p in prompts):
+        raise ValueError(f"{name} must be a string or a list of strings, got "
+                         f"{shorten(prompt)}")
+    if any(re.search("[\ud800-\udfff]", p) for p in prompts):
+        raise ValueError(f"{name} must be of Unicode characters, got half of one in "
+                         f"{shorten(prompt)}")
+    if n is not None and len(prompts) == 1: prompts = list(prompts) * n
+    if n is not None and len(prompts) != n:
+        raise ValueError(f"{name} has {len(prompts)} texts, and there are {n} prompts")
+    return list(prompts)
+
+def _finite(name, x, *shape):
+    "`x`, if it is a tensor of this shape (or of any), and its numbers are finite."
+    if shape: check_tensor(name, x, *shape)
+    if x.is_meta: raise ValueError(f"{name} holds no numbers: it is on the meta device")
+    if x.isfinite().all(): return x
+    raise ValueError(f"{name} holds NaN or infinite numbers")
+
 # %% ../nbs/14_stable_diffusion.ipynb #cell025_2
 @patch_to(LatentDiffusionPipeline)
 def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds,
@@ -198,28 +214,6 @@ def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
     _finite("negative_prompt_embeds", negative, n, tokens, width)
     return torch.cat([negative.repeat_interleave(copies, 0).to(states), states])
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell024a
-def _as_list(prompt, name, n=None):
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    several = isinstance(prompts, (list, tuple)) and len(prompts) > 0
-    if not several or not all(isinstance(p, str) for p in prompts):
-        raise ValueError(f"{name} must be a string or a list of strings, got "
-                         f"{_short(prompt)}")
-    if any(re.search("[\ud800-\udfff]", p) for p in prompts):
-        raise ValueError(f"{name} must be of Unicode characters, got half of one in "
-                         f"{_short(prompt)}")
-    if n is not None and len(prompts) == 1: prompts = list(prompts) * n
-    if n is not None and len(prompts) != n:
-        raise ValueError(f"{name} has {len(prompts)} texts, and there are {n} prompts")
-    return list(prompts)
-
-def _finite(name, x, *shape):
-    "`x`, if it is a tensor of this shape (or of any), and its numbers are finite."
-    if shape: check_tensor(name, x, *shape)
-    if x.is_meta: raise ValueError(f"{name} holds no numbers: it is on the meta device")
-    if x.isfinite().all(): return x
-    raise ValueError(f"{name} holds NaN or infinite numbers")
-
 # %% ../nbs/14_stable_diffusion.ipynb #cell027
 @patch_to(LatentDiffusionPipeline)
 def start_latents(
@@ -232,8 +226,7 @@ def start_latents(
     "The canvas before the first stroke."
     factor, size = self.vae.factor, self.unet.config.sample_size
     if size is None and (height is None or width is None):
-        raise ValueError("the U-Net's config names no sample_size; give height and "
-                         "width")
+        raise ValueError("height and width: needed, the U-Net names no sample_size")
     own = size if isinstance(size, tuple) else (size, size)
     height, width = (
         side * factor if given is None else whole_number(name, given, 1, 2**15)
@@ -246,30 +239,21 @@ def start_latents(
     if math.prod(shape) > 2**31:
         raise ValueError(f"n={n}, height={height} and width={width} are too much: "
                          f"{math.prod(shape):,} numbers")
-    _check_generator(generator, n)
     like = torch.empty(shape, device=self.device, dtype=self.dtype)
     return randn_like(like, generator)
-
-# %% ../nbs/14_stable_diffusion.ipynb #cell027_2
-def _check_generator(generator, n):
-    several = generator if isinstance(generator, (list, tuple)) else [generator]
-    if not all(g is None or isinstance(g, torch.Generator) for g in several):
-        raise ValueError("generator: expected a torch.Generator or a list of them, "
-                         f"got {_short(generator)}")
-    if several is generator and len(several) != n:
-        raise ValueError(f"generator: expected one for each of {n} pictures, got "
-                         f"{len(several)}")
 
 @patch_to(LatentDiffusionPipeline)
 def _canvas(self, latents, n, height, width, generator):
     "Those that are given, if they fit; else new ones."
+    if isinstance(generator, (list, tuple)) and len(generator) != n:
+        raise ValueError(f"generator: expected {n}, one each; got {len(generator)}")
     if latents is None: return self.start_latents(n, height, width, generator)
-    _check_generator(generator, n)
     _finite("latents", latents, n, self.unet.config.in_channels, "h", "w")
+    randn_like(latents[:, :0], generator)  # is it one at all? Nothing is drawn
     sides = dict(height=height, width=width)
     for (name, side), cells in zip(sides.items(), latents.shape[2:]):
         if side is not None and side != cells * self.vae.factor:
-            raise ValueError(f"{name} is {_short(side)}, and latents make it "
+            raise ValueError(f"{name} is {shorten(side)}, and latents make it "
                              f"{cells * self.vae.factor}")
     return latents
 
@@ -283,8 +267,8 @@ def rescale_guided(
     share: float,  # 0: leave it; 1: give it the spread of the answer to the prompt
 ) -> Tensor:  # of the same shape
     "Take back how far guidance has spread the numbers (Lin et al. 2023, section 3.4)."
-    sides = tuple(range(1, guided.ndim))
-    ratio = with_text.std(sides, keepdim=True) / guided.std(sides, keepdim=True)
+    spread = functools.partial(torch.std, dim=(*range(1, guided.ndim),), keepdim=True)
+    ratio = spread(with_text) / spread(guided)
     return guided * (1 + share * (ratio - 1))
 
 class _Guided:
@@ -332,8 +316,7 @@ def denoise(
     self._plan(steps, timesteps, sigmas)
     self._guidance_scale, self._interrupt = scale, False  # callbacks may set them
     self._num_timesteps = len(self.scheduler.timesteps)
-    states = states.to(self.device, self.dtype)
-    model = _Guided(self, states, guidance_rescale, told)
+    model = _Guided(self, states.to(self.device, self.dtype), guidance_rescale, told)
     times = itertools.takewhile(lambda t: not self._interrupt, self.scheduler.timesteps)
     start = latents.to(self.device, self.dtype) * self.scheduler.init_noise_sigma
     return sample(model, self.scheduler, start, timesteps=times,
@@ -372,7 +355,7 @@ def _plan(self, steps, timesteps, sigmas):
 @patch_to(LatentDiffusionPipeline)
 def _step_options(self, generator, options):
     "What `step` takes of the options; an unknown one is an error, or `eta` a warning."
-    known = inspect.signature(self.scheduler.step).parameters
+    known = inspect.signature(self.scheduler.step).parameters.keys()
     name = type(self.scheduler).__name__
     for option in ("ip_adapter_image", "ip_adapter_image_embeds",
                    "cross_attention_kwargs"):
@@ -380,8 +363,7 @@ def _step_options(self, generator, options):
     if "eta" not in known and options.pop("eta", 0):
         warnings.warn(f"eta is not used: {name} has none", stacklevel=5)
     for option in options:
-        own = option in ("model_output", "timestep", "sample", "return_dict")
-        if option not in known or own:
+        if option not in known - {"model_output", "timestep", "sample", "return_dict"}:
             raise TypeError(f"LatentDiffusionPipeline knows no {option!r}, and neither "
                             f"does {name}.step")
     return options | ({"generator": generator} if "generator" in known else {})
@@ -391,10 +373,9 @@ def _reporter(self, each, at_end, inputs):
     "What tells both callbacks of a step; what the second changes replaces the old."
     for name, value in (("callback", each), ("callback_on_step_end", at_end)):
         if value is not None and not callable(value):
-            raise ConfigError(f"{name}: expected a function, got {_short(value)}")
+            raise ConfigError(f"{name}: expected a function, got {shorten(value)}")
     watched = [one_of("callback_on_step_end_tensor_inputs", name, *_WATCHED)
                for name in inputs or ()]
-
     def report(model, i, t, output):
         x = output.prev_sample
         if at_end:
@@ -405,21 +386,6 @@ def _reporter(self, each, at_end, inputs):
         if each: each(i, t, x)
         return x
     return report
-
-# %% ../nbs/14_stable_diffusion.ipynb #cell028a0
-class PipelineOutput(NamedTuple):
-    "What the pipeline returns with `return_dict=True`, as diffusers does."
-    images: list  # the pictures, of the kind that `output_type` names
-    nsfw_content_detected: None = None  # nobody looks
-
-def to_pil(
-    images,  # (n, 3 or 1, h, w) in [-1, 1], or bytes 0..255; as for `to_uint8`
-) -> list:  # of n `PIL.Image`
-    "Tensors to pictures one can save; NaN is a `ValueError`."
-    from PIL import Image
-    pictures = to_uint8(images)
-    if pictures.shape[-1] == 1: pictures = pictures.squeeze(-1)
-    return [Image.fromarray(picture) for picture in pictures]
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell028
 @patch_to(LatentDiffusionPipeline)
@@ -462,6 +428,20 @@ def __call__(
     return self._pictures(latents, output_type, return_dict)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell028_2
+class PipelineOutput(NamedTuple):
+    "What the pipeline returns with `return_dict=True`, as diffusers does."
+    images: list  # the pictures, of the kind that `output_type` names
+    nsfw_content_detected: None = None  # nobody looks
+
+def to_pil(
+    images,  # (n, 3 or 1, h, w) in [-1, 1], or bytes 0..255; as for `to_uint8`
+) -> list:  # of n `PIL.Image`
+    "Tensors to pictures one can save; NaN is a `ValueError`."
+    from PIL import Image
+    pictures = to_uint8(images)
+    if pictures.shape[-1] == 1: pictures = pictures.squeeze(-1)
+    return [Image.fromarray(picture) for picture in pictures]
+
 @patch_to(LatentDiffusionPipeline)
 def _is_guided(self, scale, options):
     "Is the U-Net asked twice? Not at 1, and not where it has learned guidance."
@@ -473,10 +453,9 @@ def _is_guided(self, scale, options):
 @patch_to(LatentDiffusionPipeline)
 def _pictures(self, latents, kind, return_dict):
     "Clean latents to PIL, a tensor in [-1, 1], an array (n, h, w, 3) in [0, 1]."
-    images = latents
-    if kind != "latent":  # in the VAE's own precision
-        z = latents.to(next(self.vae.parameters())) / self.vae.config.scaling_factor
-        images = self.vae.decode(z).float()
+    own = next(self.vae.parameters())  # its precision
+    z = latents.to(own) / self.vae.config.scaling_factor
+    images = latents if kind == "latent" else self.vae.decode(z).float()
     if kind == "pil": images = to_pil(images)
     if kind == "np":
         images = (_finite("the picture", images) / 2 + 0.5).clamp(0, 1)
@@ -500,20 +479,16 @@ def from_pretrained(
     **parts,  # to take in place of the folder's; for the scheduler, its class will do
 ):
     "Open a folder of Stable Diffusion 1.x or 2.x, or one that `save_pretrained` wrote."
-    own = *_PARTS, "scheduler"
-    _refuse_extras({part: parts.pop(part) for part in parts.keys() - {*own}})
+    _refuse_extras({p: parts.pop(p) for p in parts.keys() - {*_PARTS, "scheduler"}})
     dtype = torch_dtype if dtype is None else dtype
     dtype, device = check_place(dtype, device, use_safetensors)
     folder = find_folder(name, ("model_index.json",), revision, hub)
     sampler = _check_index(read_json(folder/"model_index.json"), folder, parts)
-    sampler = parts.get("scheduler", sampler)
     if isinstance(sampler, type): parts.pop("scheduler", None)
     needed = functools.partial(_needed, variant=variant, given=parts)
     folder = find_folder(name, needed, revision, hub)
     parts |= _open_networks(folder, variant, parts, dtype, device)
     if "tokenizer" not in parts:
-        merges = folder/"tokenizer/merges.txt"
-        if merges.exists(): read_text(merges)  # is it text at all?
         parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder/"tokenizer")
     if "scheduler" not in parts:
         parts["scheduler"] = sampler.from_pretrained(folder/"scheduler")
@@ -536,7 +511,7 @@ def _check_index(index, folder, given=()):
         if found is None: raise LoadError(f"{file} names no {part}")
         if found.removesuffix("Fast") != name:
             raise LoadError(f"{file}: the {part} is a {found}, expected a {name}")
-    if "scheduler" in given: return None
+    if "scheduler" in given: return given["scheduler"]
     name = _named_class(index, "scheduler", file)
     if name in SCHEDULERS: return SCHEDULERS[name]
     alike = _ALIKE.get(f"{name}".removesuffix("Scheduler"))
@@ -552,30 +527,6 @@ def _named_class(index, part, file):
     if pair and all(isinstance(name, str | None) for name in value): return value[1]
     raise LoadError(f"{file}: {part}: expected the names of a library and a class, got "
                     f"{shorten(value)}")
-
-# %% ../nbs/14_stable_diffusion.ipynb #cell021
-def _variants(names, variant, given):
-    "For each network to be opened: the variant, or None where it has no such weights."
-    def has_it(part):
-        own = _NETWORKS[part].weights_name
-        here = f"{part}/"
-        files = [name.removeprefix(here) for name in names if name.startswith(here)]
-        return any(is_weights_file(file, own, variant) for file in files)
-
-    has = {part: has_it(part) for part in _NETWORKS if part not in given}
-    if variant and has and not any(has.values()):
-        raise LoadError("no network of the folder has weights of the variant "
-                        f"{shorten(variant)}")
-    return {part: variant if found else None for part, found in has.items()}
-
-def _needed(names, variant, given):
-    "Which files of a repository to fetch."
-    files = ["model_index.json", "scheduler/scheduler_config.json"]
-    files += [name for name in names
-              if name.startswith("tokenizer/") and name.endswith((".json", ".txt"))]
-    for part, own in _variants(names, variant, given).items():
-        files += _NETWORKS[part].needed_files(names, part, own)
-    return [file for file in files if file.split("/")[0] not in given]
 
 # %% ../nbs/14_stable_diffusion.ipynb #opencode
 _ALIKE = {name: f"{ours}Scheduler" for ours, names in dict(  # which comes closest
@@ -597,6 +548,26 @@ def _open_networks(folder, variant, given, dtype, device):
             folder, part, variant=own, dtype=dtype, device=device)
     return opened
 
+def _variants(names, variant, given):
+    "For each network to be opened: the variant, or None where it has no such weights."
+    found = {part: None for part in _NETWORKS if part not in given}
+    for part, _, file in (name.partition("/") for name in names):
+        own = part in found and _NETWORKS[part].weights_name
+        if own and is_weights_file(file, own, variant): found[part] = variant
+    if variant and found and not any(found.values()):
+        raise LoadError("no network of the folder has weights of the variant "
+                        f"{shorten(variant)}")
+    return found
+
+def _needed(names, variant, given):
+    "Which files of a repository to fetch."
+    files = ["model_index.json", "scheduler/scheduler_config.json"]
+    files += [name for name in names
+              if name.startswith("tokenizer/") and name.endswith((".json", ".txt"))]
+    for part, own in _variants(names, variant, given).items():
+        files += _NETWORKS[part].needed_files(names, part, own)
+    return [file for file in files if file.split("/")[0] not in given]
+
 # %% ../nbs/14_stable_diffusion.ipynb #cell022
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "added_tokens.json",
                     "special_tokens_map.json", "tokenizer_config.json")
@@ -611,10 +582,7 @@ def save_pretrained(
     push_to_hub: bool = False,  # nor any sending
 ):
     """Save the five parts and the index, as `StableDiffusionPipeline` opens them.
-
-    Interrupted, it leaves the older pipeline whole, or a folder that does not open.
-    (Two saves into one folder at once are not told apart.)
-    """
+    Interrupted, it leaves the older pipeline whole, or a folder that does not open."""
     options = dict(variant=variant, max_shard_size=max_shard_size,
                    safe_serialization=safe_serialization, push_to_hub=push_to_hub)
     index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False,

@@ -104,7 +104,8 @@ class UNet(nn.Module):
         whole_number("out_channels", out_channels, 1, 2 ** 15)
         one_of("skips", skips, True, False)
         one_of("how", how, "transpose", "bilinear", "nearest")
-        self.in_channels, pairs = in_channels, list(zip(widths, widths[1:]))
+        self.in_channels = in_channels
+        pairs = list(zip(widths, widths[1:]))
         self.first = DoubleConv(in_channels, widths[0], norm)
         self.downs = nn.ModuleList(Down(a, b, norm) for a, b in pairs)
         self.ups = nn.ModuleList(Up(b, a * skips, a, how, norm) for a, b in pairs[::-1])
@@ -131,7 +132,8 @@ def forward(
 ) -> Tensor:  # (n, out_channels, height, width)
     "A `ValueError` where it has the wrong channels or is too small to be halved."
     check_tensor("x", x, "n", self.in_channels, "height", "width")
-    n, size = len(self.downs), tuple(x.shape[2:])
+    n = len(self.downs)
+    size = tuple(x.shape[2:])
     if min(size) < 2 ** n:
         raise ValueError(f"x: height and width must be {2 ** n} or more, "
                          f"to be halved {n} times, got {size}")

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .hub import (
-    ConfigError, Pretrained, _short, check_tensor, number, one_of, patch_to,
-    register_config, whole_number)
+from .checks import (
+    ConfigError, check_tensor, number, one_of, shorten, whole_number)
+from .hub import Pretrained, patch_to, register_config
 from .sd_unet import (
     ACTIVATIONS, Attention, Downsample2D, ResnetBlock2D, Upsample2D, check_dtype,
     check_levels, check_size)
@@ -237,7 +237,7 @@ class AutoencoderKL(Pretrained, nn.Module):
         n = c.latent_channels
         self.quant_conv = nn.Conv2d(2 * n, 2 * n, 1) if c.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(n, n, 1) if c.use_post_quant_conv else None
-        self.factor = 2 ** (len(c.block_out_channels) - 1)  # of sides, picture to latent
+        self.factor = 2 ** (len(c.block_out_channels) - 1)  # side of a latent
         self.use_slicing = self.use_tiling = False  # see `enable_tiling`
         side = c.sample_size[0] if isinstance(c.sample_size, tuple) else c.sample_size
         self.tile_sample_min_size, self.tile_latent_min_size = side, side // self.factor
