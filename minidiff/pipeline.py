@@ -453,8 +453,7 @@ def _is_guided(self, scale, options):
 @patch_to(LatentDiffusionPipeline)
 def _pictures(self, latents, kind, return_dict):
     "Clean latents to PIL, a tensor in [-1, 1], an array (n, h, w, 3) in [0, 1]."
-    own = next(self.vae.parameters())  # its precision
-    z = latents.to(own) / self.vae.config.scaling_factor
+    z = latents.to(next(self.vae.parameters())) / self.vae.config.scaling_factor
     images = latents if kind == "latent" else self.vae.decode(z).float()
     if kind == "pil": images = to_pil(images)
     if kind == "np":
@@ -498,6 +497,7 @@ def from_pretrained(
 def _check_index(index, folder, given=()):
     "The scheduler's class; a `LoadError` where the index names what is not here."
     file = f"{folder}/model_index.json"
+    _named_class(index, "text_encoder_2", file)
     for part, value in index.items():
         own = part in (*_PARTS, *_EXTRAS, "scheduler")
         pair = isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)
