@@ -5,7 +5,7 @@
 
 1. No line is longer than 88 columns.
 2. One statement a line; `if x: y` is one. An assignment of several things at once assigns things of one kind.
-3. A signature on several lines has a line for each parameter, and its end stands on a line of its own.
+3. A signature with comments has a line for each parameter, and its end on a line of its own.
 4. `a * b` has its spaces; a hint says `Tensor`, not `torch.Tensor`.
 5. What is public and exported has a docstring.
 """
@@ -88,7 +88,7 @@ def lint(source):
     for node in ast.walk(tree):
         if packed(node):
             found.append((node.lineno, "different things in one assignment"))
-        if scattered(node):
+        if scattered(node) and any("#" in line for line in lines[node.lineno - 1:node.body[0].lineno - 1]):
             found.append((node.lineno, f"the signature of {node.name}: a line for each parameter"))
         for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
             for one, two in zip(body, body[1:]) if isinstance(body, list) else ():
