@@ -15,20 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .checks import (ConfigError, check_tensor, number, one_of, shorten,
-                             whole_number)
+from .checks import (
+    ConfigError, check_tensor, number, one_of, shorten, whole_number)
 from .hub import Pretrained, patch_to, register_config
-from .sd_unet import (ACTIVATIONS, Attention, Downsample2D, ResnetBlock2D, Upsample2D,
-                              check_dtype, check_levels, check_size)
+from .sd_unet import (
+    ACTIVATIONS, Attention, Downsample2D, ResnetBlock2D, Upsample2D, check_dtype,
+    check_levels, check_size)
 from .sketchbook import Sketchbook
 
 # %% ../nbs/09_vae.ipynb #cell028
 class DiagonalGaussianDistribution:
-    "One Gaussian per latent number: what the encoder answers instead of a single point."
+    "One Gaussian a latent number: what the encoder answers instead of a single point."
 
-    def __init__(self,
-                 parameters: Tensor  # `(n, 2c, h, w)`: means in the first `c` channels, then log-variances
-                 ):
+    def __init__(
+        self,
+        parameters: Tensor,  # `(n, 2c, h, w)`: c channels of means, c of log-variances
+    ):
         real = torch.is_tensor(parameters) and parameters.is_floating_point()
         if not real or parameters.ndim < 2 or parameters.shape[1] % 2:
             raise ValueError("parameters: expected a tensor (n, 2c, ...), means and "
@@ -51,10 +53,10 @@ class DiagonalGaussianDistribution:
 @patch_to(DiagonalGaussianDistribution)
 def sample(
     self: DiagonalGaussianDistribution,
-    generator=None,  # where the noise is drawn from, if none is given; or one for each picture
+    generator=None,  # of the noise, if none is given; or one for each picture
     noise: Tensor | None = None,  # standard Gaussian noise `(n, c, h, w)`
 ) -> Tensor:
-    "A latent `(n, c, h, w)` drawn by reparameterisation: mean + standard deviation * noise."
+    "A latent `(n, c, h, w)` drawn by reparameterisation: mean + std * noise."
     if noise is None: noise = _draw(self.mean, generator)
     check_tensor("noise", noise, *self.mean.shape)
     return self.mean + self.std * noise.to(self.mean)
@@ -65,7 +67,8 @@ def _draw(like, generator):
             return torch.cat([_draw(*pair) for pair in zip(like.split(1), generator)])
     elif generator is None or isinstance(generator, torch.Generator):
         device = like.device if generator is None else generator.device
-        return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
+        return torch.randn(like.shape, generator=generator, device=device,
+                           dtype=like.dtype)
     raise ValueError("generator: expected a torch.Generator, or one for each of "
                      f"{len(like)}, got {shorten(generator)}")
 
@@ -75,17 +78,18 @@ def kl(
     self: DiagonalGaussianDistribution,
     other: DiagonalGaussianDistribution | None = None,  # None: the standard Gaussian
 ) -> Tensor:  # `(n,)`
-    "KL divergence from `other`, in nats, summed over each picture's latent; in float32 at least."
+    "KL divergence from `other`, in nats, summed over each latent; in float32 at least."
     dtype = torch.promote_types(self.mean.dtype, torch.float32)
     mean, logvar = self.mean.to(dtype), self.logvar.to(dtype)
     if other is None: terms = mean**2 + logvar.exp() - 1 - logvar
     else:
-        same = isinstance(other, DiagonalGaussianDistribution) and other.mean.shape == mean.shape
-        if not same:
+        alike = isinstance(other, DiagonalGaussianDistribution)
+        if not alike or other.mean.shape != mean.shape:
             raise ValueError("other: expected a distribution of latents "
                              f"{tuple(mean.shape)}, got {shorten(other)}")
         other_mean, other_logvar = other.mean.to(dtype), other.logvar.to(dtype)
-        terms = ((mean - other_mean)**2 + logvar.exp()) / other_logvar.exp() - 1 - logvar + other_logvar
+        terms = ((mean - other_mean)**2 + logvar.exp()) / other_logvar.exp()
+        terms = terms - 1 - logvar + other_logvar
     return 0.5 * terms.flatten(1).sum(1)
 
 # %% ../nbs/09_vae.ipynb #cell045
@@ -95,9 +99,10 @@ def vae_loss(
     posterior: DiagonalGaussianDistribution,  # what the encoder said of them
     kl_weight: float = 1e-3,  # nats against squared errors, both summed over a picture
 ) -> Tensor:  # a scalar, per pixel and channel
-    "Squared error + `kl_weight` * KL, both summed over each picture, then divided by its number of values."
+    "Squared error + `kl_weight` * KL, both a picture's sum over its number of values."
     check_tensor("decoded", decoded, *check_tensor("x", x, "n", "c", "H", "W").shape)
-    return F.mse_loss(decoded.float(), x.float()) + kl_weight * posterior.kl().mean() / x[0].numel()
+    kl = posterior.kl().mean() / x[0].numel()
+    return F.mse_loss(decoded.float(), x.float()) + kl_weight * kl
 
 # %% ../nbs/09_vae.ipynb #cell048
 def _residual_blocks(in_channels, out_channels, layers, **block):
@@ -106,7 +111,7 @@ def _residual_blocks(in_channels, out_channels, layers, **block):
                           for i, o in zip(widths, widths[1:])])
 
 class _MidBlock(nn.Module):
-    "Residual block, attention over all positions (if wanted), residual block, all at the smallest size."
+    "Residual block, attention over all positions (if wanted), residual block."
     def __init__(self, channels, attention, **block):
         super().__init__()
         self.resnets = _residual_blocks(channels, channels, 2, **block)
@@ -122,18 +127,19 @@ class _MidBlock(nn.Module):
 
 # %% ../nbs/09_vae.ipynb #cell051
 class DownEncoderBlock2D(nn.Module):
-    "Residual blocks, then (but for the last level) a strided convolution that halves height and width."
+    "Residual blocks, then (but for the last level) a strided convolution: halved."
     def __init__(self, in_channels, out_channels, layers, downsample, **block):
         super().__init__()
         self.resnets = _residual_blocks(in_channels, out_channels, layers, **block)
-        self.downsamplers = nn.ModuleList([Downsample2D(out_channels, padding=0)] if downsample else [])
+        down = [Downsample2D(out_channels, padding=0)] if downsample else []
+        self.downsamplers = nn.ModuleList(down)
 
     def forward(self, x):
         for block in [*self.resnets, *self.downsamplers]: x = block(x)
         return x
 
 class UpDecoderBlock2D(nn.Module):
-    "Residual blocks, then (but for the last level) nearest-neighbour doubling and a convolution."
+    "Residual blocks, then (but for the last level) doubling and a convolution."
     def __init__(self, in_channels, out_channels, layers, upsample, **block):
         super().__init__()
         self.resnets = _residual_blocks(in_channels, out_channels, layers, **block)
@@ -144,32 +150,30 @@ class UpDecoderBlock2D(nn.Module):
         return x
 
 # %% ../nbs/09_vae.ipynb #cell054
-def _run(blocks, x, checkpointing):
-    for block in blocks:
-        again = checkpointing and torch.is_grad_enabled()  # run it once more in the backward pass
-        x = checkpoint(block, x, use_reentrant=False) if again else block(x)
-    return x
-
 class Encoder(nn.Module):
-    """Pictures `(n, in_channels, H, W)` to means and log-variances `(n, 2 * latent_channels, H / f, W / f)`.
+    """Pictures `(n, in_channels, H, W)` to means and log-variances.
 
-    f is 2^(levels - 1).
+    Out come `(n, 2 * latent_channels, H / f, W / f)`, where f is 2^(levels - 1).
     """
-    checkpointing = False  # see `enable_gradient_checkpointing`
-
-    def __init__(self, in_channels, latent_channels, widths, layers, attention, **block):
+    def __init__(self, in_channels, latent_channels, widths, layers, attention,
+                 **block):
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        inputs = [widths[0], *widths]
         self.down_blocks = nn.ModuleList([
-            DownEncoderBlock2D(widths[max(i - 1, 0)], width, layers, downsample=i < len(widths) - 1, **block)
+            DownEncoderBlock2D(inputs[i], width, layers, i < len(widths) - 1, **block)
             for i, width in enumerate(widths)])
         self.mid_block = _MidBlock(widths[-1], attention, **block)
         self.conv_norm_out = nn.GroupNorm(block["groups"], widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
 
     def forward(self, x):
-        x = _run([*self.down_blocks, self.mid_block], self.conv_in(x), self.checkpointing)
+        x = self.conv_in(x)
+        for block in [*self.down_blocks, self.mid_block]: x = self.run(block, x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    @staticmethod
+    def run(block, x): return block(x)  # gradient checkpointing will exchange this
 
 # %% ../nbs/09_vae.ipynb #cell055
 class Decoder(nn.Module):
@@ -177,65 +181,72 @@ class Decoder(nn.Module):
 
     The encoder's mirror, with one residual block more on each level.
     """
-    checkpointing = False  # see `enable_gradient_checkpointing`
-
-    def __init__(self, latent_channels, out_channels, widths, layers, attention, **block):
+    def __init__(self, latent_channels, out_channels, widths, layers, attention,
+                 **block):
         super().__init__()
         widths = list(reversed(widths))
         self.conv_in = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
         self.mid_block = _MidBlock(widths[0], attention, **block)
+        inputs = [widths[0], *widths]
         self.up_blocks = nn.ModuleList([
-            UpDecoderBlock2D(widths[max(i - 1, 0)], width, layers + 1, upsample=i < len(widths) - 1, **block)
+            UpDecoderBlock2D(inputs[i], width, layers + 1, i < len(widths) - 1, **block)
             for i, width in enumerate(widths)])
         self.conv_norm_out = nn.GroupNorm(block["groups"], widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, z):
-        z = _run([self.mid_block, *self.up_blocks], self.conv_in(z), self.checkpointing)
+        z = self.conv_in(z)
+        for block in [self.mid_block, *self.up_blocks]: z = self.run(block, z)
         return self.conv_out(F.silu(self.conv_norm_out(z)))
+
+    run = staticmethod(Encoder.run)
 
 # %% ../nbs/09_vae.ipynb #cell059
 class AutoencoderKL(Pretrained, nn.Module):
-    "Stable Diffusion's VAE; config and state-dict keys are those of diffusers' class of the same name."
+    "Stable Diffusion's VAE, with the config and state-dict keys of diffusers' class."
     @register_config
-    def __init__(self,
-                 in_channels: int = 3,  # channels of a picture
-                 out_channels: int = 3,  # channels of a decoded picture
-                 down_block_types: Sequence[str] = ("DownEncoderBlock2D",),  # one name per level
-                 up_block_types: Sequence[str] = ("UpDecoderBlock2D",),  # one name per level
-                 block_out_channels: Sequence[int] = (64,),  # width of each level, largest picture first
-                 layers_per_block: int = 1,  # residual blocks per level of the encoder; decoder: one more
-                 act_fn: str = "silu",  # activation in the residual blocks
-                 latent_channels: int = 4,  # channels of a latent
-                 norm_num_groups: int = 32,  # groups of each group normalisation
-                 sample_size: int = 32,  # side of the training pictures, in pixels (for the record)
-                 scaling_factor: float = 0.18215,  # latents are multiplied by this before diffusion
-                 shift_factor: float | None = None,  # subtracted from latents before the multiplication
-                 latents_mean: Sequence[float] | None = None,  # per channel, for SDXL (for the record)
-                 latents_std: Sequence[float] | None = None,  # per channel, for SDXL (for the record)
-                 force_upcast: bool = True,  # does it overflow in half precision? (for the record)
-                 use_quant_conv: bool = True,  # a 1x1 convolution after the encoder
-                 use_post_quant_conv: bool = True,  # a 1x1 convolution before the decoder
-                 mid_block_add_attention: bool = True,  # attention at the smallest size
-                 ):
+    def __init__(
+        self,
+        in_channels: int = 3,  # channels of a picture
+        out_channels: int = 3,  # channels of a decoded picture
+        down_block_types: Sequence[str] = ("DownEncoderBlock2D",),  # one name a level
+        up_block_types: Sequence[str] = ("UpDecoderBlock2D",),  # one name a level
+        block_out_channels: Sequence[int] = (64,),  # width of each level, largest first
+        layers_per_block: int = 1,  # residual blocks a level; the decoder has one more
+        act_fn: str = "silu",  # activation in the residual blocks
+        latent_channels: int = 4,  # channels of a latent
+        norm_num_groups: int = 32,  # groups of each group normalisation
+        sample_size: int = 32,  # side of the training pictures (for the record)
+        scaling_factor: float = 0.18215,  # latents are multiplied by it for diffusion
+        shift_factor: float | None = None,  # subtracted before the multiplication
+        latents_mean: Sequence[float] | None = None,  # per channel (for the record)
+        latents_std: Sequence[float] | None = None,  # per channel (for the record)
+        force_upcast: bool = True,  # too large for half precision? (for the record)
+        use_quant_conv: bool = True,  # a 1x1 convolution after the encoder
+        use_post_quant_conv: bool = True,  # a 1x1 convolution before the decoder
+        mid_block_add_attention: bool = True,  # attention at the smallest size
+    ):
         super().__init__()
         dict.update(self.config, check_vae_config(self.config))
         c = self.config
         shape = dict(widths=c.block_out_channels, layers=c.layers_per_block,
-                     attention=c.mid_block_add_attention, groups=c.norm_num_groups, act=c.act_fn)
+                     attention=c.mid_block_add_attention, groups=c.norm_num_groups,
+                     act=c.act_fn)
         self.encoder = Encoder(c.in_channels, c.latent_channels, **shape)
         self.decoder = Decoder(c.latent_channels, c.out_channels, **shape)
-        latent, two = c.latent_channels, 2 * c.latent_channels
-        self.quant_conv = nn.Conv2d(two, two, 1) if c.use_quant_conv else None
-        self.post_quant_conv = nn.Conv2d(latent, latent, 1) if c.use_post_quant_conv else None
-        self.factor = 2 ** (len(c.block_out_channels) - 1)  # how many times less high and wide a latent is
+        n = c.latent_channels
+        self.quant_conv = nn.Conv2d(2 * n, 2 * n, 1) if c.use_quant_conv else None
+        self.post_quant_conv = nn.Conv2d(n, n, 1) if c.use_post_quant_conv else None
+        self.factor = 2 ** (len(c.block_out_channels) - 1)  # side of a latent
         self.use_slicing = self.use_tiling = False  # see `enable_tiling`
         side = c.sample_size[0] if isinstance(c.sample_size, tuple) else c.sample_size
         self.tile_sample_min_size, self.tile_latent_min_size = side, side // self.factor
         self.tile_overlap_factor = 0.25
 
 # %% ../nbs/09_vae.ipynb #cell060
-_FLAGS = ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention")
+#| code-fold: true
+_FLAGS = ("force_upcast", "use_quant_conv", "use_post_quant_conv",
+          "mid_block_add_attention")
 
 def check_vae_config(
     c,  # the config of an `AutoencoderKL`
@@ -253,12 +264,13 @@ def check_vae_config(
             raise ConfigError(f"block_out_channels: {w} is not a multiple of "
                               f"norm_num_groups={groups}")
     if layers == 0 and len(set(widths)) > 1:
-        raise ConfigError("layers_per_block: 0 leaves nothing that could change the width in "
-                          f"block_out_channels={widths}")
+        raise ConfigError("layers_per_block: 0 leaves nothing that could change the "
+                          f"width in block_out_channels={widths}")
     weights = sum((2 * layers + 2) * 20 * w * w for w in widths)
     if weights > 3e10:
-        raise ConfigError(f"layers_per_block, block_out_channels: these blocks would hold some "
-                          f"{weights / 1e9:.0f} billion weights; the largest real ones have 0.1")
+        raise ConfigError("layers_per_block, block_out_channels: these blocks would "
+                          f"hold some {weights / 1e9:.0f} billion weights; the largest "
+                          "real ones have 0.1")
     one_of("act_fn", c.act_fn, *ACTIVATIONS)
     for key in _FLAGS: one_of(key, c[key], True, False)
     found["scaling_factor"] = number("scaling_factor", c.scaling_factor, 1e-30, 1e30)
@@ -271,7 +283,8 @@ def check_vae_config(
                               f"channel, got {shorten(c[key])}")
         for value in c[key]: number(key, value)
     sample_size = check_size("sample_size", c.sample_size)
-    found |= dict(block_out_channels=widths, layers_per_block=layers, sample_size=sample_size)
+    found |= dict(block_out_channels=widths, layers_per_block=layers,
+                  sample_size=sample_size)
     return found
 
 # %% ../nbs/09_vae.ipynb #cell062
@@ -279,79 +292,240 @@ def check_vae_config(
 def encode(
     self: AutoencoderKL,
     x: Tensor,  # pictures `(n, in_channels, H, W)` in [-1, 1]
-) -> DiagonalGaussianDistribution:  # of latents `(n, latent_channels, H / factor, W / factor)`, unscaled
-    "Compress pictures: the distribution of their latents. A ValueError where they do not fit."
+) -> DiagonalGaussianDistribution:  # of unscaled latents `(n, latent_channels, h, w)`
+    "Compress pictures: the distribution of their latents."
     check_tensor("x", x, "n", self.config.in_channels, "H", "W")
     if x.shape[2] % self.factor or x.shape[3] % self.factor or not x.numel():
         raise ValueError(f"x: height and width must be multiples of {self.factor}, "
                          f"got {x.shape[2]} x {x.shape[3]}")
     check_dtype(self.encoder.conv_in.weight, x=x)
     _check_range(x)
-    return DiagonalGaussianDistribution(self._in_slices(self._compress, x))
+    in_pieces = self.use_slicing or self.use_tiling
+    found = self._compress_pieces(x) if in_pieces else self._compress(x)
+    return DiagonalGaussianDistribution(found)
 
 @patch_to(AutoencoderKL)
 def decode(
     self: AutoencoderKL,
     z: Tensor,  # latents `(n, latent_channels, h, w)`, not scaled
-) -> Tensor:  # pictures `(n, out_channels, factor * h, factor * w)`, about [-1, 1], not clamped
+) -> Tensor:  # pictures `(n, out_channels, factor * h, factor * w)`, not clamped
     "Enlarge latents into pictures. A ValueError where they do not fit."
     check_tensor("z", z, "n", self.config.latent_channels, "h", "w")
     if not z.numel():
         raise ValueError(f"z: expected at least one number, got {tuple(z.shape)}")
     check_dtype(self.decoder.conv_in.weight, z=z)
-    return self._in_slices(self._enlarge, z)
+    if self.use_slicing or self.use_tiling: return self._enlarge_pieces(z)
+    return self._enlarge(z)
 
+# %% ../nbs/09_vae.ipynb #cell062x
 @patch_to(AutoencoderKL)
 def forward(
     self: AutoencoderKL,
     x: Tensor,  # pictures `(n, in_channels, H, W)` in [-1, 1]
-    noise: Tensor | None = None,  # standard Gaussian noise of the latent's shape; None: take the mean
-) -> tuple[Tensor, DiagonalGaussianDistribution]:  # the pictures again, and the distribution of their latents
+    noise: Tensor | None = None,  # standard Gaussian, like the latent; None: the mean
+) -> tuple[Tensor, DiagonalGaussianDistribution]:  # the pictures, and their clouds
     "Compress, draw, enlarge."
     posterior = self.encode(x)
-    return self.decode(posterior.mode() if noise is None else posterior.sample(noise=noise)), posterior
+    z = posterior.mode() if noise is None else posterior.sample(noise=noise)
+    return self.decode(z), posterior
 
-def _check_range(x):
-    "Bytes taken for pictures are too large a mistake to miss. (A GPU would have to wait.)"
-    if x.device.type != "cpu" or torch.compiler.is_compiling(): return
-    low, high = (value.item() for value in x.detach().aminmax())
-    if not -20 <= low <= high <= 20:
-        raise ValueError(f"x: expected pictures in [-1, 1], got numbers from {low:g} to {high:g}; "
-                         "pictures of bytes, 0 to 255, become that by x / 127.5 - 1")
-
-# %% ../nbs/09_vae.ipynb #cell062b
 @patch_to(AutoencoderKL)
 def _compress(self, x):
-    def compress(x):
-        h = self.encoder(x)
-        return h if self.quant_conv is None else self.quant_conv(h)
-    return self._in_tiles(compress, x, self.tile_sample_min_size, self.tile_latent_min_size)
+    h = self.encoder(x)
+    return h if self.quant_conv is None else self.quant_conv(h)
 
 @patch_to(AutoencoderKL)
 def _enlarge(self, z):
-    before = self.post_quant_conv or nn.Identity()
-    enlarge = lambda z: self.decoder(before(z))
-    return self._in_tiles(enlarge, z, self.tile_latent_min_size, self.tile_sample_min_size)
+    return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+
+def _check_range(x):
+    "Bytes taken for pictures are too large a mistake to miss. (A GPU would wait.)"
+    if x.device.type != "cpu" or torch.compiler.is_compiling(): return
+    low, high = (value.item() for value in x.detach().aminmax())
+    if not -20 <= low <= high <= 20:
+        raise ValueError("x: expected pictures in [-1, 1], got numbers from "
+                         f"{low:g} to {high:g}; pictures of bytes, 0 to 255, become "
+                         "that by x / 127.5 - 1")
+
+# %% ../nbs/09_vae.ipynb #cell074
+def small_vae(
+    size: int = 32,  # pixels a side
+    widths: Sequence[int] = (32, 32, 32),  # of each level; one more halves a latent
+    layers: int = 0,  # residual blocks a level of the encoder; the decoder has one more
+    groups: int = 8,  # of the group normalisations
+    latent_channels: int = 4,  # channels of a latent
+    attention: bool = False,  # attention at the smallest size
+    **config,  # anything else that `AutoencoderKL` takes
+) -> AutoencoderKL:
+    "A VAE to train on a laptop: 3 x 32 x 32 numbers to 4 x 8 x 8 and back."
+    levels = len(widths) if isinstance(widths, (list, tuple)) else 1
+    if whole_number("size", size, 1) % 2 ** (levels - 1):
+        raise ConfigError(f"size: expected a multiple of {2 ** (levels - 1)}, to be "
+                          f"halved by {levels} levels, got {size}")
+    return orthogonal_start(AutoencoderKL(
+        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=layers, norm_num_groups=groups, sample_size=size,
+        latent_channels=latent_channels, mid_block_add_attention=attention, **config))
+
+# %% ../nbs/09_vae.ipynb #cell076
+def orthogonal_start(
+    module: nn.Module,  # changed in place
+) -> nn.Module:  # the module itself
+    "Give every convolution orthogonal weights, which keep the loudness, and no biases."
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return module
+
+# %% ../nbs/09_vae.ipynb #cell079
+def vae_batches(
+    book: Sketchbook,  # where the pictures come from
+    batch_size: int = 16,  # pictures in a batch
+    latent_channels: int = 4,  # of the VAE
+    factor: int = 4,  # how many times smaller a latent is than its picture
+    n_objects: int | None = 2,  # objects in a picture; None: one or two
+):  # a `batch_fn` for `Trainer`
+    "Pictures, and the noise that their latents will be shaken with."
+    if book.size % whole_number("factor", factor, 1):
+        raise ValueError("factor: expected a divisor of the pictures' side, "
+                         f"{book.size}, got {factor}")
+    def batch(generator):
+        scenes = book.sample_scenes(batch_size, generator, n_objects=n_objects,
+                                    split="train")
+        images = book.paint(scenes)
+        side = book.size // factor
+        shape = batch_size, latent_channels, side, side
+        noise = torch.randn(shape, generator=generator)
+        return dict(images=images, noise=noise)
+    return batch
+
+def vae_training_loss(
+    vae: AutoencoderKL,
+    batch: dict,  # from `vae_batches`
+    kl_weight: float = 1e-3,  # see `vae_loss`
+) -> Tensor:  # a scalar
+    "A `loss_fn` for `Trainer`: compress, shake, enlarge, compare."
+    decoded, posterior = vae(batch["images"], batch["noise"])
+    return vae_loss(decoded, batch["images"], posterior, kl_weight)
+
+# %% ../nbs/09_vae.ipynb #cell081
+# for `Trainer`, with batches of 16
+VAE_TRAINING = dict(steps=1800, lr=5e-3, betas=(0.9, 0.95), ema=None)
+
+# %% ../nbs/09_vae.ipynb #cell087
+def psnr(
+    x: Tensor,  # pictures `(n, c, H, W)` in [-1, 1]
+    y: Tensor,  # the same pictures after whatever was done to them
+) -> Tensor:  # decibels `(n,)`
+    "Peak signal-to-noise ratio of pictures in [-1, 1]: 10 log10(4 / mean error^2)."
+    check_tensor("y", y, *check_tensor("x", x, "n", "c", "H", "W").shape)
+    return 10 * torch.log10(4 / (x - y.clamp(-1, 1)).square().flatten(1).mean(1))
+
+# %% ../nbs/09_vae.ipynb #cell090
+@torch.no_grad()
+def evaluate_vae(
+    vae: AutoencoderKL,
+    book: Sketchbook,  # or another book, with a critic of its own
+    n: int = 1000,  # how many pictures
+    generator: torch.Generator | None = None,  # which pictures
+) -> dict:  # `psnr` in decibels, and the critic's shares of right answers
+    "Compress and enlarge held-out pictures: what is lost, and what still reads right?"
+    scenes = book.sample_scenes(whole_number("n", n, 1), generator, split="heldout")
+    images, like = book.paint(scenes), next(vae.parameters())
+    decoded = [vae(part.to(like))[0].float().cpu() for part in images.split(256)]
+    decoded = torch.cat(decoded)
+    right = book.critic().score(decoded, scenes)
+    return dict(psnr=psnr(images, decoded).mean().item(), **right)
+
+# %% ../nbs/09_vae.ipynb #cell103
+@patch_to(AutoencoderKL)
+def scale(
+    self: AutoencoderKL,
+    z: Tensor,  # latents as `encode` gives them
+) -> Tensor:  # latents as the diffusion model sees them, of about unit variance
+    "Bring latents to the size that noise schedules expect: less shift, times scale."
+    check_tensor("z", z, "n", "channels", "h", "w")
+    return (z - (self.config.shift_factor or 0.0)) * self.config.scaling_factor
+
+@patch_to(AutoencoderKL)
+def unscale(
+    self: AutoencoderKL,
+    z: Tensor,  # latents as the diffusion model sees them
+) -> Tensor:  # latents as `decode` takes them
+    "Undo `scale`."
+    check_tensor("z", z, "n", "channels", "h", "w")
+    return z / self.config.scaling_factor + (self.config.shift_factor or 0.0)
+
+# %% ../nbs/09_vae.ipynb #cell106
+@torch.no_grad()
+def measure_scaling_factor(
+    vae: AutoencoderKL,  # its config gets the result
+    images: Tensor,  # a few hundred pictures `(n, c, H, W)`
+) -> float:  # one over the standard deviation of all numbers in all latents
+    "Measure how far latents spread; one over that becomes `vae.config.scaling_factor`."
+    check_tensor("images", images, "n", vae.config.in_channels, "H", "W")
+    latents = torch.cat([vae.encode(part).mode() for part in images.split(256)])
+    spread = latents.float().std().item()
+    if not 0 < spread < float("inf"):
+        raise ValueError("images: expected pictures whose latents differ, got a "
+                         f"deviation of {spread}")
+    dict.update(vae.config, scaling_factor=1 / spread)
+    return vae.config.scaling_factor
+
+# %% ../nbs/09_vae.ipynb #cell071
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+@patch_to(AutoencoderKL)
+@classmethod
+def weights_from_file(cls, weights: dict) -> dict:
+    """Names on disk to names in memory.
+
+    Files from before 2023 call the parts of the attention otherwise, or keep them as
+    1x1 convolutions.
+    """
+    renamed = {}
+    for name, tensor in weights.items():
+        *path, part, kind = name.split(".")
+        if "attentions" in path and part in _OLD_NAMES:
+            part = _OLD_NAMES[part]
+            if tensor.ndim == 4: tensor = tensor[:, :, 0, 0]
+        renamed[".".join([*path, part, kind])] = tensor
+    return renamed
+
+# %% ../nbs/09_vae.ipynb #cell062b
+@patch_to(AutoencoderKL)
+def _compress_pieces(self, x):
+    sizes = self.tile_sample_min_size, self.tile_latent_min_size
+    return self._in_slices(lambda x: self._in_tiles(self._compress, x, *sizes), x)
+
+@patch_to(AutoencoderKL)
+def _enlarge_pieces(self, z):
+    sizes = self.tile_latent_min_size, self.tile_sample_min_size
+    return self._in_slices(lambda z: self._in_tiles(self._enlarge, z, *sizes), z)
 
 @patch_to(AutoencoderKL)
 def _in_slices(self, net, x):
     if not self.use_slicing or len(x) < 2: return net(x)
     return torch.cat([net(one) for one in x.split(1)])
 
+# %% ../nbs/09_vae.ipynb #cell062b1
 @patch_to(AutoencoderKL)
 def _in_tiles(self, net, x, size, size_out):
-    "`net` on tiles of side `size` that overlap, each faded into those above and to the left."
+    "`net` on tiles of side `size` that overlap; each fades into those above and left."
     if not self.use_tiling or max(x.shape[2:]) <= size: return net(x)
     overlap = self.tile_overlap_factor
-    step, fade = int(size * (1 - overlap)), int(size_out * overlap)
+    step = int(size * (1 - overlap))
+    fade = int(size_out * overlap)
     keep = size_out - fade
     if step < 1 or keep < 1:
-        raise ConfigError(f"tile_latent_min_size, tile_overlap_factor: tiles of {size} that "
-                          f"overlap by {overlap} never get to the end")
+        raise ConfigError(f"tile_latent_min_size, tile_overlap_factor: tiles of {size} "
+                          f"that overlap by {overlap} never get to the end")
     least = min(side - (side - 1) // step * step for side in x.shape[2:])
     if least * size_out < size:
-        raise ConfigError(f"tile_sample_min_size: tiles of {size} leave a last one of {least}, "
-                          "too small to be made smaller")
+        raise ConfigError(f"tile_sample_min_size: tiles of {size} leave a last one of "
+                          f"{least}, too small to be made smaller")
     rows = []
     for top in range(0, x.shape[2], step):
         row = []
@@ -388,7 +562,7 @@ def disable_slicing(self):
 
 @patch_to(AutoencoderKL)
 def enable_tiling(self, use_tiling: bool = True):
-    "Pictures larger than `tile_sample_min_size` (at first `sample_size`) go through in tiles."
+    "Pictures larger than `tile_sample_min_size` (first `sample_size`) go in tiles."
     self.use_tiling = use_tiling
 
 @patch_to(AutoencoderKL)
@@ -398,8 +572,8 @@ def disable_tiling(self):
 
 @patch_to(AutoencoderKL)
 def enable_gradient_checkpointing(self, on: bool = True):
-    "Trade time for memory: the inside of a level is computed again in the backward pass."
-    self.encoder.checkpointing = self.decoder.checkpointing = on
+    "Trade time for memory: the inside of a level is computed again going backward."
+    for net in (self.encoder, self.decoder): net.run = _run_again if on else Encoder.run
 
 @patch_to(AutoencoderKL)
 def disable_gradient_checkpointing(self):
@@ -409,143 +583,9 @@ def disable_gradient_checkpointing(self):
 @patch_to(AutoencoderKL, as_prop=True)
 def is_gradient_checkpointing(self) -> bool:
     "Is it enabled?"
-    return self.encoder.checkpointing
+    return self.encoder.run is _run_again
 
-# %% ../nbs/09_vae.ipynb #cell071
-_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-@patch_to(AutoencoderKL)
-@classmethod
-def weights_from_file(cls, weights: dict) -> dict:
-    """Names on disk to names in memory.
-
-    Files from before 2023 call the parts of the attention otherwise, or keep them as 1x1 convolutions.
-    """
-    renamed = {}
-    for name, tensor in weights.items():
-        *path, part, kind = name.split(".")
-        if "attentions" in path and part in _OLD_NAMES:
-            part, tensor = _OLD_NAMES[part], tensor[:, :, 0, 0] if tensor.ndim == 4 else tensor
-        renamed[".".join([*path, part, kind])] = tensor
-    return renamed
-
-# %% ../nbs/09_vae.ipynb #cell074
-def small_vae(
-    size: int = 32,  # pixels a side
-    widths: Sequence[int] = (32, 32, 32),  # of each level; a latent is smaller by 2^(levels - 1) a side
-    layers: int = 0,  # residual blocks per level of the encoder, one less than the decoder's; 0: equal widths
-    groups: int = 8,  # of the group normalisations
-    latent_channels: int = 4,  # channels of a latent
-    attention: bool = False,  # attention at the smallest size
-    **config,  # anything else that `AutoencoderKL` takes
-) -> AutoencoderKL:
-    "A VAE small enough to train on a laptop: 3 x 32 x 32 numbers to 4 x 8 x 8 and back."
-    levels = len(widths) if isinstance(widths, (list, tuple)) else 1
-    if whole_number("size", size, 1) % 2 ** (levels - 1):
-        raise ConfigError(f"size: expected a multiple of {2 ** (levels - 1)}, to be halved by "
-                          f"{levels} levels, got {size}")
-    return orthogonal_start(AutoencoderKL(
-        block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=layers, norm_num_groups=groups, latent_channels=latent_channels, sample_size=size,
-        mid_block_add_attention=attention, **config))
-
-# %% ../nbs/09_vae.ipynb #cell076
-def orthogonal_start(
-    module: nn.Module,  # changed in place
-) -> nn.Module:  # the module itself
-    "Give every convolution orthogonal weights, which make nothing louder or fainter, and biases of zero."
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
-            nn.init.orthogonal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-    return module
-
-# %% ../nbs/09_vae.ipynb #cell079
-def vae_batches(
-    book: Sketchbook,  # where the pictures come from
-    batch_size: int = 16,  # pictures in a batch
-    latent_channels: int = 4,  # of the VAE
-    factor: int = 4,  # how many times smaller a latent is than its picture
-    n_objects: int | None = 2,  # objects in a picture; None: one or two
-):  # a `batch_fn` for `Trainer`
-    "Pictures, and the noise that their latents will be shaken with."
-    if book.size % whole_number("factor", factor, 1):
-        raise ValueError("factor: expected a divisor of the pictures' side, "
-                         f"{book.size}, got {factor}")
-    def batch(generator):
-        images = book.paint(book.sample_scenes(batch_size, generator, n_objects=n_objects, split="train"))
-        side = book.size // factor
-        noise = torch.randn(batch_size, latent_channels, side, side, generator=generator)
-        return dict(images=images, noise=noise)
-    return batch
-
-def vae_training_loss(
-    vae: AutoencoderKL,
-    batch: dict,  # from `vae_batches`
-    kl_weight: float = 1e-3,  # see `vae_loss`
-) -> Tensor:  # a scalar
-    "A `loss_fn` for `Trainer`: compress, shake, enlarge, compare."
-    decoded, posterior = vae(batch["images"], batch["noise"])
-    return vae_loss(decoded, batch["images"], posterior, kl_weight)
-
-# %% ../nbs/09_vae.ipynb #cell081
-VAE_TRAINING = dict(steps=1800, lr=5e-3, betas=(0.9, 0.95), ema=None)  # for `Trainer`, with batches of 16
-
-# %% ../nbs/09_vae.ipynb #cell087
-def psnr(
-    x: Tensor,  # pictures `(n, c, H, W)` in [-1, 1]
-    y: Tensor,  # the same pictures after whatever was done to them
-) -> Tensor:  # decibels `(n,)`
-    "Peak signal-to-noise ratio of pictures in [-1, 1]: 10 log10(range^2 / mean squared error)."
-    check_tensor("y", y, *check_tensor("x", x, "n", "c", "H", "W").shape)
-    return 10 * torch.log10(4 / (x - y.clamp(-1, 1)).square().flatten(1).mean(1))
-
-# %% ../nbs/09_vae.ipynb #cell090
-@torch.no_grad()
-def evaluate_vae(
-    vae: AutoencoderKL,
-    book: Sketchbook,  # or another book, with a critic of its own
-    n: int = 1000,  # how many pictures
-    generator: torch.Generator | None = None,  # which pictures
-) -> dict:  # `psnr` in decibels, and the critic's shares of right answers: `kind`, ..., `whole`
-    "Compress and enlarge held-out pictures: how much is lost, and does the critic still read them right?"
-    scenes = book.sample_scenes(whole_number("n", n, 1), generator, split="heldout")
-    images, like = book.paint(scenes), next(vae.parameters())
-    decoded = torch.cat([vae(part.to(like))[0].float().cpu() for part in images.split(256)])
-    return dict(psnr=psnr(images, decoded).mean().item(), **book.critic().score(decoded, scenes))
-
-# %% ../nbs/09_vae.ipynb #cell103
-@patch_to(AutoencoderKL)
-def scale(
-    self: AutoencoderKL,
-    z: Tensor,  # latents as `encode` gives them
-) -> Tensor:  # latents as the diffusion model sees them, of about unit variance
-    "Bring latents to the size that the noise schedule expects: (z - shift_factor) * scaling_factor."
-    check_tensor("z", z, "n", "channels", "h", "w")
-    return (z - (self.config.shift_factor or 0.0)) * self.config.scaling_factor
-
-@patch_to(AutoencoderKL)
-def unscale(
-    self: AutoencoderKL,
-    z: Tensor,  # latents as the diffusion model sees them
-) -> Tensor:  # latents as `decode` takes them
-    "Undo `scale`."
-    check_tensor("z", z, "n", "channels", "h", "w")
-    return z / self.config.scaling_factor + (self.config.shift_factor or 0.0)
-
-# %% ../nbs/09_vae.ipynb #cell106
-@torch.no_grad()
-def measure_scaling_factor(
-    vae: AutoencoderKL,  # its config gets the result
-    images: Tensor,  # a few hundred pictures `(n, c, H, W)`
-) -> float:  # one over the standard deviation of all numbers in all latents
-    "Measure how far the latents spread, and keep one over that as `vae.config.scaling_factor`."
-    check_tensor("images", images, "n", vae.config.in_channels, "H", "W")
-    latents = torch.cat([vae.encode(part).mode() for part in images.split(256)])
-    spread = latents.float().std().item()
-    if not 0 < spread < float("inf"):
-        raise ValueError("images: expected pictures whose latents differ, got a "
-                         f"deviation of {spread}")
-    dict.update(vae.config, scaling_factor=1 / spread)
-    return vae.config.scaling_factor
+# %% ../nbs/09_vae.ipynb #cell062d
+def _run_again(block, x):
+    if not torch.is_grad_enabled(): return block(x)
+    return checkpoint(block, x, use_reentrant=False)

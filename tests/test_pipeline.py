@@ -232,6 +232,28 @@ def test_the_timesteps_of_ones_own_choice(name, ours, real, folder):
     equal(ours, theirs, lambda: dict(generator=seeds(1)[0]), prompt=PROMPT, timesteps=chosen)
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_one_loop_is_the_loop_written_out(name, ours):
+    more = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    ours.scheduler = scheduler = SCHEDULERS[name].from_config(ours.scheduler.config, **more)
+    states = ours.encode_prompt(["", PROMPT])
+    painted = ours.denoise(noise(), states, 5, generator=seeds(1)[0])
+    scheduler.set_timesteps(5)
+    x, generator = noise() * scheduler.init_noise_sigma, seeds(1)[0]
+    more = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            both = torch.cat([scheduler.scale_model_input(x, t)] * 2)
+            answer = guide(*ours.unet(both, t, states).chunk(2), 7.5)
+            x = scheduler.step(answer, t, x, **more).prev_sample
+    assert torch.equal(painted, x)
+
+
+@pytest.mark.parametrize("name", ["steps", "scale", "states"])
+def test_names_of_the_loop_are_no_names_of_the_call(name, ours):
+    with pytest.raises(TypeError, match=f"knows no '{name}'"): ours(PROMPT, **{name: 3})
+
+
 def test_what_is_returned(ours):
     options = dict(prompt=[PROMPT, OTHER], latents=noise(2), num_inference_steps=1)
     pil, pt = ours(**options), ours(output_type="pt", **options)
