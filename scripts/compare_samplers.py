@@ -26,7 +26,7 @@ from minidiff import samplers
 from minidiff.files import data_folder, write_json
 from minidiff.latent_diffusion import PRESETS, open_run
 from minidiff.scheduler import DDPMScheduler
-from minidiff.sketchbook import Sketchbook
+from minidiff.sketchbook import Sketchbook, wilson
 from minidiff.training import step_generator
 
 STEPS = 4, 6, 8, 10, 15, 20, 30, 50
@@ -61,13 +61,10 @@ MENU = {
 }
 
 
-def wilson(right, n):
-    "The 95% interval of a share, with the share."
-    z, share = 1.96, right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    low, high = max(middle - half, 0), min(middle + half, 1)
-    return dict(right=right, n=n, share=share, low=low, high=high)
+def interval(right, n):
+    "What the JSON says of a share: trials, right ones, share, and its 95% interval."
+    low, high = wilson(right, n)
+    return dict(right=right, n=n, share=right / n, low=low, high=high)
 
 
 class Contest:
@@ -135,7 +132,7 @@ class Contest:
         n = len(lots[0])
         shares = {}
         for name, by_seed in right.items():
-            shares[name] = wilson(sum(by_seed.values()), n * len(by_seed))
+            shares[name] = interval(sum(by_seed.values()), n * len(by_seed))
             shares[name]["by_seed"] = [k / n for k in by_seed.values()]
         return shares
 

@@ -3,7 +3,7 @@
 
     python scripts/judge.py [--from FOLDER] [--captions 2000] [--seeds 0 1 2 3]
 
-Judges the model of the package and writes scripts/results/judge.json, or the pipeline
+Judges the model of the package and writes minidiff/data/results/judge.json, or the pipeline
 in FOLDER, and writes judge.json there. The captions of each kind are shared out between
 the seeds; a seed decides scenes, words and noise, which is drawn on the CPU, so that a
 GPU is asked for the same pictures. Three kinds of captions:
@@ -23,12 +23,12 @@ from pathlib import Path
 
 import torch
 
-from minidiff.files import write_json
-from minidiff.latent_diffusion import open_run, wilson
-from minidiff.sketchbook import Critic, Sketchbook, choose_mentioned, compare
+from minidiff.files import data_folder, write_json
+from minidiff.latent_diffusion import open_run
+from minidiff.sketchbook import Critic, Sketchbook, choose_mentioned, compare, wilson
 from minidiff.training import step_generator
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = data_folder("results")
 KINDS = ("one_object", "one_object_no_place", "two_objects")
 
 

@@ -14,12 +14,8 @@ from pathlib import Path
 
 import torch
 
-<<<<<<< HEAD
-from minidiff.files import read_json, write_json
-=======
 import judge
 from minidiff.files import read_json, write_json
->>>>>>> 9f362673abb6d4ce5497928716d0861bab77489e
 from minidiff.latent_diffusion import Job, caption_grid, open_run
 from minidiff.sketchbook import Sketchbook
 from minidiff.text_encoder import ImageEncoder

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What each choice in the contrastive training of the words is worth, for the chapter on the text encoder.
 
-    python scripts/text_ablations.py [--steps 300] [--seeds 0 1] [--out scripts/results/text_ablations.json]
+    python scripts/text_ablations.py [--steps 300] [--seeds 0 1] [--out minidiff/data/results/text_ablations.json]
 
 Trains the small towers of that chapter with one thing left out at a time, from several seeds, and counts how often the
 right caption is picked among seven hard negatives, for held-out pictures; and how often it wins against one caption in
@@ -91,7 +91,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--out", type=Path, default=Path("scripts/results/text_ablations.json"))
+    parser.add_argument("--out", type=Path, default=Path("minidiff/data/results/text_ablations.json"))
     args = parser.parse_args()
     book = Sketchbook(32)
     tokenizer = caption_tokenizer(book)

@@ -14,12 +14,7 @@ import torch
 from conftest import BIN, environment, train
 from PIL import Image
 
-<<<<<<< HEAD
-from minidiff import latent_diffusion
-from minidiff.checks import LoadError
-=======
 from minidiff import cli, latent_diffusion
->>>>>>> 9f362673abb6d4ce5497928716d0861bab77489e
 from minidiff.cli import sample_command, train_command, unknown_words
 from minidiff.checks import LoadError
 from minidiff.latent_diffusion import open_run

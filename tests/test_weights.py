@@ -25,7 +25,7 @@ def test_small_and_in_half_precision():
 
 
 def test_the_card_says_what_the_judge_found():
-    card, judged = (WEIGHTS / "README.md").read_text(encoding="utf-8"), read_json(WEIGHTS.parents[2] / "scripts" / "results" / "judge.json")
+    card, judged = (WEIGHTS / "README.md").read_text(encoding="utf-8"), read_json(WEIGHTS.parent / "results" / "judge.json")
     assert judged["model"] == "package" and judged["captions"] >= 2000 and len(judged["seeds"]) >= 4
     for name, words in (("one_object", "one object"), ("two_objects", "two objects")):
         whole = judged[name]["whole"]
