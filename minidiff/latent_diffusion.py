@@ -23,13 +23,14 @@ from .checks import (ConfigError, LoadError, check_path, number, one_of,
 from .files import (atomic_write, data_folder, first_process, only_run,
                             read_json, remove_temporaries, staged, write_json)
 from .hub import patch_to
+from .negatives import contrastive_batches
 from .pipeline import LatentDiffusionPipeline
 from .plots import image_grid
 from .samplers import DPMSolverMultistepScheduler
 from .scheduler import DDPMScheduler, training_target
 from .sd_unet import UNet2DConditionModel
 from .sketchbook import BACKGROUNDS, Critic, Scenes, Sketchbook, wilson
-from .text_encoder import contrastive_batches, contrastive_loss, small_clip
+from .text_encoder import contrastive_loss, small_clip
 from .tokenizer import caption_tokenizer
 from .optimizers import count_parameters
 from .training import (Trainer, fingerprint, seed_all, sigterm_as_ctrl_c,

@@ -6,9 +6,9 @@
 __all__ = ['KINDS', 'COLORS', 'BACKGROUNDS', 'SKETCH', 'SIZES', 'PLACES', 'RELATIONS', 'circle', 'square', 'ring', 'triangle',
            'star', 'heart', 'Scenes', 'everything_mentioned', 'blank_scenes', 'check_scenes', 'check_order',
            'all_combinations', 'swap_objects', 'is_heldout', 'in_split', 'arrange', 'coverage', 'paint',
-           'choose_mentioned', 'write_captions', 'sample_scenes', 'Sketchbook', 'vary', 'page_color', 'length',
-           'spread', 'pour', 'find_objects', 'center_of_mass', 'Album', 'cut_out', 'recognise', 'locate', 'compare',
-           'Critic', 'wilson']
+           'choose_mentioned', 'write_captions', 'sample_scenes', 'Sketchbook', 'page_color', 'length', 'spread',
+           'pour', 'find_objects', 'center_of_mass', 'Album', 'cut_out', 'recognise', 'locate', 'compare', 'Critic',
+           'wilson']
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell004
 import math
@@ -368,46 +368,6 @@ class Sketchbook:
     def critic(self) -> "Critic":
         "Who reads pictures of this book."
         return Critic(self.size)
-
-# %% ../nbs/workshop/sketchbook.ipynb #cell135
-def _edits(scenes, rand):
-    "All single changes: ({column: new values}, where it would show in the caption)."
-    def other(old, words):
-        new = (old + 1 + (rand(*old.shape) * (len(words) - 1)).long()) % len(words)
-        return torch.where(old >= 0, new, old)
-    for name, words in dict(kind=KINDS, color=COLORS, size=SIZES).items():
-        old = getattr(scenes, name)
-        shows = scenes.mentioned["size"] if name == "size" else old >= 0
-        differ = (old[:, 0] != old[:, 1]) & (scenes.n_objects == 2)
-        for i in range(2):
-            new = old.clone()
-            new[:, i] = other(old[:, i], words)
-            yield {name: new}, shows[:, i]
-        yield {name: old.flip(1)}, shows.all(1) & differ
-    rest = dict(place=PLACES, relation=RELATIONS, background=BACKGROUNDS)
-    for name, words in rest.items():
-        yield {name: other(getattr(scenes, name), words)}, scenes.mentioned[name]
-
-# %% ../nbs/workshop/sketchbook.ipynb #cell137
-def vary(scenes: Scenes, generator=None, split: str = "train") -> Scenes:
-    "Hard negatives of this split: one thing mentioned is changed or exchanged in each."
-    check_order(0, generator, split=split)
-    check_scenes(scenes, len(KINDS), len(COLORS))
-    rand, n = lambda *shape: torch.rand(*shape, generator=generator), len(scenes)
-    result = sample_scenes(n, generator, split=split)
-    todo = torch.ones(n, dtype=torch.bool)
-    for _ in range(10):  # after ten failures, which is rare: a random scene
-        changes, shows = zip(*_edits(scenes, rand))
-        shows = torch.stack(shows, 1)
-        choice, new = (shows * rand(*shows.shape)).argmax(1), scenes.clone()
-        for e, change in enumerate(changes):
-            for name, column in change.items():
-                getattr(new, name)[choice == e] = column[choice == e]
-        good = todo & in_split(new, split)
-        result = Scenes.cat([result, new])[torch.arange(n) + n * good]
-        todo &= ~good
-    result.position = arrange(result, rand(n, 2, 2) * 2 - 1)
-    return result
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell141
 def page_color(images: Tensor, tolerance: float = 0.3) -> tuple[Tensor, Tensor]:

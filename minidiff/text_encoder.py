@@ -5,14 +5,12 @@
 # %% auto #0
 __all__ = ['attend', 'causal_mask', 'CLIPAttention', 'quick_gelu', 'CLIPMLP', 'CLIPEncoderLayer', 'CLIPEncoder',
            'CLIPTextEmbeddings', 'init_clip_weights', 'TextOutput', 'TextTower', 'ImageEncoder', 'clip_loss',
-           'TextAndPictures', 'flip_relation', 'hard_negatives', 'describe', 'contrastive_batches', 'contrastive_loss',
-           'caption_scores', 'pick_caption', 'check_clip_config', 'part_config', 'CLIPTextModel', 'small_clip',
-           'CLIPTextModelWithProjection', 'CLIPVisionEmbeddings', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput',
-           'CLIPModel']
+           'TextAndPictures', 'contrastive_loss', 'caption_scores', 'pick_caption', 'check_clip_config', 'part_config',
+           'CLIPTextModel', 'small_clip', 'CLIPTextModelWithProjection', 'CLIPVisionEmbeddings', 'VisionOutput',
+           'CLIPVisionModel', 'CLIPOutput', 'CLIPModel']
 
 # %% ../nbs/07_text_encoder.ipynb #cell004
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -23,10 +21,10 @@ from .checks import (ConfigError, check_tensor, number, one_of, shorten,
                              whole_number)
 from .hub import Pretrained, patch_to, register_config
 from .sd_unet import Downsample2D, ResnetBlock2D, check_dtype, check_ids
-from .sketchbook import (Scenes, Sketchbook, arrange, choose_mentioned,
-                                 in_split, swap_objects, vary)
-from .tokenizer import CLIPTokenizer
+from .sketchbook import Sketchbook, choose_mentioned
+from .negatives import vary
 from .parallel import all_gather_with_grad
+from .tokenizer import CLIPTokenizer
 from .training import step_generator
 
 # %% ../nbs/07_text_encoder.ipynb #cell022
@@ -270,44 +268,6 @@ class TextAndPictures(nn.Module):
         features = self.image_encoder.text_features(self.text_model(ids).pooler_output)
         return F.normalize(features.float(), dim=-1)
 
-# %% ../nbs/07_text_encoder.ipynb #ie_neg
-def flip_relation(scenes: Scenes, generator: torch.Generator) -> Scenes:
-    "Above becomes below, left right; where it cannot, or is held out, another change."
-    relation = torch.where(scenes.relation >= 0, scenes.relation ^ 1, scenes.relation)
-    turned = replace(scenes, relation=relation)
-    start = torch.rand(len(scenes), 2, 2, generator=generator) * 2 - 1
-    turned.position = arrange(turned, start)
-    fine = (scenes.n_objects == 2) & in_split(turned, "train")
-    both = Scenes.cat([vary(scenes, generator), turned])
-    return both[torch.arange(len(scenes)) + len(scenes) * fine]
-
-def hard_negatives(scenes: Scenes, generator: torch.Generator) -> Scenes:
-    "The scenes, and behind them three more for each that differ from it in one thing."
-    changed = [vary(scenes, generator) for _ in range(2)]
-    return Scenes.cat([scenes, *changed, flip_relation(scenes, generator)])
-
-# %% ../nbs/07_text_encoder.ipynb #ie_batch
-def describe(book: Sketchbook, scenes: Scenes, generator: torch.Generator) -> list:
-    "A caption for each scene; of two objects, either may be named first."
-    turn = torch.rand(len(scenes), generator=generator) < 0.5
-    both = Scenes.cat([scenes, swap_objects(scenes)])
-    scenes = both[torch.arange(len(scenes)) + len(scenes) * turn]
-    return book.caption(scenes, generator, scenes.mentioned)[0]
-
-def contrastive_batches(book: Sketchbook, tokenizer: CLIPTokenizer, batch_size: int):
-    "A `batch_fn` for `Trainer`: images (n, 3, size, size), ids (n, 2, L); 4 divides n."
-    if batch_size % 4:
-        raise ConfigError(f"batch_size is a multiple of 4 here; got {batch_size}")
-    def batch(generator):
-        scenes = book.sample_scenes(batch_size // 4, generator)
-        scenes.mentioned = choose_mentioned(scenes, generator)
-        scenes = hard_negatives(scenes, generator)
-        captions = describe(book, scenes, generator) + describe(book, scenes, generator)
-        ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
-        ids = ids.unflatten(0, (2, -1)).transpose(0, 1).contiguous()
-        return dict(images=book.paint(scenes), ids=ids)
-    return batch
-
 # %% ../nbs/07_text_encoder.ipynb #ie_loss
 def contrastive_loss(model: TextAndPictures, batch: dict) -> Tensor:
     "A `loss_fn` for `Trainer`: one caption with the other, and with the picture."
@@ -363,17 +323,14 @@ _IGNORED = frozenset("""
 """.split())
 
 # %% ../nbs/07_text_encoder.ipynb #cell030a_2
-def check_clip_config(
-    c,  # the config of one tower
-) -> dict:  # its numbers, whole ones as `int`
+def check_clip_config(c) -> dict:  # of one tower; its whole numbers as `int`
     "A `ConfigError` that names the key, if no tower can be built from this."
     most = dict(vocab_size=10 ** 7, num_hidden_layers=1000)
     counts = ("hidden_size", "intermediate_size", "num_hidden_layers",
               "num_attention_heads", "vocab_size", "max_position_embeddings",
               "num_channels", "image_size", "patch_size")
     if c.projection_dim is not None: counts += ("projection_dim",)
-    least = dict(num_hidden_layers=0)
-    found = {key: whole_number(key, c[key], least.get(key, 1), most.get(key, 2 ** 15))
+    found = {key: whole_number(key, c[key], int(key != "num_hidden_layers"), most.get(key, 2 ** 15))
              for key in counts if key in c}
     for key in ("pad_token_id", "bos_token_id"):
         if c.get(key) is not None: whole_number(key, c[key])
@@ -427,6 +384,7 @@ class CLIPTextModel(_Part, TextTower):
     config_extras = {"architectures": ["CLIPTextModel"],
                      "model_type": "clip_text_model"}
     file_prefix = "text_model."
+    ignored_weights = _Part.ignored_weights + r"|text_projection\."
 
     @register_config
     def __init__(

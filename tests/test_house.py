@@ -94,7 +94,7 @@ OLD = r"\b(stickerbook|PictureTower|near_misses|turn_round|choose_said|everythin
 
 
 def test_nothing_old_is_left():
-    for path in [*PACKAGE.glob("*.py"), *(root / "scripts").glob("*.py"), root / "README.md"]:
+    for path in [*map(PACKAGE.joinpath, (f"{module}.py" for module in MODULES)), *(root / "scripts").glob("*.py"), root / "README.md"]:
         assert not (found := re.search(OLD, path.read_text(encoding="utf-8"))), f"{path.name}: {found[0]}"
     for name, cells in NOTEBOOKS.items():
         for cell in cells: assert not (found := re.search(OLD, text(cell["source"]))), f"{name}: {found[0]}"

@@ -16,8 +16,9 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 from minidiff.checks import ConfigError, LoadError
+from minidiff.negatives import vary
 from minidiff.sd_unet import UNet2DConditionModel
-from minidiff.sketchbook import (Scenes, Sketchbook, all_combinations, everything_mentioned, in_split, swap_objects, vary,
+from minidiff.sketchbook import (Scenes, Sketchbook, all_combinations, everything_mentioned, in_split, swap_objects,
                                  write_captions)
 from minidiff.stickers import StickerBook
 from minidiff.text_encoder import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModel, clip_loss

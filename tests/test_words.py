@@ -4,8 +4,8 @@ import torch
 
 from minidiff.checks import ConfigError, LoadError
 from minidiff.sketchbook import Sketchbook
-from minidiff.text_encoder import (CLIPTextModel, ImageEncoder, TextAndPictures, caption_scores, contrastive_batches,
-                                   contrastive_loss, pick_caption, small_clip)
+from minidiff.negatives import contrastive_batches
+from minidiff.text_encoder import CLIPTextModel, ImageEncoder, TextAndPictures, caption_scores, contrastive_loss, pick_caption, small_clip
 from minidiff.tokenizer import (CLIPTokenizer, apply_merges, caption_tokenizer, clean, learn_merges, spell, split_words,
                                 train_bpe, vocabulary)
 from minidiff.training import seed_all
