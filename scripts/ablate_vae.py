@@ -1,6 +1,6 @@
 """What each choice in the recipe of chapter 09's VAE is worth, with several seeds.
 
-    python scripts/ablate_vae.py          writes scripts/results/ablate_vae.json
+    python scripts/ablate_vae.py          writes minidiff/data/results/ablate_vae.json
 
 Five VAEs a seed, each trained as in the chapter: latents of 2, 4 and 8 channels; the weights that
 PyTorch starts with in place of orthogonal ones; and an autoencoder, trained without noise and KL.
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root))
 
+from minidiff.files import data_folder
 from minidiff.pipeline import to_pil
 from minidiff.sketchbook import Sketchbook
 from minidiff.training import Trainer, seed_all
@@ -77,7 +78,7 @@ def main():
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--choices", nargs="+", default=[*CHOICES], choices=[*CHOICES])
-    parser.add_argument("--out", type=Path, default=root/"scripts/results/ablate_vae.json")
+    parser.add_argument("--out", type=Path, default=data_folder("results", "ablate_vae.json"))
     options = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     results = dict(device=device, torch=torch.__version__, steps=options.steps, runs={})
