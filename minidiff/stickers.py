@@ -15,113 +15,117 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import sketchbook
-from .checks import one_of
+from .checks import whole_number
 from .files import data_folder
-from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook, arrange,
-                                 blank_scenes, check_order, check_scenes, choose_mentioned, cut_out,
-                                 in_split, length, locate, page_color, write_captions)
+from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook,
+                                 arrange, blank_scenes, check_order, cut_out, in_split,
+                                 length, locate, page_color)
 
 # %% ../nbs/workshop/stickers.ipynb #cell007
 STICKERS = json.loads(data_folder("stickers", "names.json").read_text(encoding="utf-8"))
 
 @lru_cache
 def sprites(side: int = 64) -> Tensor:
-    "All stickers, (n, 4, side, side): red, green, blue in [-1, 1], times the cover; and the cover."
+    """All stickers, (n, 4, side, side): red, green, blue in [-1, 1], and the cover.
+
+    The colours are multiplied by the cover, which is 0 outside and 1 inside."""
     from PIL import Image
-    if side < 64: return F.interpolate(sprites(), (side, side), mode="bilinear", antialias=True)
+    if side < 64:
+        return F.interpolate(sprites(), (side, side), mode="bilinear", antialias=True)
     sheet = Image.open(data_folder("stickers", "sheet.png")).convert("RGBA")
     data = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8)
-    data = data.view(-1, 64, sheet.width // 64, 64, 4).permute(0, 2, 4, 1, 3).flatten(0, 1)
-    data = data[:len(STICKERS)] / 255
+    data = data.view(-1, 64, sheet.width // 64, 64, 4).permute(0, 2, 4, 1, 3)
+    data = data.flatten(0, 1)[:len(STICKERS)] / 255
     return torch.cat([(data[:, :3] * 2 - 1) * data[:, 3:], data[:, 3:]], 1)
 
 # %% ../nbs/workshop/stickers.ipynb #cell010
 def place_stickers(
-    kind: Tensor,      # (m,) index into STICKERS
+    kind: Tensor,  # (m,) index into STICKERS
     position: Tensor,  # (m, 2) centre (x, y), as a share of the side
-    radius: Tensor,    # (m,) half the side of the sticker, in 32nds of the picture's side
-    size: int,         # pixels a side
-) -> Tensor:           # (m, 4, size, size), as `sprites`
+    radius: Tensor,  # (m,) half the side of the sticker, in 32nds of the picture's side
+    size: int,  # pixels a side
+) -> Tensor:  # (m, 4, size, size), as `sprites`
     "Each sticker on an empty page of its own."
-    pages, pixels = position.new_zeros(len(kind), 4, size, size), (torch.arange(size) + 0.5) / size
+    pages = position.new_zeros(len(kind), 4, size, size)
+    pixels = (torch.arange(size) + 0.5) / size
     for r in radius.unique():
         which, half = (radius == r).nonzero()[:, 0], r.item() / SKETCH
         x, y = ((pixels - position[which, i:i + 1]) / half for i in (0, 1))
-        grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1)
-        from_sheet = sprites(min(64, max(8, round(2 * half * size))))      # one sprite pixel a pixel
-        pages[which] = F.grid_sample(from_sheet[kind[which]], grid, align_corners=False)
+        grid = torch.stack([x[:, None, :].expand(-1, size, -1),
+                            y[:, :, None].expand(-1, -1, size)], -1)
+        side = min(64, max(8, round(2 * half * size)))  # one sprite pixel a pixel
+        from_sheet = sprites(side)[kind[which]]
+        pages[which] = F.grid_sample(from_sheet, grid, align_corners=False)
     return pages
 
 def paint_stickers(
     scenes: Scenes,  # whose kinds are indices into STICKERS
-    size: int,       # pixels a side
-) -> Tensor:         # (n, 3, size, size) in [-1, 1]
+    size: int,  # pixels a side
+) -> Tensor:  # (n, 3, size, size) in [-1, 1], on the CPU
     "The page first, then one sticker after the other."
-    images = sketchbook._backgrounds[scenes.background][:, :, None, None].repeat(1, 1, size, size)
+    scenes = scenes.to("cpu")
+    pages = sketchbook._backgrounds[scenes.background]
+    images = pages[:, :, None, None].repeat(1, 1, size, size)
     for i in range(2):
         which = (scenes.kind[:, i] >= 0).nonzero()[:, 0]
         radius = sketchbook._radii[scenes.size[which, i]]
-        layer = place_stickers(scenes.kind[which, i], scenes.position[which, i], radius, size)
+        layer = place_stickers(scenes.kind[which, i], scenes.position[which, i],
+                               radius, size)
         images[which] = images[which] * (1 - layer[:, 3:]) + layer[:, :3]
     return images.clamp(-1, 1)
 
 # %% ../nbs/workshop/stickers.ipynb #cell013
 class StickerBook(Sketchbook):
-    "Endless captioned pictures of one or two stickers, fully determined by the generator."
-    def __init__(self,
-                 size: int = 32,  # pixels a side, at least 32
-                 objects: str = "stickers"):
-        super().__init__(size, one_of("objects", objects, "stickers"))
+    "Endless captioned pictures of one or two stickers, determined by the generator."
+    kinds, colors = len(STICKERS), 0
+    noun = staticmethod(lambda kind, color: STICKERS[kind])
+    painter = staticmethod(paint_stickers)
 
-    def sample_scenes(self, n: int, generator: torch.Generator | None = None,
-                      n_objects: int | None = None, split: str = "train") -> Scenes:
-        "Draw `n` random scenes; until a caption is written, everything counts as mentioned."
+    def sample_scenes(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        n_objects: int | None = None,  # 1, 2, or None: half of each
+        split: str = "train",  # "train", "heldout" or "all"
+    ) -> Scenes:
+        "Random scenes; until a caption is written, everything counts as mentioned."
         n = check_order(n, generator, n_objects, split)
-        pick = lambda words, *shape: (torch.rand(*shape, generator=generator) * words).long()
+        rand = lambda *shape: torch.rand(*shape, generator=generator)
+        pick = lambda words, *shape: (rand(*shape) * words).long()
         scenes = blank_scenes(n)
-        two = torch.rand(n, generator=generator) < (0.5 if n_objects is None else n_objects - 1)
+        two = rand(n) < (0.5 if n_objects is None else n_objects - 1)
         scenes.n_objects = 1 + two.long()
         there = torch.stack([torch.ones_like(two), two], 1)
         todo = torch.arange(n)
-        while len(todo):                                              # until all are in the split
-            m = len(todo)
+        while len(todo):  # until all are in the split
+            m, pair = len(todo), two[todo]
             scenes.kind[todo] = torch.where(there[todo], pick(len(STICKERS), m, 2), -1)
-            scenes.place[todo] = torch.where(two[todo], -1, pick(len(PLACES), m))
-            scenes.relation[todo] = torch.where(two[todo], pick(len(RELATIONS), m), -1)
+            scenes.place[todo] = torch.where(pair, -1, pick(len(PLACES), m))
+            scenes.relation[todo] = torch.where(pair, pick(len(RELATIONS), m), -1)
             todo = todo[~in_split(scenes[todo], split)]
         scenes.size = torch.where(there, pick(len(sketchbook.SIZES), n, 2), -1)
         scenes.background = pick(len(sketchbook.BACKGROUNDS), n)
-        scenes.position = arrange(scenes, torch.rand(n, 2, 2, generator=generator) * 2 - 1)
+        scenes.position = arrange(scenes, rand(n, 2, 2) * 2 - 1)
         scenes.mentioned = sketchbook.everything_mentioned(scenes)
         return scenes
-
-    def paint(self, scenes: Scenes) -> Tensor:
-        "Paint the scenes, on the CPU: (n, 3, size, size) float32 in [-1, 1]."
-        check_scenes(scenes, len(STICKERS), 0)
-        starts, scenes = range(0, max(len(scenes), 1), 256), scenes.to("cpu")
-        return torch.cat([paint_stickers(scenes[start:start + 256], self.size) for start in starts])
 
     def critic(self) -> "StickerCritic":
         "Who reads pictures of this book."
         return StickerCritic(self.size)
-
-    def caption(self, scenes: Scenes, generator: torch.Generator | None = None,
-                mentioned: dict | None = None) -> tuple[list[str], dict[str, Tensor]]:
-        "Captions, and what they mention: `mentioned` if given, else drawn at random."
-        check_scenes(scenes, len(STICKERS), 0)
-        if mentioned is None: mentioned = choose_mentioned(scenes, generator)
-        return write_captions(scenes, mentioned, generator, lambda kind, color: STICKERS[kind]), mentioned
 
 # %% ../nbs/workshop/stickers.ipynb #cell019
 SIDE = 19  # pixels of a page of the album
 
 @lru_cache
 def album() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "Kind, size (m,), centre in pixels (m, 2) and sticker (m, 4, SIDE, SIDE); m = stickers x 2 x 25."
+    """Kind and size (m,), centre in pixels (m, 2), and sticker (m, 4, SIDE, SIDE).
+
+    m is the number of stickers, times 2 sizes, times 25 offsets."""
     step = torch.linspace(-1, 1, 5)
     kinds, sizes = torch.arange(len(STICKERS)).float(), torch.arange(2.)
     kind, size, *offset = torch.cartesian_prod(kinds, sizes, step, step).T
-    kind, size, center = kind.long(), size.long(), torch.stack(offset, 1) + SIDE / 2
+    kind, size = kind.long(), size.long()
+    center = torch.stack(offset, 1) + SIDE / 2
     radius = sketchbook._radii[size] * SKETCH / SIDE
     return kind, size, center, place_stickers(kind, center / SIDE, radius, SIDE)
 
@@ -131,19 +135,20 @@ def outstanding(stickers: Tensor, page: Tensor) -> Tensor:
 
 # %% ../nbs/workshop/stickers.ipynb #cell022
 def box(mask: Tensor) -> tuple[Tensor, Tensor]:
-    "Centre (m, 2) as (x, y), and extent (m, 2), of the smallest box around each mask (m, h, w)."
+    "Centre (m, 2) as (x, y), and extent (m, 2), of the box around each mask (m, h, w)."
     lines = [mask.any(1).float(), mask.any(2).float()]
     first = torch.stack([line.argmax(1) for line in lines], 1)
     last = torch.stack([line.shape[1] - line.flip(1).argmax(1) for line in lines], 1)
     return (first + last) / 2, last - first
 
+# %% ../nbs/workshop/stickers.ipynb #splitpage
 def split_page(
-    mask: Tensor,                      # (n, 32, 32) where the picture stands out
-) -> tuple[Tensor, Tensor]:            # halves (n, 2, 32, 32), what belongs to which; two (n,)
-    "Cut each picture in its widest empty gap, if what stands out is too long for one sticker."
+    mask: Tensor,  # (n, 32, 32) where the picture stands out
+) -> tuple[Tensor, Tensor]:  # halves (n, 2, 32, 32), what belongs to which; two (n,)
+    "Cut each picture in its widest empty gap, if too much stands out for one sticker."
     extent, k = box(mask)[1], torch.arange(SKETCH)
-    axis = extent.argmax(1)
-    empty = ~torch.where((axis == 0)[:, None], mask.any(1), mask.any(2))
+    flat = (extent.argmax(1) == 0)[:, None]  # wider than high
+    empty = ~torch.where(flat, mask.any(1), mask.any(2))
     run, runs = torch.zeros(len(mask)), []
     for column in empty.T:
         run = (run + 1) * column
@@ -152,64 +157,69 @@ def split_page(
     end = SKETCH - (~empty).float().flip(1).argmax(1)
     runs = runs * ((k > start[:, None]) & (k < end[:, None]))
     middle = k - runs / 2 + 0.5
-    score = torch.where(runs > 0, runs - (middle - SKETCH / 2).abs() / 4, -99.)  # wide, near the middle
-    best = score.argmax(1, keepdim=True)
+    score = runs - (middle - SKETCH / 2).abs() / 4  # wide, and near the middle
+    best = torch.where(runs > 0, score, -99.).argmax(1, keepdim=True)
     two = (extent.amax(1) > 13.5) & (runs.gather(1, best)[:, 0] >= 1)
-    x = torch.where((axis == 0)[:, None, None], k.expand(SKETCH, -1), k[:, None].expand(-1, SKETCH)) + 0.5
-    before = (x < middle.gather(1, best)[:, :, None]) | ~two[:, None, None]
+    x, y = k.expand(SKETCH, -1), k[:, None].expand(-1, SKETCH)
+    along = torch.where(flat[:, :, None], x, y) + 0.5
+    before = (along < middle.gather(1, best)[:, :, None]) | ~two[:, None, None]
     return torch.stack([before, ~before], 1), two
 
 # %% ../nbs/workshop/stickers.ipynb #cell025
 def look_up(
-    raised: Tensor,   # (m, 3, 32, 32) pictures with the page subtracted, one sticker each
-    middle: Tensor,   # (m, 2) centre of its box
-    page: Tensor,     # (3,) the page's colour
+    raised: Tensor,  # (m, 3, 32, 32) one sticker each, the page subtracted
+    middle: Tensor,  # (m, 2) centre of its box
+    page: Tensor,  # (3,) the page's colour
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    "Index into the album (m,), centre in pixels (m, 2); how much is explained, and the largest flaw (m,)."
+    "Index into the album (m,), centre in pixels (m, 2); share explained, largest flaw."
     _, _, center, stickers = album()
     known = outstanding(stickers, page)
-    lean = box(length(known[12::25]) > 0.25)[0] - SIDE / 2             # 12 of 25: the one without offset
+    lean = box(length(known[12::25]) > 0.25)[0] - SIDE / 2  # 12: the one without offset
     lean, known = lean.round().long().repeat_interleave(25, 0), known.flatten(1)
-    least, best = torch.full((len(raised),), torch.inf), torch.zeros(len(raised), dtype=torch.long)
+    least = torch.full((len(raised),), torch.inf)
+    best = torch.zeros(len(raised), dtype=torch.long)
     for step in lean.unique(dim=0):
         rows = (lean == step).all(1).nonzero()[:, 0]
         patch = cut_out(raised, (middle - step).floor().long(), SIDE).flatten(1)
-        gap = (patch ** 2).sum(1, keepdim=True) - 2 * patch @ known[rows].T + (known[rows] ** 2).sum(1)
-        gap, i = gap.min(1)
+        gap = (patch ** 2).sum(1, keepdim=True) - 2 * patch @ known[rows].T
+        gap, i = (gap + (known[rows] ** 2).sum(1)).min(1)
         best = torch.where(gap < least, rows[i], best)
         least = torch.minimum(gap, least)
     pixel = (middle - lean[best]).floor().long()
-    left = cut_out(raised, pixel, SIDE) - known[best].view(-1, 3, SIDE, SIDE)
-    whole, area = (raised ** 2).sum((1, 2, 3)), stickers[best, 3].sum((1, 2))
-    outside = whole - (cut_out(raised, pixel, SIDE) ** 2).sum((1, 2, 3))
-    fit = 1 - ((left ** 2).sum((1, 2, 3)) + outside) / whole.clamp(min=1e-9)
-    flaw = length(F.avg_pool2d(left, 5, 1, 2)).amax((1, 2)) / (whole / area).sqrt().clamp(0.4, 1.7)
+    patch = cut_out(raised, pixel, SIDE)
+    left = patch - known[best].view(-1, 3, SIDE, SIDE)
+    energy = lambda t: (t ** 2).sum((1, 2, 3))
+    whole, area = energy(raised), stickers[best, 3].sum((1, 2))
+    fit = 1 - (energy(left) + (whole - energy(patch))) / whole.clamp(min=1e-9)
+    contrast = (whole / area).sqrt().clamp(0.4, 1.7)
+    flaw = length(F.avg_pool2d(left, 5, 1, 2)).amax((1, 2)) / contrast
     return best, center[best] + pixel - SIDE // 2, fit, flaw
 
 # %% ../nbs/workshop/stickers.ipynb #cell026
 class StickerCritic(Critic):
-    "Reads from pictures which stickers are in them. Nothing is learned, and no caption is seen."
+    "Reads from pictures which stickers are in them. Nothing is learned."
     least_fit, largest_flaw = 0.8, 0.4
     kinds, colors = len(STICKERS), 0
-    def __init__(self,
-                 size: int = 32,  # pixels a side of the pictures to be read
-                 objects: str = "stickers"):
-        Sketchbook(size, one_of("objects", objects, "stickers"))
-        self.size, self.objects = int(size), objects
+    def __init__(self, size: int = 32):  # pixels a side of the pictures to be read
+        self.size = whole_number("size", size, 32, 4096)
 
     def read_sketches(self, images: Tensor) -> Scenes:
         "Which stickers, how large, and where; colours are -1."
         page, background = page_color(images)
         scenes, raised = blank_scenes(len(images)), images - page[:, :, None, None]
         mask = length(raised) > 0.25
-        mask &= F.avg_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0.3           # specks are no stickers
-        halves, unclear = split_page(mask)[0], ~mask.flatten(1).any(1) | (background < 0)
+        mask &= F.avg_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0.3  # no specks
+        halves = split_page(mask)[0]
+        unclear = ~mask.flatten(1).any(1) | (background < 0)
         parts = halves & mask[:, None]
         for p in background[background >= 0].unique():
-            which, i = (parts.flatten(2).any(2) & (background == p)[:, None]).nonzero().T
-            seen, middle = raised[which] * halves[which, i][:, None], box(parts[which, i])[0]
+            here = parts.flatten(2).any(2) & (background == p)[:, None]
+            which, i = here.nonzero().T
+            seen = raised[which] * halves[which, i][:, None]
+            middle = box(parts[which, i])[0]
             best, center, fit, flaw = look_up(seen, middle, sketchbook._backgrounds[p])
-            scenes.kind[which, i], scenes.size[which, i] = album()[0][best], album()[1][best]
+            scenes.kind[which, i] = album()[0][best]
+            scenes.size[which, i] = album()[1][best]
             scenes.position[which, i] = center / SKETCH
             unclear[which[(fit < self.least_fit) | (flaw > self.largest_flaw)]] = True
         for name in ("kind", "size"): getattr(scenes, name)[unclear] = -1
@@ -218,10 +228,6 @@ class StickerCritic(Critic):
         scenes.mentioned = sketchbook.everything_mentioned(scenes)
         return scenes
 
-    def judge(self, images: Tensor, scenes: Scenes) -> dict[str, Tensor]:
-        "As `Critic.judge`, without colours: stickers have none of their own to be asked for."
-        return {name: right for name, right in super().judge(images, scenes).items() if name != "color"}
-
-    def score(self, images: Tensor, scenes: Scenes) -> dict[str, float]:
-        "As `Critic.score`, without colours."
-        return {name: share for name, share in super().score(images, scenes).items() if name != "color"}
+    def _compare(self, images, scenes):  # a sticker has no colour to be asked for
+        verdict = super()._compare(images, scenes)
+        return {name: pair for name, pair in verdict.items() if name != "color"}

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Make the weights that are shipped in the package: a finished run, in half precision, with its numbers and a model card; and the picture at the top of the README.
+"""Make the weights of the package: a run in half precision, its numbers, a card.
 
     python scripts/make_weights.py [RUN]
 
-RUN is the folder of a run of `minidiff_train` (default: runs/cpu). Where there is no finished one in it, the CPU preset is trained into it first, or trained on.
-The weights that were there are only replaced when the new ones are complete.
+RUN is the folder of a run of `minidiff_train` (default: runs/cpu). Where there is no
+finished one in it, the CPU preset is trained into it first, or trained on. The weights
+that were there are only replaced when the new ones are complete. The picture at the top
+of the README is painted with them.
 """
 import shutil
 import sys
@@ -12,10 +14,17 @@ from pathlib import Path
 
 import torch
 
+<<<<<<< HEAD
 from minidiff.files import read_json, write_json
+=======
+import judge
+from minidiff.files import read_json, write_json
+>>>>>>> 9f362673abb6d4ce5497928716d0861bab77489e
 from minidiff.latent_diffusion import Job, caption_grid, open_run
 from minidiff.sketchbook import Sketchbook
+from minidiff.text_encoder import ImageEncoder
 
+root = Path(__file__).resolve().parent.parent
 LIMIT = 20e6  # bytes
 
 CARD = """---
@@ -31,8 +40,10 @@ A latent diffusion model in the form of Stable Diffusion (VAE, CLIP text encoder
 
 * **Trained on**: {pictures:,} pictures of the sketchbook, in {minutes:.1f} minutes on {device} ({threads} threads). Combinations of a fixed tenth of all scenes were never shown.
 * **Parameters**: {parameters}. Stored in half precision, {megabytes:.1f} MB.
-* **How good**: share of {captions:,} held-out captions (half with one object, half with two) that are painted *wholly* right, read by an exact judge which never sees the caption:
-  one object {one:.1%}, two objects {two:.1%}, with {steps} steps and a guidance scale of {scale}.
+* **How good**: share of {captions:,} held-out captions of each kind that are painted *wholly* right, with its 95% interval, read by an exact judge which never sees the caption:
+  one object {one_object}, two objects {two_objects}, with {steps} steps and a guidance scale of {scale}. Held out are combinations of kinds, colours and place or relation; where a caption of one object
+  leaves the place open, and so asks for nothing new, {one_object_no_place}. Scenes, words and noise are of {seeds} seeds, the training is of one (`scripts/judge.py`).
+* **Beside the pipeline**: `image_encoder/` holds the other half of the small CLIP that the text encoder was trained in (`minidiff.text_encoder.ImageEncoder`). The index does not name it; no pipeline loads it.
 * **What it cannot do**: anything else. It knows the {words} words of its captions, six shapes, eight colours, six backgrounds.
 
 It opens in `minidiff.latent_diffusion.open_run`, and in `diffusers.StableDiffusionPipeline.from_pretrained` with `torch_dtype=torch.float32`, or `torch.float16` on a GPU.
@@ -40,35 +51,65 @@ It opens in `minidiff.latent_diffusion.open_run`, and in `diffusers.StableDiffus
 
 
 def hero(pipe, preset, path):
-    "The first sixteen captions of held-out scenes that a seed gives, one and two objects in turn; nothing is picked by hand."
-    book, generator, captions = Sketchbook(preset["size"]), torch.Generator().manual_seed(16), []
-    for n_objects in [2, 1] * 8: captions += book.caption(book.sample_scenes(1, generator, n_objects, "heldout"), generator)[0]
-    images = pipe(captions, num_inference_steps=preset["steps"], guidance_scale=preset["scale"], generator=generator, output_type="pt")
+    """The first sixteen captions of held-out scenes that a seed gives; none is picked."""
+    book = Sketchbook(preset["size"])
+    generator = torch.Generator().manual_seed(16)
+    captions = []
+    for n_objects in [2, 1] * 8:
+        scenes = book.sample_scenes(1, generator, n_objects, "heldout")
+        captions += book.caption(scenes, generator)[0]
+    images = pipe(captions, num_inference_steps=preset["steps"],
+                  guidance_scale=preset["scale"], generator=generator, output_type="pt")
     path.parent.mkdir(exist_ok=True)
     caption_grid(captions, images).savefig(path)
+
+
+def card(pipe, results, judged, size):
+    """The text of README.md."""
+    preset = results["preset"]
+    seconds = sum(results["seconds"][k] for k in ("vae", "text", "latents", "unet"))
+    shares = {
+        kind: "{share:.1%} ({low:.1%} to {high:.1%})".format(**judged[kind]["whole"])
+        for kind in judge.KINDS}
+    vocabulary = pipe.tokenizer.vocab
+    words = sum(token.endswith("</w>") and len(token) > 5 for token in vocabulary)
+    parameters = ", ".join(f"{k} {v:,}" for k, v in results["parameters"].items())
+    return CARD.format(
+        size=preset["size"], pictures=preset["pictures"], minutes=seconds / 60,
+        device=results["device"].upper(), threads=results["threads"],
+        parameters=parameters, megabytes=size / 1e6, captions=judged["captions"],
+        seeds=len(judged["seeds"]), steps=judged["steps"], scale=judged["scale"],
+        words=words, **shares)
 
 
 def main():
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/cpu")
     if not (run / "results.json").is_file(): Job("cpu", run, resume=True).run()
-    results, pipe = read_json(run / "results.json"), open_run(run)
-    shipped = Path(__file__).parent.parent / "minidiff" / "data" / "weights"
+    results = read_json(run / "results.json")
+    pipe = open_run(run)
+    image_encoder = ImageEncoder.from_pretrained(run / "pipeline" / "image_encoder")
+    shipped = root / "minidiff" / "data" / "weights"
     target = shipped.with_name(".weights.new")
     shutil.rmtree(target, ignore_errors=True)
-    for part in (pipe.vae, pipe.text_encoder, pipe.unet): part.to(torch.float16)
+    for part in (pipe.vae, pipe.text_encoder, pipe.unet, image_encoder):
+        part.to(torch.float16)
     pipe.save_pretrained(target)
+    image_encoder.save_pretrained(target / "image_encoder")
     write_json(results, target / "results.json")
-    size, preset, accuracy = sum(f.stat().st_size for f in target.rglob("*") if f.is_file()), results["preset"], results["accuracy"]
-    if size > LIMIT: raise SystemExit(f"{size / 1e6:.1f} MB is more than {LIMIT / 1e6:.0f}")
-    (target / "README.md").write_text(CARD.format(
-        size=preset["size"], pictures=preset["pictures"], minutes=sum(results["seconds"][k] for k in ("vae", "text", "latents", "unet")) / 60, device=results["device"].upper(),
-        threads=results["threads"], parameters=", ".join(f"{k} {v:,}" for k, v in results["parameters"].items()), megabytes=size / 1e6, captions=results["captions"],
-        one=accuracy["one_object"]["whole"], two=accuracy["two_objects"]["whole"], steps=preset["steps"], scale=preset["scale"],
-        words=sum(token.endswith("</w>") and len(token) > 5 for token in pipe.tokenizer.vocab)), encoding="utf-8")
+    size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+    if size > LIMIT:
+        raise SystemExit(f"{size / 1e6:.1f} MB is more than {LIMIT / 1e6:.0f}")
+    judged = judge.report(open_run(target), steps=results["preset"]["steps"],
+                          scale=results["preset"]["scale"])
+    judge.RESULTS.mkdir(exist_ok=True)
+    write_json(judged, judge.RESULTS / "judge.json")
+    text = card(pipe, results, judged, size)
+    (target / "README.md").write_text(text, encoding="utf-8")
     shutil.rmtree(shipped, ignore_errors=True)
     target.rename(shipped)
-    hero(open_run(), preset, shipped.parent.parent / "nbs" / "images" / "hero.png")
+    hero(open_run(), results["preset"], root / "nbs" / "images" / "hero.png")
     print(f"{shipped}: {size / 1e6:.1f} MB")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -908,8 +908,8 @@ def tensor_calls(bench):
     from minidiff import plots, sd_unet, text_encoder, training, vae
     from minidiff import pipeline as pipes
     from minidiff import scheduler as scheduling
-    from minidiff.sketchbook import Critic, Sketchbook
-    from minidiff.stickers import StickerCritic
+    from minidiff.sketchbook import Sketchbook
+    from minidiff.stickers import StickerBook
     from minidiff.unet import UNet
     pipe, g = bench.pipe, torch.Generator().manual_seed(0)
     rand = lambda *shape: torch.rand(*shape, generator=g) * 2 - 1
@@ -1020,11 +1020,11 @@ def tensor_calls(bench):
                                      attention_mask={
                                          "an_int", "a_byte", "a_bool", "none"
                                      }))
-    vision = text.CLIPVisionModel(**MODELS["vision"][2]).eval()
+    vision = text_encoder.CLIPVisionModel(**MODELS["vision"][2]).eval()
     calls["CLIPVisionModel()"] = (
         "text_encoder", lambda pixel_values: vision(pixel_values).pooler_output,
         dict(pixel_values=rand(2, 3, 8, 8)), dict(pixel_values=wide | {"batch"}))
-    both = text.CLIPModel(text_config=dict(MODELS["text_encoder"][2]),
+    both = text_encoder.CLIPModel(text_config=dict(MODELS["text_encoder"][2]),
                           vision_config=dict(MODELS["vision"][2]),
                           projection_dim=4).eval()
     calls["CLIPModel()"] = ("text_encoder", lambda **k: both(**k).logits_per_image,
@@ -1120,8 +1120,9 @@ def tensor_calls(bench):
         calls[name] = ("plots",
                        lambda images, f=function: torch.as_tensor(np.array(f(images))),
                        dict(images=rand(2, 3, 8, 8)), dict(images=shown))
-    for name, critic in (("Critic", Critic(32)), ("StickerCritic", StickerCritic(32))):
-        book = Sketchbook(32, critic.objects)
+    for book in (Sketchbook(32), StickerBook(32)):
+        critic = book.critic()
+        name = type(critic).__name__
         pictures, _, scenes = book.draw(2, torch.Generator().manual_seed(0))
         where = "sketchbook" if name == "Critic" else "stickers"
         calls[f"{name}.read"] = (where,
@@ -1623,6 +1624,7 @@ def file_functions(bench):
 def books(bench):
     "Sketchbooks, stickers, critics, grids."
     from minidiff import plots, sketchbook
+    from minidiff.stickers import StickerBook, StickerCritic
     rows = []
     generator = maybe(same)
 
@@ -1637,10 +1639,9 @@ def books(bench):
 
     book = sketchbook.Sketchbook(32)
     draw = lambda **k: book.draw(**{**dict(n=2), **k})[0]
-    stickers = sketchbook.Sketchbook(32, "stickers")
+    stickers = StickerBook(32)
     for label, b, where in (("Sketchbook(32).draw", book, "sketchbook"),
-                            ("Sketchbook(32, 'stickers').draw", stickers,
-                             "stickers")):
+                            ("StickerBook(32).draw", stickers, "stickers")):
         draw = lambda b=b, **k: b.draw(**{**dict(n=2), **k})[0]
         each(label, where, draw, "n", whole(0, 64))
         each(label, where, draw, "n_objects", maybe(choice(1, 2)), [
@@ -1648,16 +1649,12 @@ def books(bench):
         ])
         each(label, where, draw, "split", choice("train", "heldout", "all"))
         each(label, where, draw, "generator", maybe(same))
-    each("Sketchbook", "sketchbook", lambda **k: sketchbook.Sketchbook(**k).draw(1)[0],
-         "size", whole(32, 256))
-    each("Sketchbook", "sketchbook", lambda **k: sketchbook.Sketchbook(**k).draw(1)[0],
-         "objects", choice("shapes", "stickers"))
-    each(
-        "Critic", "sketchbook", lambda **k: sketchbook.Critic(**k).read(
+    for where, Book, Critic in (("sketchbook", sketchbook.Sketchbook, sketchbook.Critic),
+                                ("stickers", StickerBook, StickerCritic)):
+        each(Book.__name__, where, lambda Book=Book, **k: Book(**k).draw(1)[0], "size",
+             whole(32, 256))
+        each(Critic.__name__, where, lambda Critic=Critic, **k: Critic(**k).read(
             torch.zeros(1, 3, k.get("size", 32), 32)).n_objects, "size", choice(32))
-    each("Critic", "sketchbook",
-         lambda **k: sketchbook.Critic(**k).read(torch.zeros(1, 3, 32, 32)).n_objects,
-         "objects", choice("shapes", "stickers"))
     for value in (None, 5, "x", [], {}, object()):
         for name in ("paint", "caption"):
             rows.append(

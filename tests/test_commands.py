@@ -14,9 +14,14 @@ import torch
 from conftest import BIN, environment, train
 from PIL import Image
 
+<<<<<<< HEAD
 from minidiff import latent_diffusion
 from minidiff.checks import LoadError
+=======
+from minidiff import cli, latent_diffusion
+>>>>>>> 9f362673abb6d4ce5497928716d0861bab77489e
 from minidiff.cli import sample_command, train_command, unknown_words
+from minidiff.checks import LoadError
 from minidiff.latent_diffusion import open_run
 
 
@@ -83,7 +88,7 @@ def test_help_is_no_error(capsys, command):
 ])
 def test_every_kind_of_error_is_one_line(capsys, monkeypatch, tmp_path, error, code, said):
     def fail(*_, **__): raise error
-    monkeypatch.setattr(latent_diffusion, "open_run", fail)
+    monkeypatch.setattr(cli, "open_run", fail)
     line = sample(capsys, code, "--out", tmp_path / "x.png")
     assert said in line and "--resume" not in line
     assert sample_command(["a red circle", "--debug"]) == code
@@ -104,7 +109,7 @@ def test_warnings_of_libraries_do_not_spoil_the_line(capsys, monkeypatch):
         warnings.warn("soon gone", DeprecationWarning)
         torch.nn.init.normal_(torch.empty(0))  # "a no-op", says torch
         raise ValueError("no")
-    monkeypatch.setattr(latent_diffusion, "open_run", fail)
+    monkeypatch.setattr(cli, "open_run", fail)
     before = warnings.showwarning
     assert sample(capsys, 1) == "error: no\n"
     assert warnings.showwarning is before
@@ -280,6 +285,29 @@ def test_a_terminal_that_knows_no_accents(tmp_path):
     assert done.returncode == 0 and done.stderr == "" and done.stdout.endswith("\\xe9.png\n"), done
     done = started(f"--out {tmp_path}/$'\\xff'.png", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
+def as_module(*argv, **options):
+    return subprocess.run([sys.executable, "-m", "minidiff", *argv], capture_output=True, text=True, env=environment(), timeout=120, **options)
+
+
+def test_python_m_minidiff_says_what_there_is():
+    for argv in ((), ("paint",), ("--colour",)):
+        done = as_module(*argv)
+        assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 2, done
+        assert "minidiff train" in done.stderr and "minidiff sample" in done.stderr
+    done = as_module("--help")
+    assert done.returncode == 0 and done.stderr == "" and "minidiff train" in done.stdout
+
+
+def test_python_m_minidiff_is_the_two_commands(tmp_path):
+    done = as_module("sample", "a red circle", "--steps", "1", "--out", f"{tmp_path}/x.png")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/x.png\n", "") and (tmp_path / "x.png").is_file()
+    done = as_module("sample", "a red circle", "--n", "0")
+    assert done.returncode == 2 and done.stderr.startswith("error: argument --n: ") and done.stderr.count("\n") == 1
+    done = as_module("train", "--preset", "big")
+    assert done.returncode == 2 and "argument --preset" in done.stderr and done.stderr.count("\n") == 1
+    assert "--resume" in as_module("train", "--help").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -33,7 +33,7 @@ def start():
     """Starts a run in a process that has imported everything already."""
     os.environ |= dict(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["minidiff.latent_diffusion", "accelerate", "matplotlib.figure"])
+    context.set_forkserver_preload(["minidiff.cli", "accelerate", "matplotlib.figure"])
 
     def start(out, seed=0):
         process = context.Process(target=command, args=(out, seed))

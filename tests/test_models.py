@@ -1,6 +1,7 @@
 """U-Net, VAE, CLIP and the sketchbooks: against diffusers and transformers on random configs, and at their limits."""
 import json
 import random
+import re
 import shutil
 import time
 import warnings
@@ -16,7 +17,8 @@ transformers = pytest.importorskip("transformers")
 
 from minidiff.checks import ConfigError, LoadError
 from minidiff.sd_unet import UNet2DConditionModel
-from minidiff.sketchbook import Sketchbook, vary
+from minidiff.sketchbook import (Scenes, Sketchbook, all_combinations, everything_mentioned, in_split, swap_objects, vary,
+                                 write_captions)
 from minidiff.stickers import StickerBook
 from minidiff.text_encoder import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModel, clip_loss
 from minidiff.tokenizer import CLIPTokenizer, _merge_long, spell, train_bpe
@@ -830,6 +832,51 @@ def test_what_no_sketchbook_can_draw_is_named(Book):
     if Book is Sketchbook:
         for args, name in ((dict(split="test"), "split"), (dict(generator=1), "generator")):
             with pytest.raises(ValueError, match=name): vary(scenes, **args)
+
+
+def in_plain_words(caption):
+    "A caption without size and page, one word where several mean the same: what counts for holding back."
+    caption = re.sub(r"(^| )on an? \w+ background,?", "", caption).strip()
+    caption = re.sub(r"\b(small|little|big|large) ", "", caption)
+    for words, word in (("over", "above"), ("under", "below"), ("to the left of", "left of"), ("to the right of", "right of"),
+                        ("in the center", "in the middle"), ("in the centre", "in the middle")):
+        caption = re.sub(rf"\b{words}\b", word, caption)
+    caption = re.sub(r"in the (top|bottom) (left|right) corner", r"at the \1 \2", caption)
+    caption = re.sub(r"^(in the middle|at the \w+ \w+), (.*)$", r"\2 \1", caption)
+    return caption.replace("an ", "a ")
+
+
+@pytest.mark.parametrize("n_objects", [1, 2])
+def test_no_caption_of_a_held_out_picture_is_true_of_a_training_picture(n_objects):
+    "By the text alone: everything that can be said of any combination of the train split, against 3,000 captions."
+    table = all_combinations(n_objects)
+    train = table[in_split(table, "train")]
+    train = Scenes.cat([train, swap_objects(train)])
+    nothing = {name: torch.zeros_like(mask) for name, mask in everything_mentioned(train).items()}
+    met = set()
+    for mentioned in (nothing, {**nothing, "place": everything_mentioned(train)["place"]}):
+        met |= {in_plain_words(line) for line in write_captions(train, mentioned)}
+    book, generator = Sketchbook(32), torch.Generator().manual_seed(0)
+    _, captions, scenes = book.draw(3000, generator, n_objects, "heldout")
+    assert not {in_plain_words(line) for line in captions} & met
+    _, captions, _ = book.draw(1000, generator, n_objects)
+    assert {in_plain_words(line) for line in captions} <= met  # the words are read rightly
+    if n_objects == 1:  # without the place each would be true of some
+        assert scenes.mentioned["place"].all()
+        captions, _ = book.caption(scenes, generator, {**scenes.mentioned, "place": torch.zeros(3000, dtype=torch.bool)})
+        assert {in_plain_words(line) for line in captions} <= met
+
+
+def test_training_captions_are_drawn_as_ever():
+    "The size, place and page of a picture for training are mentioned 55% of the time each, held-out sizes and pages too."
+    book, generator = Sketchbook(32), torch.Generator().manual_seed(0)
+    for Book in (Sketchbook, StickerBook):
+        for split, place in (("train", 0.55), ("heldout", 1.0)):
+            scenes = Book(32).sample_scenes(4000, generator, 1, split)
+            said = Book(32).caption(scenes, generator)[1]
+            for name, share in (("size", 0.55), ("background", 0.55), ("place", place)):
+                mask = mentioned[name][:, 0] if name == "size" else mentioned[name]
+                assert abs(mask.float().mean() - share) < 0.03
 
 
 @pytest.mark.parametrize("Book", [Sketchbook, StickerBook])

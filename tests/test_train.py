@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from minidiff.checks import ConfigError, LoadError
 from minidiff.latent_diffusion import PRESETS, Job, open_run
+from minidiff.sketchbook import Sketchbook
+from minidiff.text_encoder import ImageEncoder, TextAndPictures, pick_caption
 
 
 def weights(run):
@@ -30,6 +32,26 @@ def test_leaves_grid_numbers_and_pipeline(smoke_run):
     assert (smoke_run / "captions.png").read_bytes()[:4] == b"\x89PNG"
     assert (smoke_run / "preview.png").read_bytes()[:4] == b"\x89PNG"
     assert (smoke_run / "pipeline" / "model_index.json").is_file()
+
+
+def test_the_image_encoder_lies_beside_the_pipeline(smoke_run, tmp_path):
+    """It is what stage two trained; the index does not name it, and diffusers and our pipeline pass over it, whole, broken or gone."""
+    import diffusers
+    folder = shutil.copytree(smoke_run / "pipeline", tmp_path / "pipeline")
+    assert json.loads((folder / "model_index.json").read_text())["image_encoder"] == [None, None]
+    pipe = open_run(folder)
+    both = TextAndPictures(pipe.text_encoder, ImageEncoder.from_pretrained(folder / "image_encoder"))
+    checkpoint = load_file(smoke_run / "checkpoints" / "text.checkpoint.safetensors")
+    trained = {k.removeprefix("ema."): v for k, v in checkpoint.items() if k.startswith("ema.")}
+    mine = both.state_dict()
+    assert mine.keys() == trained.keys() and all(torch.equal(mine[k], trained[k]) for k in mine)
+    assert 0 <= pick_caption(both, pipe.tokenizer, Sketchbook(), n=16) <= 1
+    noise = pipe.start_latents(1, generator=torch.Generator().manual_seed(0))
+    painted = pipe("a red circle", latents=noise, num_inference_steps=2, output_type="pt")
+    for spoil in (lambda: None, lambda: (folder / "image_encoder" / "config.json").write_text("{"), lambda: shutil.rmtree(folder / "image_encoder")):
+        spoil()
+        assert torch.equal(open_run(folder)("a red circle", latents=noise, num_inference_steps=2, output_type="pt"), painted)
+        assert diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).image_encoder is None
 
 
 def test_same_seed_same_weights_other_seed_other_weights(smoke_run, tmp_path):
@@ -72,7 +94,7 @@ def test_resume_with_other_settings_is_refused(smoke_run):
 def test_two_processes_do_what_one_does(smoke_run, tmp_path):
     out = tmp_path / "two"
     command = [str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no", "--num_machines", "1", "--dynamo_backend", "no",
-               "--main_process_port", "0", "-m", "minidiff.latent_diffusion", "--preset", "smoke", "--device", "cpu", "--out", str(out)]
+               "--main_process_port", "0", "-m", "minidiff", "train", "--preset", "smoke", "--device", "cpu", "--out", str(out)]
     start = time.time()
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -143,6 +165,30 @@ def test_a_stage_that_was_trained_again_is_not_used_with_the_old_ones_after_it(s
     notes = load_metadata(path)
     save_safetensors(tensors, path, {**notes, "checksum": fingerprint(tensors, notes["minidiff"])})
     with pytest.raises(ConfigError, match=said):
+        job(QUICK, out, resume=True).run()
+
+
+def test_a_finished_run_without_its_image_encoder_gets_it_back(quick_run, tmp_path):
+    """A folder of a time when it was thrown away; and what lay in the folder of another is replaced."""
+    out, expected = shutil.copytree(quick_run, tmp_path / "copy"), weights(quick_run)
+    assert any(name.startswith("image_encoder/") for name in expected)
+    shutil.rmtree(out / "pipeline" / "image_encoder")
+    shutil.copy(out / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors", out / "pipeline" / "unet" / "old.safetensors")
+    job(QUICK, out, resume=True).run()
+    got = weights(out)
+    assert got.keys() == expected.keys() and all(torch.equal(expected[k], got[k]) for k in expected)
+
+
+def test_a_checkpoint_of_another_text_stage_is_refused_in_one_line(quick_run, tmp_path):
+    """As those of a time when the picture's net had another name."""
+    from minidiff.files import load_metadata, save_safetensors
+    from minidiff.training import fingerprint
+    out = shutil.copytree(quick_run, tmp_path / "copy")
+    for path in (out / "checkpoints").glob("text.checkpoint*.safetensors"):
+        tensors, notes = load_file(path), load_metadata(path)
+        tensors = {k.replace("image_encoder.layers", "picture_tower.layers"): v for k, v in tensors.items()}
+        save_safetensors(tensors, path, {**notes, "checksum": fingerprint(tensors, notes["minidiff"])})
+    with pytest.raises(ConfigError, match="another model.*delete|holds another model"):
         job(QUICK, out, resume=True).run()
 
 

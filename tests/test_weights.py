@@ -11,6 +11,8 @@ from PIL import Image
 import minidiff
 from minidiff.files import load_safetensors, read_json
 from minidiff.latent_diffusion import open_run
+from minidiff.sketchbook import Sketchbook
+from minidiff.text_encoder import ImageEncoder, TextAndPictures, pick_caption
 
 WEIGHTS = Path(minidiff.__file__).parent / "data" / "weights"
 
@@ -22,10 +24,19 @@ def test_small_and_in_half_precision():
     assert sum(t.numel() for t in tensors) > 4.5e6 and {t.dtype for t in tensors if t.is_floating_point()} == {torch.float16}
 
 
-def test_the_card_says_what_the_run_reached():
-    card, results = (WEIGHTS / "README.md").read_text(encoding="utf-8"), read_json(WEIGHTS / "results.json")
+def test_the_card_says_what_the_judge_found():
+    card, judged = (WEIGHTS / "README.md").read_text(encoding="utf-8"), read_json(WEIGHTS.parents[2] / "scripts" / "results" / "judge.json")
+    assert judged["model"] == "package" and judged["captions"] >= 2000 and len(judged["seeds"]) >= 4
     for name, words in (("one_object", "one object"), ("two_objects", "two objects")):
-        assert f"{words} {results['accuracy'][name]['whole']:.1%}" in card
+        whole = judged[name]["whole"]
+        assert f"{words} {whole['share']:.1%} ({whole['low']:.1%} to {whole['high']:.1%})" in card
+
+
+def test_its_two_encoders_belong_together():
+    """The image encoder that is shipped was trained with the text encoder that is shipped."""
+    pipe = open_run()
+    both = TextAndPictures(pipe.text_encoder, ImageEncoder.from_pretrained(WEIGHTS / "image_encoder"))
+    assert pick_caption(both, pipe.tokenizer, Sketchbook(), n=200) > 0.8  # by chance, 1 / 8
 
 
 def test_first_picture_from_a_cold_start(tmp_path):

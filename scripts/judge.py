@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""How often does a model paint what was asked? Shares of held-out captions.
+
+    python scripts/judge.py [--from FOLDER] [--captions 2000] [--seeds 0 1 2 3]
+
+Judges the model of the package and writes scripts/results/judge.json, or the pipeline
+in FOLDER, and writes judge.json there. The captions of each kind are shared out between
+the seeds; a seed decides scenes, words and noise, which is drawn on the CPU, so that a
+GPU is asked for the same pictures. Three kinds of captions:
+
+* one_object: of one object, and the caption says its place. Held out are combinations
+  of kind, colour *and place*, so only such a caption asks for what no picture showed.
+* one_object_no_place: of one object, and the place is left open. The model has met all
+  that such a caption says; they are judged apart.
+* two_objects: of two objects, and the caption always says how they lie to each other.
+
+Every caption is one trial: an attribute is right when all that its caption says of it
+is right. Intervals are of 95% (Wilson).
+"""
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from minidiff.files import write_json
+from minidiff.latent_diffusion import open_run, wilson
+from minidiff.sketchbook import Critic, Sketchbook, choose_mentioned, compare
+from minidiff.training import step_generator
+
+RESULTS = Path(__file__).parent / "results"
+KINDS = ("one_object", "one_object_no_place", "two_objects")
+
+
+def held_out(size, n, kind, seed):
+    """`n` captions of a kind, and the scenes that they describe."""
+    book = Sketchbook(size)
+    generator = step_generator(seed, 2**26 + KINDS.index(kind))
+    n_objects = 2 if kind == "two_objects" else 1
+    scenes = book.sample_scenes(n, generator, n_objects, "heldout")
+    scenes.mentioned = choose_mentioned(scenes, generator)
+    if kind != "two_objects":
+        scenes.mentioned["place"][:] = kind == "one_object"
+    return book.caption(scenes, generator, scenes.mentioned)[0], scenes
+
+
+@torch.no_grad()
+def judge(pipe, n, kind, seed, batch=500, steps=15, scale=2.0):
+    """Paint `n` captions and read them: attribute -> bool of each that says it."""
+    size = pipe.vae.config.sample_size
+    captions, scenes = held_out(size, n, kind, seed)
+    generator = step_generator(seed, 2**25 + KINDS.index(kind))
+    noise = pipe.start_latents(n, generator=generator)
+    options = dict(num_inference_steps=steps, guidance_scale=scale, output_type="pt")
+    images = [pipe(captions[i:i + batch], latents=noise[i:i + batch], **options).cpu()
+              for i in range(0, n, batch)]
+    verdict = compare(Critic(size).read(torch.cat(images)), scenes)
+    return {name: (right | ~asked).all(1)[asked.any(1)]
+            for name, (right, asked) in verdict.items() if asked.any()}
+
+
+def share(right):
+    """What the JSON says of one share: trials, right ones, share, interval."""
+    n = len(right)
+    k = int(right.sum())
+    low, high = (round(end, 4) for end in wilson(k, n))
+    return dict(n=n, right=k, share=round(k / n, 4), low=low, high=high)
+
+
+def judge_all(pipe, captions, seeds, kinds=KINDS, **options):
+    """kind -> attribute -> `share`, and of `whole` also the share of each seed."""
+    results = {}
+    for kind in kinds:
+        n = captions // len(seeds)
+        lots = [judge(pipe, n, kind, seed, **options) for seed in seeds]
+        names = list(dict.fromkeys(name for lot in lots for name in lot))
+        rows = {name: share(torch.cat([lot[name] for lot in lots if name in lot]))
+                for name in names}
+        rows["whole"]["by_seed"] = {
+            str(seed): round(lot["whole"].float().mean().item(), 4)
+            for seed, lot in zip(seeds, lots)}
+        results[kind] = {"whole": rows.pop("whole"), **rows}
+    return results
+
+
+def report(pipe, model="package", captions=2000, seeds=(0, 1, 2, 3), **options):
+    """What judge.json holds."""
+    start = time.perf_counter()
+    results = judge_all(pipe, captions, seeds, **options)
+    print(table(results))
+    return dict(
+        model=model, captions=captions, seeds=list(seeds), **options,
+        device=str(pipe.device), torch=torch.__version__,
+        seconds=round(time.perf_counter() - start, 1), **results)
+
+
+def table(results):
+    """The results as text."""
+    lines = []
+    for kind, rows in results.items():
+        lines.append(f"{kind}, {rows['whole']['n']} captions")
+        lines += [
+            f"  {name:12}{row['share']:7.1%}   {row['low']:.1%} to {row['high']:.1%}"
+            for name, row in rows.items()]
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    option = parser.add_argument
+    option("--from", dest="folder", help="of a run (default: the package's own)")
+    option("--captions", type=int, default=2000, help="of each kind, over all seeds")
+    option("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    option("--steps", type=int, default=15, help="calls of the U-Net for a picture")
+    option("--scale", type=float, default=2.0, help="of the guidance")
+    option("--batch", type=int, default=500, help="pictures painted at once")
+    option("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+    option("--out", type=Path, help="another place for judge.json")
+    options = parser.parse_args()
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = open_run(options.folder, device=device)
+    judged = report(pipe, options.folder or "package", options.captions, options.seeds,
+                    batch=options.batch, steps=options.steps, scale=options.scale)
+    out = options.out or Path(options.folder or RESULTS) / "judge.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(judged, out)
+    print(f"in {out}")
+
+
+if __name__ == "__main__":
+    main()
