@@ -78,11 +78,7 @@ def main():
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--choices", nargs="+", default=[*CHOICES], choices=[*CHOICES])
-<<<<<<< HEAD
-    parser.add_argument("--out", type=Path, default=root/"minidiff/data/results/ablate_vae.json")
-=======
     parser.add_argument("--out", type=Path, default=data_folder("results", "ablate_vae.json"))
->>>>>>> 0f8a205e19437ffbfaeb3043fd09a08d6066b1c9
     options = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     results = dict(device=device, torch=torch.__version__, steps=options.steps, runs={})
