@@ -469,7 +469,9 @@ def finish(self, pipe):
 @contextmanager
 def _at_work(self):
     "Inside, the folder is this job's alone, and a full disk is an error of one line."
-    if self._working or not first_process(): yield; return
+    if self._working or not first_process():
+        yield
+        return
     self._working = True
     try:
         with sigterm_as_ctrl_c(), only_run(self.out/".lock"):

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from . import samplers
-from minidiff.checks import (
-    ConfigError, LoadError, check_place, check_tensor, number, one_of, shorten,
-    whole_number)
+from .checks import (ConfigError, LoadError, check_place, check_tensor,
+                             number, one_of, shorten, whole_number)
 from .files import read_json, staged, write_json
 from .hub import find_folder, is_weights_file, patch_to
 from .plots import to_uint8
@@ -311,10 +310,11 @@ def denoise(
     scale = number("scale", scale, *_SCALES)
     told = self._check_loop(latents, states, scale)
     options = self._step_options(generator, step_options)
-    report = self._reporter(callback, callback_on_step_end,
-                            callback_on_step_end_tensor_inputs)
+    inputs = callback_on_step_end_tensor_inputs
+    report = self._reporter(callback, callback_on_step_end, inputs)
     self._plan(steps, timesteps, sigmas)
-    self._guidance_scale, self._interrupt = scale, False  # callbacks may set them
+    self._guidance_scale = scale  # callbacks may set them
+    self._interrupt = False
     self._num_timesteps = len(self.scheduler.timesteps)
     model = _Guided(self, states.to(self.device, self.dtype), guidance_rescale, told)
     times = itertools.takewhile(lambda t: not self._interrupt, self.scheduler.timesteps)

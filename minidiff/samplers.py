@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .checks import (ConfigError, check_alike, check_timesteps, falling,
-                             is_flag, is_number, is_one_of, is_whole, number, one_timestep,
+                             is_flag, is_number, is_one_of, is_whole, number,
+                             one_timestep,
                              only_one, whole_number)
 from .hub import patch_to, register_config
 from .scheduler import (CONFIG_KINDS, VARIANCE_TYPES, Scheduler,

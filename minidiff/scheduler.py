@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .checks import (ConfigError, check_alike, check_tensor, check_timesteps,
-                             falling, is_flag, is_number, is_one_of, is_whole, number, one_of,
+                             falling, is_flag, is_number, is_one_of, is_whole, number,
+                             one_of,
                              one_timestep, only_one, shorten, whole_number)
 from .files import read_json
 from .hub import (Config, Pretrained, _asks_nothing, find_folder, patch_to,

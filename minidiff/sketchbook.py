@@ -47,8 +47,11 @@ def triangle(x: Tensor, y: Tensor) -> Tensor:
 def star(x: Tensor, y: Tensor) -> Tensor:
     "Signed distance to a star with five points, one of them up."
     y = y - 0.1
-    tenth, tip, dent = math.pi / 5, 1.05, 0.47
-    rho, angle = torch.sqrt(x * x + y * y), torch.atan2(x, -y)
+    tenth = math.pi / 5
+    tip = 1.05
+    dent = 0.47
+    rho = torch.sqrt(x * x + y * y)
+    angle = torch.atan2(x, -y)
     angle = ((angle + tenth) % (2 * tenth) - tenth).abs()
     run = dent * math.sin(tenth)  # from the tip to the dent, across
     rise = tip - dent * math.cos(tenth)  # and along
@@ -166,7 +169,8 @@ def check_order(n, generator, n_objects=None, split="train") -> int:  # n
     one_of("n_objects", n_objects, 1, 2, None)
     one_of("split", split, "train", "heldout", "all")
     if generator is not None and getattr(generator, "device", 0) != torch.device("cpu"):
-        raise ValueError(f"generator: expected one of the CPU, got {shorten(generator)}")
+        raise ValueError("generator: expected one of the CPU, got "
+                         f"{shorten(generator)}")
     return n
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell095
@@ -329,7 +333,9 @@ def sample_scenes(
     n = check_order(n, generator, n_objects, split)
     rand = lambda *shape: torch.rand(*shape, generator=generator)
     two = rand(n) < (0.5 if n_objects is None else n_objects - 1)
-    ones, twos, u = _combinations(1, split), _combinations(2, split), rand(n)
+    ones = _combinations(1, split)
+    twos = _combinations(2, split)
+    u = rand(n)
     first, second = (u * len(ones)).long(), (u * len(twos)).long()
     scenes = Scenes.cat([ones, twos])[torch.where(two, len(ones) + second, first)]
     sizes = (rand(n, 2) * len(SIZES)).long()
@@ -389,7 +395,8 @@ def spread(mask: Tensor, steps: int = 1) -> Tensor:
     "Every pixel of (..., h, w) takes the largest value of itself and its 8 neighbours."
     for _ in range(steps):
         for dim, sides in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
-            padded, size = F.pad(mask, sides), mask.shape[dim]
+            padded = F.pad(mask, sides)
+            size = mask.shape[dim]
             before, after = padded.narrow(dim, 0, size), padded.narrow(dim, 2, size)
             mask = torch.maximum(torch.maximum(before, after), mask)
     return mask
@@ -399,7 +406,8 @@ def pour(mask: Tensor, start: Tensor) -> Tensor:
     ink = torch.zeros_like(mask).flatten(1).scatter_(1, start[:, None], 1)
     ink = ink.view_as(mask) * mask
     while True:
-        before, ink = ink, spread(ink) * mask
+        before = ink
+        ink = spread(ink) * mask
         if torch.equal(before, ink): return ink
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell149
@@ -407,7 +415,8 @@ def find_objects(contrast: Tensor, least: float = 0.4) -> tuple[Tensor, Tensor]:
     "Masks (n, 2, h, w) of two things that stand out, or empty; pixels left over (n,)."
     stands_out = (contrast > least) & (contrast > 0.4 * spread(contrast, 3))
     crowd = F.avg_pool2d(stands_out[:, None].float(), 3, 1, 1)[:, 0]
-    rest, masks = (stands_out & (crowd > 0.4)).float(), []  # specks are no objects
+    rest = (stands_out & (crowd > 0.4)).float()  # specks are no objects
+    masks = []
     for _ in range(2):
         masks.append(pour(rest, (contrast * rest).flatten(1).argmax(1)))
         rest = rest - masks[-1]
@@ -424,10 +433,12 @@ class Album:
     "Every kind and size at every quarter of a pixel, sharp and soft."
     side = 19  # pixels of a page: room for the largest object
     def __init__(self):
-        kinds, half = torch.arange(len(KINDS)), torch.full((len(KINDS), 2), 0.5)
+        kinds = torch.arange(len(KINDS))
+        half = torch.full((len(KINDS), 2), 0.5)
         shapes = coverage(kinds, half, torch.full((len(KINDS),), 12.), 256)
         lean = (center_of_mass(shapes) / 256 - 0.5) * SKETCH / 12  # in radii
-        step, soft = torch.arange(-0.75, 1, 0.25), torch.tensor([1., 2.2])
+        step = torch.arange(-0.75, 1, 0.25)
+        soft = torch.tensor([1., 2.2])
         kind, size, softness, dx, dy = torch.cartesian_prod(
             kinds.float(), torch.arange(len(SIZES)).float(), soft, step, step).T
         self.kind, self.size = kind.long(), size.long()
@@ -452,7 +463,8 @@ class Album:
 # %% ../nbs/workshop/sketchbook.ipynb #cell159
 def cut_out(images: Tensor, middle: Tensor, side: int) -> Tensor:
     "A patch of odd side around (column, row) (m, 2) of each image; beyond: nothing."
-    padded, reach = F.pad(images, [side // 2] * 4), torch.arange(side)
+    padded = F.pad(images, [side // 2] * 4)
+    reach = torch.arange(side)
     image = torch.arange(len(images))[:, None, None]
     x, y = (middle[:, :1] + reach)[:, None, :], (middle[:, 1:] + reach)[:, :, None]
     return padded[image, :, y, x].permute(0, 3, 1, 2)
@@ -484,7 +496,8 @@ def locate(scenes: Scenes) -> None:  # with number and position of the objects
 # %% ../nbs/workshop/sketchbook.ipynb #cell166
 def compare(reading: Scenes, scenes: Scenes) -> dict[str, tuple[Tensor, Tensor]]:
     "Per attribute masks (right, asked): only what is mentioned is asked; `whole`: all."
-    column, present = lambda t: t if t.dim() == 2 else t[:, None], scenes.kind >= 0
+    column = lambda t: t if t.dim() == 2 else t[:, None]
+    present = scenes.kind >= 0
     asked = dict(kind=present, color=present, **scenes.mentioned)
     asked["relation"] = scenes.n_objects == 2
     asked = {name: column(mask) for name, mask in asked.items()}
@@ -522,7 +535,8 @@ class Critic:
 
     def _compare(self, images, scenes):
         check_scenes(scenes, self.kinds, self.colors)
-        reading, n = self.read(images), len(scenes)
+        reading = self.read(images)
+        n = len(scenes)
         if n == len(reading): return compare(reading, scenes.to("cpu"))
         raise ValueError(f"scenes: expected {len(reading)}, one an image, got {n}")
 

@@ -49,7 +49,8 @@ def place_stickers(
     pages = position.new_zeros(len(kind), 4, size, size)
     pixels = (torch.arange(size) + 0.5) / size
     for r in radius.unique():
-        which, half = (radius == r).nonzero()[:, 0], r.item() / SKETCH
+        which = (radius == r).nonzero()[:, 0]
+        half = r.item() / SKETCH
         x, y = ((pixels - position[which, i:i + 1]) / half for i in (0, 1))
         grid = torch.stack([x[:, None, :].expand(-1, size, -1),
                             y[:, :, None].expand(-1, -1, size)], -1)
@@ -77,7 +78,8 @@ def paint_stickers(
 # %% ../nbs/workshop/stickers.ipynb #cell013
 class StickerBook(Sketchbook):
     "Endless captioned pictures of one or two stickers, determined by the generator."
-    kinds, colors = len(STICKERS), 0
+    kinds = len(STICKERS)
+    colors = 0
     noun = staticmethod(lambda kind, color: STICKERS[kind])
     painter = staticmethod(paint_stickers)
 
@@ -98,7 +100,8 @@ class StickerBook(Sketchbook):
         there = torch.stack([torch.ones_like(two), two], 1)
         todo = torch.arange(n)
         while len(todo):  # until all are in the split
-            m, pair = len(todo), two[todo]
+            m = len(todo)
+            pair = two[todo]
             scenes.kind[todo] = torch.where(there[todo], pick(len(STICKERS), m, 2), -1)
             scenes.place[todo] = torch.where(pair, -1, pick(len(PLACES), m))
             scenes.relation[todo] = torch.where(pair, pick(len(RELATIONS), m), -1)
@@ -122,7 +125,8 @@ def album() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     m is the number of stickers, times 2 sizes, times 25 offsets."""
     step = torch.linspace(-1, 1, 5)
-    kinds, sizes = torch.arange(len(STICKERS)).float(), torch.arange(2.)
+    kinds = torch.arange(len(STICKERS)).float()
+    sizes = torch.arange(2.)
     kind, size, *offset = torch.cartesian_prod(kinds, sizes, step, step).T
     kind, size = kind.long(), size.long()
     center = torch.stack(offset, 1) + SIDE / 2
@@ -146,14 +150,17 @@ def split_page(
     mask: Tensor,  # (n, 32, 32) where the picture stands out
 ) -> tuple[Tensor, Tensor]:  # halves (n, 2, 32, 32), what belongs to which; two (n,)
     "Cut each picture in its widest empty gap, if too much stands out for one sticker."
-    extent, k = box(mask)[1], torch.arange(SKETCH)
+    extent = box(mask)[1]
+    k = torch.arange(SKETCH)
     flat = (extent.argmax(1) == 0)[:, None]  # wider than high
     empty = ~torch.where(flat, mask.any(1), mask.any(2))
-    run, runs = torch.zeros(len(mask)), []
+    run = torch.zeros(len(mask))
+    runs = []
     for column in empty.T:
         run = (run + 1) * column
         runs.append(run)
-    runs, start = torch.stack(runs, 1), (~empty).float().argmax(1)
+    runs = torch.stack(runs, 1)
+    start = (~empty).float().argmax(1)
     end = SKETCH - (~empty).float().flip(1).argmax(1)
     runs = runs * ((k > start[:, None]) & (k < end[:, None]))
     middle = k - runs / 2 + 0.5
@@ -175,7 +182,8 @@ def look_up(
     _, _, center, stickers = album()
     known = outstanding(stickers, page)
     lean = box(length(known[12::25]) > 0.25)[0] - SIDE / 2  # 12: the one without offset
-    lean, known = lean.round().long().repeat_interleave(25, 0), known.flatten(1)
+    lean = lean.round().long().repeat_interleave(25, 0)
+    known = known.flatten(1)
     least = torch.full((len(raised),), torch.inf)
     best = torch.zeros(len(raised), dtype=torch.long)
     for step in lean.unique(dim=0):
@@ -189,7 +197,8 @@ def look_up(
     patch = cut_out(raised, pixel, SIDE)
     left = patch - known[best].view(-1, 3, SIDE, SIDE)
     energy = lambda t: (t ** 2).sum((1, 2, 3))
-    whole, area = energy(raised), stickers[best, 3].sum((1, 2))
+    whole = energy(raised)
+    area = stickers[best, 3].sum((1, 2))
     fit = 1 - (energy(left) + (whole - energy(patch))) / whole.clamp(min=1e-9)
     contrast = (whole / area).sqrt().clamp(0.4, 1.7)
     flaw = length(F.avg_pool2d(left, 5, 1, 2)).amax((1, 2)) / contrast
@@ -199,14 +208,16 @@ def look_up(
 class StickerCritic(Critic):
     "Reads from pictures which stickers are in them. Nothing is learned."
     least_fit, largest_flaw = 0.8, 0.4
-    kinds, colors = len(STICKERS), 0
+    kinds = len(STICKERS)
+    colors = 0
     def __init__(self, size: int = 32):  # pixels a side of the pictures to be read
         self.size = whole_number("size", size, 32, 4096)
 
     def read_sketches(self, images: Tensor) -> Scenes:
         "Which stickers, how large, and where; colours are -1."
         page, background = page_color(images)
-        scenes, raised = blank_scenes(len(images)), images - page[:, :, None, None]
+        scenes = blank_scenes(len(images))
+        raised = images - page[:, :, None, None]
         mask = length(raised) > 0.25
         mask &= F.avg_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0.3  # no specks
         halves = split_page(mask)[0]
@@ -223,7 +234,8 @@ class StickerCritic(Critic):
             scenes.position[which, i] = center / SKETCH
             unclear[which[(fit < self.least_fit) | (flaw > self.largest_flaw)]] = True
         for name in ("kind", "size"): getattr(scenes, name)[unclear] = -1
-        scenes.background, scenes.n_objects = background, (scenes.kind >= 0).sum(1)
+        scenes.background = background
+        scenes.n_objects = (scenes.kind >= 0).sum(1)
         locate(scenes)
         scenes.mentioned = sketchbook.everything_mentioned(scenes)
         return scenes

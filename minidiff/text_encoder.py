@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['attend', 'causal_mask', 'CLIPAttention', 'quick_gelu', 'CLIPMLP', 'CLIPEncoderLayer', 'CLIPEncoder',
            'CLIPTextEmbeddings', 'init_clip_weights', 'TextOutput', 'TextTower', 'ImageEncoder', 'clip_loss',
-           'TextAndPictures', 'contrastive_loss', 'caption_scores', 'pick_caption', 'check_clip_config', 'part_config',
-           'CLIPTextModel', 'small_clip', 'CLIPTextModelWithProjection', 'CLIPVisionEmbeddings', 'VisionOutput',
-           'CLIPVisionModel', 'CLIPOutput', 'CLIPModel']
+           'TextAndPictures', 'contrastive_loss', 'check_clip_config', 'part_config', 'CLIPTextModel', 'small_clip',
+           'CLIPTextModelWithProjection', 'CLIPVisionEmbeddings', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput',
+           'CLIPModel']
 
 # %% ../nbs/07_text_encoder.ipynb #cell004
 import math
@@ -21,11 +21,8 @@ from .checks import (ConfigError, check_tensor, number, one_of, shorten,
                              whole_number)
 from .hub import Pretrained, patch_to, register_config
 from .sd_unet import Downsample2D, ResnetBlock2D, check_dtype, check_ids
-from .sketchbook import Sketchbook, choose_mentioned
-from .negatives import vary
 from .parallel import all_gather_with_grad
 from .tokenizer import CLIPTokenizer
-from .training import step_generator
 
 # %% ../nbs/07_text_encoder.ipynb #cell022
 def attend(
@@ -279,31 +276,6 @@ def contrastive_loss(model: TextAndPictures, batch: dict) -> Tensor:
 
 contrastive_loss.whole_batch = True  # in parts, a batch has fewer to compare with
 
-# %% ../nbs/07_text_encoder.ipynb #ie_pick
-@torch.no_grad()
-def caption_scores(
-    model: TextAndPictures,
-    tokenizer: CLIPTokenizer,
-    book: Sketchbook,
-    n: int = 500,  # pictures
-    rivals: int = 7,  # hard negatives for each
-    seed: int = 0,
-) -> Tensor:  # (1 + rivals, n) cosines
-    "How well the right captions (first row) and others fit held-out pictures."
-    generator, device = step_generator(seed, 2 ** 27), next(model.parameters()).device
-    scenes = book.sample_scenes(n, generator, 2, "heldout")
-    scenes.mentioned = choose_mentioned(scenes, generator)
-    pictures, scores = model.embed_images(book.paint(scenes).to(device)), []
-    for near in [scenes] + [vary(scenes, generator, "all") for _ in range(rivals)]:
-        captions, _ = book.caption(near, generator, near.mentioned)
-        ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
-        scores.append((pictures * model.embed_text(ids.to(device))).sum(-1))
-    return torch.stack(scores)
-
-def pick_caption(*args, **settings) -> float:  # as `caption_scores` takes them
-    "How often the right caption is found among hard negatives, on held-out pictures."
-    return (caption_scores(*args, **settings).argmax(0) == 0).float().mean().item()
-
 # %% ../nbs/07_text_encoder.ipynb #cell030a
 # keys of transformers' config files that do not change what we compute
 _IGNORED = frozenset("""
@@ -330,7 +302,8 @@ def check_clip_config(c) -> dict:  # of one tower; its whole numbers as `int`
               "num_attention_heads", "vocab_size", "max_position_embeddings",
               "num_channels", "image_size", "patch_size")
     if c.projection_dim is not None: counts += ("projection_dim",)
-    found = {key: whole_number(key, c[key], int(key != "num_hidden_layers"), most.get(key, 2 ** 15))
+    found = {key: whole_number(key, c[key], int(key != "num_hidden_layers"),
+                               most.get(key, 2 ** 15))
              for key in counts if key in c}
     for key in ("pad_token_id", "bos_token_id"):
         if c.get(key) is not None: whole_number(key, c[key])
@@ -420,7 +393,8 @@ def forward(
     "The states of all tokens, the pooled one, and what each block said."
     check_tensor("input_ids", input_ids, "n", "length", floating=False)
     n, length = input_ids.shape
-    c, shown = self.config, None
+    c = self.config
+    shown = None
     if not input_ids.numel():
         raise ValueError(f"input_ids: expected at least one id, got {(n, length)}")
     check_ids("input_ids", input_ids, c.vocab_size)
@@ -508,8 +482,7 @@ class CLIPVisionModel(_Part, nn.Module):
     "CLIP's vision tower: one vector a patch and one for the whole picture."
     part = "vision"
     file_prefix = "vision_model."
-    ignored_weights = (r".*position_ids$|text_model\.|visual_projection\.|"
-                       r"text_projection\.|logit_scale")
+    ignored_weights = r".*position_ids$|text_|visual_|logit_scale"
     config_extras = {"architectures": ["CLIPVisionModel"],
                      "model_type": "clip_vision_model"}
 
@@ -531,7 +504,8 @@ class CLIPVisionModel(_Part, nn.Module):
         super().__init__()
         dict.update(self.config, check_clip_config(self.config))
         c = self.config
-        self.embeddings, self.encoder = CLIPVisionEmbeddings(c), CLIPEncoder(c)
+        self.embeddings = CLIPVisionEmbeddings(c)
+        self.encoder = CLIPEncoder(c)
         norms = [nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps) for _ in range(2)]
         self.pre_layrnorm, self.post_layernorm = norms  # spelt as in files
         init_clip_weights(self, c.num_hidden_layers)
@@ -554,6 +528,7 @@ class CLIPModel(Pretrained, nn.Module):
     "Both towers in one space, where a text and its picture point the same way."
     weights_name = "model.safetensors"
     ignored_config_keys = _IGNORED
+    ignored_weights = r".*position_ids$"
     config_extras = {"architectures": ["CLIPModel"], "model_type": "clip"}
 
     @register_config
@@ -594,6 +569,7 @@ def forward(
     pixel_values: Tensor,  # (n, channels, size, size)
     attention_mask: Tensor | None = None,  # (m, L), 0 where nobody may look
 ) -> CLIPOutput:
+    "What every picture and every text have to do with each other."
     text = self.text_model(input_ids, attention_mask)
     vision = self.vision_model(pixel_values)
     t = F.normalize(self.text_projection(text.pooler_output), dim=-1)

@@ -49,7 +49,8 @@ def split_words(
     words = []
     start = 0
     while start < len(text):
-        kind, end = _kind(text[start]), start + 1
+        kind = _kind(text[start])
+        end = start + 1
         starts = (e for e in (START, END, *_ENDINGS) if text.startswith(e, start))
         ending = next(starts, None)
         if ending: end = start + len(ending)
@@ -235,7 +236,8 @@ class CLIPTokenizer:
 def _take_added(self, specials, added_tokens):
     "Note all added tokens, and how they are found in a text."
     self.special_tokens = set(specials.values())
-    self.normalized_tokens, self.added_tokens = set(), {}
+    self.normalized_tokens = set()
+    self.added_tokens = {}
     if not isinstance(added_tokens, dict | None):
         raise ConfigError("added_tokens: expected a dictionary of token -> id, got "
                           f"{shorten(added_tokens)}")
@@ -316,7 +318,8 @@ def check_vocab(
 # %% ../nbs/06_tokenizer.ipynb #cell015b
 def _merge_long(symbols, ranks):
     "What `apply_merges` does, in a time that grows little faster than the word."
-    symbols, heap = list(symbols), []
+    symbols = list(symbols)
+    heap = []
     n = len(symbols)
     left, right = [*range(-1, n - 1)], [*range(1, n + 1)]
 
@@ -329,7 +332,9 @@ def _merge_long(symbols, ranks):
         _, i, pair = heappop(heap)
         j = right[i]
         if j >= n or (symbols[i], symbols[j]) != pair: continue  # gone by now
-        symbols[i], symbols[j], right[i] = "".join(pair), None, right[j]
+        symbols[i] = "".join(pair)
+        symbols[j] = None
+        right[i] = right[j]
         if right[j] < n: left[right[j]] = i
         offer(left[i])
         offer(i)

@@ -240,7 +240,8 @@ class AutoencoderKL(Pretrained, nn.Module):
         self.factor = 2 ** (len(c.block_out_channels) - 1)  # side of a latent
         self.use_slicing = self.use_tiling = False  # see `enable_tiling`
         side = c.sample_size[0] if isinstance(c.sample_size, tuple) else c.sample_size
-        self.tile_sample_min_size, self.tile_latent_min_size = side, side // self.factor
+        self.tile_sample_min_size = side
+        self.tile_latent_min_size = side // self.factor
         self.tile_overlap_factor = 0.25
 
 # %% ../nbs/09_vae.ipynb #cell060
@@ -433,7 +434,8 @@ def evaluate_vae(
 ) -> dict:  # `psnr` in decibels, and the critic's shares of right answers
     "Compress and enlarge held-out pictures: what is lost, and what still reads right?"
     scenes = book.sample_scenes(whole_number("n", n, 1), generator, split="heldout")
-    images, like = book.paint(scenes), next(vae.parameters())
+    images = book.paint(scenes)
+    like = next(vae.parameters())
     decoded = [vae(part.to(like))[0].float().cpu() for part in images.split(256)]
     decoded = torch.cat(decoded)
     right = book.critic().score(decoded, scenes)

@@ -26,7 +26,8 @@ import torch
 import minidiff.latent_diffusion as course
 from judge import judge_all, share
 from minidiff.files import write_json
-from minidiff.latent_diffusion import PRESETS, Job, pick_caption
+from minidiff.negatives import pick_caption
+from minidiff.latent_diffusion import PRESETS, Job
 from minidiff.negatives import contrastive_batches
 from minidiff.sketchbook import Scenes, Sketchbook, choose_mentioned
 from minidiff.text_encoder import clip_loss

@@ -20,7 +20,8 @@ from torch import nn
 from minidiff.files import write_json
 from minidiff.sketchbook import Sketchbook, choose_mentioned
 from minidiff.negatives import contrastive_batches, describe
-from minidiff.text_encoder import clip_loss, contrastive_loss, pick_caption, small_clip
+from minidiff.negatives import pick_caption
+from minidiff.text_encoder import clip_loss, contrastive_loss, small_clip
 from minidiff.tokenizer import caption_tokenizer
 from minidiff.training import Trainer, seed_all, step_generator
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from minidiff.checks import ConfigError, LoadError
 from minidiff.latent_diffusion import PRESETS, Job, open_run
 from minidiff.sketchbook import Sketchbook
-from minidiff.text_encoder import ImageEncoder, TextAndPictures, pick_caption
+from minidiff.negatives import pick_caption
+from minidiff.text_encoder import ImageEncoder, TextAndPictures
 
 
 def weights(run):

@@ -12,7 +12,8 @@ import minidiff
 from minidiff.files import load_safetensors, read_json
 from minidiff.latent_diffusion import open_run
 from minidiff.sketchbook import Sketchbook
-from minidiff.text_encoder import ImageEncoder, TextAndPictures, pick_caption
+from minidiff.negatives import pick_caption
+from minidiff.text_encoder import ImageEncoder, TextAndPictures
 
 WEIGHTS = Path(minidiff.__file__).parent / "data" / "weights"
 

@@ -5,7 +5,8 @@ import torch
 from minidiff.checks import ConfigError, LoadError
 from minidiff.sketchbook import Sketchbook
 from minidiff.negatives import contrastive_batches
-from minidiff.text_encoder import CLIPTextModel, ImageEncoder, TextAndPictures, caption_scores, contrastive_loss, pick_caption, small_clip
+from minidiff.negatives import caption_scores, pick_caption
+from minidiff.text_encoder import CLIPTextModel, ImageEncoder, TextAndPictures, contrastive_loss, small_clip
 from minidiff.tokenizer import (CLIPTokenizer, apply_merges, caption_tokenizer, clean, learn_merges, spell, split_words,
                                 train_bpe, vocabulary)
 from minidiff.training import seed_all
