@@ -61,17 +61,6 @@ class Silence(nn.Module):
         return torch.zeros_like(x)
 
 
-class Ungated(nn.Module):
-    "A feed-forward net without a gate, and with as many weights: 6 times as wide through GELU."
-
-    def __init__(self, dim):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(dim, 6 * dim), nn.GELU(), nn.Linear(6 * dim, dim))
-
-    def forward(self, x):
-        return self.net(x)
-
-
 def build(variant, space):
     net = space["PlainUNet"]()
     blocks = [module for module in net.modules() if type(module).__name__ == "BasicTransformerBlock"]
@@ -79,8 +68,6 @@ def build(variant, space):
         net.register_forward_pre_hook(lambda _, given: (given[0], 0 * given[1], given[2]))
     if variant == "no words":
         net.register_forward_pre_hook(lambda _, given: (given[0], given[1], 0 * given[2]))
-    if variant == "no word order":
-        nn.init.zeros_(net.place).requires_grad_(False)
     if variant == "t as it is":
         net.face = lambda t: t[:, None].float().repeat(1, net.width)
     if variant == "t / 1000":
@@ -88,13 +75,10 @@ def build(variant, space):
     for block in blocks:
         if variant == "no self-attention":
             block.attn1 = Silence()
-        if variant == "no gate":
-            block.ff = Ungated(len(block.norm3.weight))
     return net if variant == "no zero start" else space["zero_last_layers"](net)
 
 
-VARIANTS = ("the whole net", "no time", "no self-attention", "no words", "no word order", "no gate", "no zero start",
-            "t as it is", "t / 1000")
+VARIANTS = ("the whole net", "no time", "no self-attention", "no words", "no zero start", "t as it is", "t / 1000")
 
 
 @torch.no_grad()
