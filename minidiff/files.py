@@ -18,9 +18,10 @@ from .checks import LoadError, check_path, one_line, shorten
 # %% ../nbs/workshop/files.ipynb #cell014
 def atomic_write(
     path,  # the file to write
-    write,  # a function that gets the path of a temporary file beside it, and fills that
+    write,  # a function that gets the path of a temporary file beside it, and fills
+            # that
 ):
-    """Write a file so that, whatever happens, its path holds either the old content or the new one, whole.
+    """Write a file so that its path holds the old content or the new one, whole.
 
     A full disk and the like raise an `OSError` of one line that names the path."""
     path = check_path("path", path)
@@ -28,7 +29,8 @@ def atomic_write(
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode & 0o777  # what a new file may be: the umask knows
+        # what a new file may be: the umask knows
+        mode = temporary.stat().st_mode & 0o777
         write(temporary)
         os.chmod(temporary, mode)
         with open(temporary, "rb+") as file: os.fsync(file.fileno())
@@ -63,7 +65,8 @@ def save_safetensors(
     from safetensors.torch import save_file
     _check_savable(tensors, metadata or {})
     metadata = {"format": "pt", **(metadata or {})}
-    tensors = {k: v.detach().to("cpu", copy=False).contiguous() for k, v in tensors.items()}
+    tensors = {k: v.detach().to("cpu", copy=False).contiguous()
+               for k, v in tensors.items()}
     seen = set()
     for k, v in tensors.items():  # no two tensors of a file may share memory
         memory = v.untyped_storage().data_ptr()
@@ -84,9 +87,10 @@ def _check_savable(tensors, metadata):
         if not isinstance(name, str) or name == "__metadata__":
             raise ValueError(f"tensors: {shorten(name)} is no name for a tensor")
         if not torch.is_tensor(value) or value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"tensors: expected a dense one with data as {shorten(name)}, got "
-                             f"{shorten(value)}")
-    texts = isinstance(metadata, dict) and [text for pair in metadata.items() for text in pair]
+            raise ValueError("tensors: expected a dense one with data as "
+                             f"{shorten(name)}, got {shorten(value)}")
+    texts = isinstance(metadata,
+                       dict) and [text for pair in metadata.items() for text in pair]
     if texts is False or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"metadata: expected texts by name, got {shorten(metadata)}")
 
@@ -96,8 +100,8 @@ def _first_bytes(path):
     if not os.path.isfile(path): raise LoadError(f"there is no file {path}")
     with open(path, "rb") as file: start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
-        raise LoadError(f"{path} is a git-lfs pointer in place of a file; `git lfs pull` fetches "
-                        "the file")
+        raise LoadError(f"{path} is a git-lfs pointer in place of a file; `git lfs "
+                        "pull` fetches the file")
     return start
 
 def _open_safetensors(path):
@@ -105,8 +109,8 @@ def _open_safetensors(path):
     path = check_path("path", path)
     start = _first_bytes(path)
     if (start[:2] == b"PK" or start[:1] == b"\x80") and start[8:9] != b"{":
-        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one can "
-                        "run code, so only safetensors files are read")
+        raise LoadError(f"{path} is a pickle file, whatever its name says; opening one "
+                        "can run code, so only safetensors files are read")
     try: return safe_open(str(path), "pt")
     except Exception as error:
         raise LoadError(f"{path} is broken or truncated: {one_line(error)}") from None
@@ -115,7 +119,10 @@ def load_safetensors(
     path,  # a safetensors file
     device="cpu",  # where the tensors go
 ) -> dict:  # name -> tensor
-    "Load a safetensors file; a missing, truncated or pickled one raises a `LoadError` of one line."
+    """Load a safetensors file.
+
+    A missing, truncated or pickled one raises a `LoadError` of one line.
+    """
     with _open_safetensors(path) as file:
         return {k: file.get_tensor(k).to(device) for k in file.keys()}
 
@@ -125,7 +132,10 @@ def load_metadata(path) -> dict:
 
 # %% ../nbs/workshop/files.ipynb #cell027
 def read_text(path) -> str:
-    "The text of a file in UTF-8; a missing or broken one raises a `LoadError` of one line."
+    """The text of a file in UTF-8.
+
+    A missing or broken one raises a `LoadError` of one line.
+    """
     path = check_path("path", path)
     _first_bytes(path)
     try: return path.read_text(encoding="utf-8-sig")
@@ -133,18 +143,24 @@ def read_text(path) -> str:
         raise LoadError(f"{path} is no text: {one_line(error)}") from None
 
 def read_json(path) -> dict:
-    "Read a JSON file that holds an object; a missing or broken one raises a `LoadError` of one line."
+    """Read a JSON file that holds an object.
+
+    A missing or broken one raises a `LoadError` of one line.
+    """
     text = read_text(path)
     try: content = json.loads(text, object_pairs_hook=_without_doubles)
     except ValueError as error:
         raise LoadError(f"{path} is not JSON: {one_line(error)}") from None
-    except RecursionError: raise LoadError(f"{path} is not JSON: nested too deeply") from None
+    except RecursionError:
+        raise LoadError(f"{path} is not JSON: nested too deeply") from None
     if not isinstance(content, dict):
-        raise LoadError(f"{path} should hold a JSON object, and holds a {type(content).__name__}")
+        raise LoadError(f"{path} should hold a JSON object, and holds a "
+                        f"{type(content).__name__}")
     return content
 
 def _without_doubles(pairs):
-    content, seen = dict(pairs), set()
+    content = dict(pairs)
+    seen = set()
     for key, _ in pairs if len(content) < len(pairs) else ():
         if key in seen: raise ValueError(f"the key {shorten(key)} occurs twice")
         seen.add(key)
@@ -155,8 +171,10 @@ def write_json(content: dict, path):
     "Write a dictionary as a JSON file, atomically."
     try: text = json.dumps(content, indent=2) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be kept as JSON ({one_line(error)})") from None
-    atomic_write(path, lambda p: Path(p).write_text(text, encoding="utf-8", newline="\n"))
+        reason = one_line(error)
+        raise ValueError(f"{path}: cannot be kept as JSON ({reason})") from None
+    atomic_write(path,
+                 lambda p: Path(p).write_text(text, encoding="utf-8", newline="\n"))
 
 # %% ../nbs/workshop/files.ipynb #datafolder
 def data_folder(*names: str) -> Path:
@@ -171,30 +189,40 @@ def staged(
     index: str,  # the file that nobody opens it without: it goes first and comes last
     replaces,  # which of the older files go: `replaces(relative path)`
 ):
-    "Gives an empty folder to fill. At the end its files move into `folder`; before, nothing changes."
+    """Gives an empty folder to fill.
+
+    At the end its files move into `folder`; before, nothing changes.
+    """
     folder = check_path("folder", folder)
-    fresh, stage = not folder.exists(), folder/f".saving-{secrets.token_hex(4)}"
+    fresh = not folder.exists()
+    stage = folder/f".saving-{secrets.token_hex(4)}"
     if not fresh and not folder.is_dir():
         raise LoadError(f"{folder} is a file; expected a folder")
     for left in folder.glob(".saving-*"):  # by a save that was killed
-        if left.stat().st_mtime < time.time() - 3600: shutil.rmtree(left, ignore_errors=True)
+        if left.stat().st_mtime < time.time() - 3600:
+            shutil.rmtree(left, ignore_errors=True)
     try:
         stage.mkdir(parents=True)
         yield stage
         files = [p.relative_to(stage) for p in stage.rglob("*") if p.is_file()]
-        old = [p.relative_to(folder) for part in {f.parent for f in files} for p in (folder/part).glob("*")]
-        def last(file): return file == Path(index), file.suffix == ".json"  # configs after weights
-        for file in sorted(files, key=last, reverse=True):  # without those, nothing opens
+        old = [p.relative_to(folder) for part in {f.parent for f in files}
+               for p in (folder/part).glob("*")]
+        # configs after weights
+        def last(file): return file == Path(index), file.suffix == ".json"
+        # without those, nothing opens
+        for file in sorted(files, key=last, reverse=True):
             if file.suffix == ".json": (folder/file).unlink(missing_ok=True)
         for file in old:
-            if file not in files and replaces(file): (folder/file).unlink(missing_ok=True)
+            if file not in files and replaces(file):
+                (folder/file).unlink(missing_ok=True)
         for file in sorted(files, key=last):
             (folder/file).parent.mkdir(exist_ok=True)
             os.replace(stage/file, folder/file)
     except OSError as error:  # said of the folder, not of the stage
         plain = functools.partial(re.sub, re.escape(f"{os.sep}{stage.name}"), "")
         if error.errno is None: raise type(error)(plain(str(error))) from None
-        raise OSError(error.errno, error.strerror, plain(str(error.filename or folder))) from None
+        raise OSError(error.errno, error.strerror,
+                      plain(str(error.filename or folder))) from None
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         if fresh and folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
@@ -215,7 +243,8 @@ def _try_lock(file):
     try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError: return False
     except OSError:
-        warnings.warn(f"the file system of {file.name} has no locks; let nothing else write there", stacklevel=4)
+        warnings.warn(f"the file system of {file.name} has no locks; let nothing else "
+                      "write there", stacklevel=4)
     return True
 
 @contextmanager

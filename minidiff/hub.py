@@ -15,12 +15,14 @@ from pathlib import Path, PurePath, PureWindowsPath
 import numpy as np
 import torch
 
-from .checks import ConfigError, LoadError, check_path, check_place, one_line, shorten, whole_number
-from .files import load_safetensors, read_json, save_safetensors, staged, write_json
+from .checks import (FLOATS, ConfigError, LoadError, check_path, check_place,
+                             one_line, shorten, whole_number)
+from .files import (load_safetensors, read_json, save_safetensors, staged,
+                            write_json)
 
 # %% ../nbs/workshop/hub.ipynb #cell009
 class Config(dict):
-    "A dictionary that cannot be changed, whose keys are attributes too, with tuples for lists."
+    "A dictionary that cannot be changed: keys are attributes too, lists are tuples."
     def __init__(self, *args, **kwargs):
         super().__init__({k: _freeze(v) for k, v in dict(*args, **kwargs).items()})
 
@@ -51,12 +53,13 @@ def _freeze(value):
     "A value as JSON brings it back, with tuples for lists."
     if torch.is_tensor(value) or isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
-    if isinstance(value, dict): return value if isinstance(value, Config) else Config(value)
+    if isinstance(value, dict):
+        return value if isinstance(value, Config) else Config(value)
     return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
 # %% ../nbs/workshop/hub.ipynb #cell012
 def register_config(init):
-    "Decorator for `__init__` of a `Pretrained` class: keeps all arguments, given or not, in `self.config`."
+    "Decorator for a `Pretrained` class's `__init__`: keeps its arguments in `config`."
     signature = inspect.signature(init)
 
     @functools.wraps(init)
@@ -65,20 +68,28 @@ def register_config(init):
             kwargs = type(self)._check_config(kwargs)
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
-            object.__setattr__(self, "config", Config(list(bound.arguments.items())[1:]))
+            object.__setattr__(self, "config",
+                               Config(list(bound.arguments.items())[1:]))
         init(self, *args, **kwargs)
     return wrapper
 
 # %% ../nbs/workshop/hub.ipynb #cell024
 class Pretrained:
-    "Mixin: built from a config, and kept in a folder laid out like those of diffusers and transformers."
+    """Mixin: built from a config, and kept in a folder.
+
+    The folder is laid out like those of diffusers and transformers.
+    """
     config_name = "config.json"
     weights_name = "diffusion_pytorch_model.safetensors"
-    ignored_config_keys = frozenset()  # the real library's keys that change nothing in what we compute
+    # the real library's keys that change nothing in what we compute
+    ignored_config_keys = frozenset()
     fixed_config = {}  # keys we know, with the one value we support
-    file_prefix = ""  # what the names of our weights begin with on disk, and not in memory
-    ignored_weights = "(?!)"  # a pattern: names on disk that we have no use for (here: none)
-    config_extras = {}  # what the real library wants to find in the config file besides our arguments
+    # what the names of our weights begin with on disk, and not in memory
+    file_prefix = ""
+    # a pattern: names on disk that we have no use for (here: none)
+    ignored_weights = "(?!)"
+    # what the real library wants to find in the config file besides our arguments
+    config_extras = {}
 
     @classmethod
     def config_keys(cls) -> list:
@@ -87,23 +98,31 @@ class Pretrained:
         for base in cls.__mro__:
             if "__init__" not in vars(base): continue
             parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-            several = [p.kind for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            several = [p.kind for p in parameters
+                       if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
             keys |= {p.name: None for p in parameters if p.kind not in several}
-            if inspect.Parameter.VAR_KEYWORD not in several: break  # nothing goes on to the class above
+            # nothing goes on to the class above
+            if inspect.Parameter.VAR_KEYWORD not in several: break
         return list(keys)
 
     @classmethod
     def _check_config(cls, config):
-        "`config` without the keys that change nothing; a key or value we do not support is an error."
-        known, kept, unknown = cls.config_keys(), {}, []
+        """`config` without the keys that change nothing.
+
+        A key or value we do not support is an error.
+        """
+        known = cls.config_keys()
+        kept = {}
+        unknown = []
         for key, value in config.items():
             if isinstance(value, float) and math.isnan(value):
                 raise ConfigError(f"{cls.__name__}: {key} is NaN, which is no value")
             if key in known: kept[key] = value
             elif key in cls.fixed_config:
                 if _freeze(value) != _freeze(cls.fixed_config[key]):
-                    raise ConfigError(f"{cls.__name__} supports {key}={cls.fixed_config[key]!r} "
-                                      f"only, got {shorten(value)}")
+                    raise ConfigError(f"{cls.__name__} supports "
+                                      f"{key}={cls.fixed_config[key]!r} only, got "
+                                      f"{shorten(value)}")
             elif not key.startswith("_") and key not in cls.ignored_config_keys:
                 unknown.append(key)
         if unknown:
@@ -117,9 +136,11 @@ def patch_to(
     cls,  # the class to extend
     as_prop: bool = False,  # add it as a property
 ):
-    "Decorator: adds the function it decorates to `cls` as a method, so that a class can grow cell by cell."
+    "Decorator: adds a function to `cls`, so that a class can grow cell by cell."
     def add(function):
-        inner = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
+        inner = function.__func__ if isinstance(function,
+                                                (classmethod,
+                                                 staticmethod)) else function
         inner.__qualname__ = f"{cls.__name__}.{inner.__name__}"
         setattr(cls, inner.__name__, property(function) if as_prop else function)
         return function
@@ -142,7 +163,8 @@ def from_config(
         raise ConfigError("config: expected a dictionary, a file or a folder, got "
                           f"{shorten(config)}")
     known = {*cls.config_keys(), *cls.fixed_config}
-    asked = {k: v for k, v in config.items() if k in known or not _asks_nothing(k, v, known)}
+    asked = {k: v for k, v in config.items()
+             if k in known or not _asks_nothing(k, v, known)}
     return _build(cls, cls._check_config({**asked, **overrides}))
 
 def _asks_nothing(key, value, known):
@@ -152,18 +174,23 @@ def _asks_nothing(key, value, known):
     return off and (key in known or not difflib.get_close_matches(key, known, 1, 0.88))
 
 def _build(cls, config):
-    "An object of the class; what its `__init__` cannot digest is an error of the config."
+    """An object of the class.
+
+    What its `__init__` cannot digest is an error of the config.
+    """
     try: return cls(**config)
     except (ConfigError, LoadError): raise
     except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise ConfigError(f"no {cls.__name__} can be built from this config "
-                          f"({type(error).__name__}: {one_line(error)[:200]})") from error
+                          f"({reason})") from error
 
 @contextmanager
 def _in_file(path):
     "Name the file whose config is wrong."
     try: yield
-    except ConfigError as error: raise ConfigError(f"{path}: {error}") from error.__cause__
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error.__cause__
 
 # %% ../nbs/workshop/hub.ipynb #shardcode
 def split_weights(
@@ -171,14 +198,17 @@ def split_weights(
     limit: int,  # bytes in a part; a tensor that needs more has a part of its own
 ) -> list:  # of such dictionaries
     "Cut a model's weights into parts, in their order."
-    parts, part, size = [], {}, 0
+    parts = []
+    part = {}
+    size = 0
     for name, tensor in weights.items():
         if tensor.nbytes > limit:
             parts.append({name: tensor})
             continue
         if size + tensor.nbytes > limit:
             parts.append(part)
-            part, size = {}, 0
+            part = {}
+            size = 0
         part[name] = tensor
         size += tensor.nbytes
     return [*parts, part] if part or not parts else parts
@@ -188,13 +218,15 @@ def _bytes(size):
     found = re.fullmatch(r"(\d+)\s*([KMGT])B", str(size).strip().upper())
     if found: size = int(found[1]) * 1000**(1 + "KMGT".index(found[2]))
     if not isinstance(size, str): return whole_number("max_shard_size", size, 1)
-    raise ConfigError(f'max_shard_size is a number of bytes, or one as in "5GB"; got {shorten(size)}')
+    raise ConfigError('max_shard_size is a number of bytes, or one as in "5GB"; got '
+                      f'{shorten(size)}')
 
 def _stem(weights_name, variant):
     "The name of a file of weights, without its end."
     stem = weights_name.removesuffix(".safetensors")
     if variant is None: return stem
-    if isinstance(variant, str) and re.fullmatch(r"[\w-]+", variant): return f"{stem}.{variant}"
+    if isinstance(variant, str) and re.fullmatch(r"[\w-]+", variant):
+        return f"{stem}.{variant}"
     raise ConfigError(f'variant is a short name such as "fp16"; got {shorten(variant)}')
 
 def is_weights_file(
@@ -204,7 +236,8 @@ def is_weights_file(
     any_variant: bool = False,  # or of any, and of none
 ) -> bool:
     "Is it a file of a model's weights, or the index of several?"
-    stem, numbers = re.escape(_stem(weights_name, None)), r"(-\d{5}-of-\d{5})?"
+    stem = re.escape(_stem(weights_name, None))
+    numbers = r"(-\d{5}-of-\d{5})?"
     own = r"(\.[\w-]+)?" if any_variant else rf"\.{variant}" if variant else ""
     weights = rf"{stem}({own}{numbers}|{numbers}{own})\.safetensors"
     index = rf"{stem}({own}\.safetensors\.index|\.safetensors\.index{own})\.json"
@@ -215,7 +248,8 @@ def is_weights_file(
 def save_pretrained(
     self,
     folder,  # created where it does not exist
-    variant: str | None = None,  # such as "fp16", beside other weights; None: in their place
+    variant: str | None = None,  # such as "fp16", beside other weights; None: in their
+                                 # place
     max_shard_size: int | str = "10GB",  # more lies in several files, with an index
     safe_serialization: bool = True,  # there is no other kind
     push_to_hub: bool = False,  # nor any sending
@@ -224,17 +258,23 @@ def save_pretrained(
     if not safe_serialization:
         raise ConfigError("safe_serialization=False: no pickles are written")
     if push_to_hub:
-        raise ConfigError("push_to_hub: save, and `huggingface_hub.upload_folder` sends it")
+        raise ConfigError("push_to_hub: save, and `huggingface_hub.upload_folder` "
+                          "sends it")
     folder = check_path("folder", folder)
-    content = {"_class_name": type(self).__name__, **self.config_extras, **self.config.shown()}
-    name, limit = self.weights_name, _bytes(max_shard_size)
+    content = {"_class_name": type(self).__name__, **self.config_extras,
+               **self.config.shown()}
+    name = self.weights_name
+    limit = _bytes(max_shard_size)
     if name is None: return write_json(content, folder/self.config_name)
-    stem, rest = _stem(name, variant), f".{variant}" if variant else ""
-    def replaces(file): return is_weights_file(file.name, name, variant, variant is None)
+    stem = _stem(name, variant)
+    rest = f".{variant}" if variant else ""
+    def replaces(file):
+        return is_weights_file(file.name, name, variant, variant is None)
     with staged(folder, self.config_name, replaces) as stage:
         weights = {self.file_prefix + name: x for name, x in self.state_dict().items()}
         parts = split_weights(weights, limit)
-        files = [f"{stem}-{i:05}-of-{len(parts):05}.safetensors" for i in range(1, len(parts) + 1)]
+        files = [f"{stem}-{i:05}-of-{len(parts):05}.safetensors"
+                 for i in range(1, len(parts) + 1)]
         if len(parts) == 1: files = [f"{stem}.safetensors"]
         for file, part in zip(files, parts): save_safetensors(part, stage/file)
         if len(parts) > 1:
@@ -249,31 +289,41 @@ def save_pretrained(
 @classmethod
 def weights_from_file(cls, weights: dict) -> dict:
     "Names on disk -> names in memory."
-    used = {name: x for name, x in weights.items() if not re.match(cls.ignored_weights, name)}
+    used = {name: x for name, x in weights.items()
+            if not re.match(cls.ignored_weights, name)}
     return {name.removeprefix(cls.file_prefix): x for name, x in used.items()}
 
 # %% ../nbs/workshop/hub.ipynb #cell031
 def find_folder(
-    name,  # a folder, or a repository on the Hugging Face Hub: "owner/name" or "hub:owner/name"
-    patterns=("*.json", "*.safetensors", "*.txt"),  # files to fetch; or a function: all names -> those
+    name,  # a folder, or a repository on the Hugging Face Hub: "owner/name" or
+           # "hub:owner/name"
+    patterns=("*.json", "*.safetensors",
+              "*.txt"),  # files to fetch; or a function: all names -> those
     revision: str | None = None,  # branch, tag or commit on the Hub
-    hub: bool = True,  # may a name without "hub:" be asked of the Hub, where there is no such folder?
+    hub: bool = True,  # may a name without "hub:" be asked of the Hub, where there is
+                       # no such folder?
 ) -> Path:  # a folder on this disk
-    "Where a model lies on this disk; it is fetched first when `name` is the id of a repository."
+    """Where a model lies on this disk.
+
+    It is fetched first when `name` is the id of a repository.
+    """
     if not isinstance(name, (str, PurePath)) or not str(name).strip():
-        raise LoadError("expected a folder, or a repository on the Hugging Face Hub; got "
-                        f"{shorten(name)}")
+        raise LoadError("expected a folder, or a repository on the Hugging Face Hub; "
+                        f"got {shorten(name)}")
     text = name if isinstance(name, str) else name.as_posix()
-    folder, repository = Path(os.path.expanduser(text)), text.removeprefix("hub:")
-    asked, is_id = repository != text, re.fullmatch(r"\w[\w.-]*/[\w.-]+", repository, re.ASCII)
+    folder = Path(os.path.expanduser(text))
+    repository = text.removeprefix("hub:")
+    asked = repository != text
+    is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", repository,
+                                                    re.ASCII)
     if not asked:
         if os.path.isdir(folder): return folder
         if os.path.exists(folder):
             raise LoadError(f"{text} is a file; expected a folder, "
                             "or the id of a repository on the Hugging Face Hub")
     if not is_id or not asked and text.startswith("runs/"):
-        what = f"{text}: expected hub:owner/name" if asked else f"there is no folder {text}"
-        raise LoadError(what)
+        if asked: raise LoadError(f"{text}: expected hub:owner/name")
+        raise LoadError(f"there is no folder {text}")
     if asked or hub: return _download(repository, patterns, revision, text)
     raise LoadError(f"there is no folder {text}; "
                     f"hub:{text} would fetch it from the Hugging Face Hub")
@@ -285,19 +335,22 @@ def _download(repository, patterns, revision, text):
     try: names = HfApi().list_repo_files(repository, revision=revision)
     except Exception as error:
         try:
-            return Path(fetch(allow_patterns=[], local_files_only=True))  # what was fetched before
+            # what was fetched before
+            return Path(fetch(allow_patterns=[], local_files_only=True))
         except Exception:
-            raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did not give one "
-                            f"({type(error).__name__}: {one_line(error)[:160]})") from None
+            raise LoadError(f"there is no folder {text}, and the Hugging Face Hub did "
+                            f"not give one ({type(error).__name__}: "
+                            f"{one_line(error)[:160]})") from None
     wanted = patterns if callable(patterns) else functools.partial(_matching, patterns)
-    try: return Path(fetch(allow_patterns=[glob.escape(name) for name in wanted(names)]))
+    try:
+        return Path(fetch(allow_patterns=[glob.escape(name) for name in wanted(names)]))
     except LoadError: raise
     except Exception as error:
         raise LoadError(f"{text} could not be fetched ({type(error).__name__}: "
                         f"{one_line(error)[:160]})") from None
 
 def _matching(patterns, names):
-    "Names that fit one of the patterns, folder by folder: a star does not cross a slash."
+    "Names that fit one of the patterns: a star does not cross a slash."
     def fits(name, pattern):
         parts = name.split("/"), pattern.split("/")
         return len(parts[0]) == len(parts[1]) and all(map(fnmatchcase, *parts))
@@ -316,14 +369,17 @@ def weight_files(
     indices = [name for name in own if name.endswith(".json")]
     if indices: return [indices[-1], *(name for name in own if "-of-" in name)]
     if f"{full}.safetensors" in own: return [f"{full}.safetensors"]
-    others = sorted(name for name in names if is_weights_file(name, weights_name, any_variant=True))
-    pickles = sorted(name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pth")))
+    others = sorted(name for name in names
+                    if is_weights_file(name, weights_name, any_variant=True))
+    pickles = sorted(name for name in names
+                     if name.endswith((".bin", ".ckpt", ".pt", ".pth")))
     if others:
-        raise LoadError(f"there is no file {full}.safetensors in {where}, only {others[0]}; "
-                        "a variant, such as fp16, is named by variant=")
+        raise LoadError(f"there is no file {full}.safetensors in {where}, only "
+                        f"{others[0]}; a variant, such as fp16, is named by variant=")
     if pickles:
-        raise LoadError(f"{where} holds {pickles[0]}, a pickle file, and no {full}.safetensors; "
-                        "opening a pickle can run code, so only safetensors files are read")
+        raise LoadError(f"{where} holds {pickles[0]}, a pickle file, and no "
+                        f"{full}.safetensors; opening a pickle can run code, so only "
+                        "safetensors files are read")
     raise LoadError(f"there is no file {full}.safetensors in {where}")
 
 # %% ../nbs/workshop/hub.ipynb #cell033_2
@@ -335,13 +391,17 @@ def load_weights(
     "Load the weights that lie in a folder, in one file or in several with an index."
     folder = Path(folder)
     if not folder.is_dir(): raise LoadError(f"there is no folder {folder}")
-    first = folder/weight_files([p.name for p in folder.iterdir()], name, variant, folder)[0]
+    first = folder/weight_files([p.name for p in folder.iterdir()], name, variant,
+                                folder)[0]
     return _load_shards(first) if first.suffix == ".json" else load_safetensors(first)
 
 def _load_shards(index):
-    places, weights = read_json(index).get("weight_map"), {}
-    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
-        raise LoadError(f"{index}: expected a weight_map that names a file for each weight")
+    places = read_json(index).get("weight_map")
+    weights = {}
+    if not isinstance(places, dict) or not all(isinstance(file, str)
+                                               for file in places.values()):
+        raise LoadError(f"{index}: expected a weight_map that names a file for each "
+                        "weight")
     for file in sorted(set(places.values())):
         plain = PureWindowsPath(file).name == file and "\0" not in file
         if not plain or not file.endswith(".safetensors"):
@@ -357,41 +417,54 @@ def _load_shards(index):
 
 # %% ../nbs/workshop/hub.ipynb #checkedcode
 def _check_fit(model, weights, source):
-    "Are the weights exactly those that the model has, in names, shapes and kinds of numbers?"
+    "Have the weights the names, shapes and kinds of numbers of the model's own?"
     own = model.state_dict()
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
-    shapes = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    shapes = [k for k in own.keys() & weights.keys()
+              if own[k].shape != weights[k].shape]
     misfits = (missing, "missing"), (extra, "unexpected"), (shapes, "of another shape")
-    parts = [f"{len(keys)} {what} (such as {min(keys)})" for keys, what in misfits if keys]
+    parts = [f"{len(keys)} {what} (such as {min(keys)})" for keys, what in misfits
+             if keys]
     if parts:
-        raise LoadError(f"{source} do not fit {type(model).__name__}: {', '.join(parts)}")
+        raise LoadError(f"{source} do not fit {type(model).__name__}: "
+                        f"{', '.join(parts)}")
     for key, tensor in own.items():
-        kind, real = weights[key].dtype, tensor.is_floating_point()
+        kind = weights[key].dtype
+        real = tensor.is_floating_point()
         if kind not in FLOATS if real else kind.is_floating_point:
             raise LoadError(f"{source}: {key} holds {kind} numbers, which the model "
                             "cannot compute with (is it quantised?)")
 
 @patch_to(Pretrained)
 def load_checked(self, weights: dict, source="the weights"):
-    "Load weights that must fit exactly and be finite; else one line says what is wrong."
+    """Load weights that must fit exactly and be finite.
+
+    Else one line says what is wrong.
+    """
     _check_fit(self, weights, source)
     for key, tensor in weights.items():
-        finite = not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite()
-        if not finite and not tensor.isfinite().all():  # a sum may overflow
+        if not tensor.is_floating_point(): continue
+        finite = tensor.sum(dtype=torch.float32).isfinite()  # quick; but may overflow
+        if not finite and not tensor.isfinite().all():
             raise LoadError(f"{source}: {key} holds NaN or infinite numbers, "
                             "so the model is broken")
     self.load_state_dict(weights, strict=True)
 
 @contextmanager
 def _no_more_than(weights, source):
-    "What is built here may have about as many numbers; the building stops before it takes more memory."
+    """What is built here may have about as many numbers.
+
+    The building stops before it takes more memory.
+    """
     from torch.nn.modules.module import register_module_parameter_registration_hook
-    left = [2 * len(weights) + 1000, 2 * sum(tensor.numel() for tensor in weights.values()) + 10**6]
+    left = [2 * len(weights) + 1000,
+            2 * sum(tensor.numel() for tensor in weights.values()) + 10**6]
 
     def look(module, name, parameter):  # before anything is written into it
         left[0] -= 1
         left[1] -= 0 if parameter is None else parameter.numel()
-        if min(left) < 0: raise LoadError(f"{source} do not fit: the config asks for many more")
+        if min(left) < 0:
+            raise LoadError(f"{source} do not fit: the config asks for many more")
 
     handle = register_module_parameter_registration_hook(look)
     try: yield
@@ -408,9 +481,12 @@ def needed_files(
 ) -> list:  # those that `from_pretrained` reads
     "Config and weights, and nothing else."
     inside = f"{subfolder.strip('/')}/" if subfolder else ""
-    here, needed = [n.removeprefix(inside) for n in names if n.startswith(inside)], [cls.config_name]
+    here = [n.removeprefix(inside) for n in names
+                    if n.startswith(inside)]
+    needed = [cls.config_name]
     if cls.weights_name:
-        needed += weight_files(here, cls.weights_name, variant, inside or "the repository")
+        needed += weight_files(here, cls.weights_name, variant,
+                               inside or "the repository")
     return [inside + name for name in needed]
 
 # %% ../nbs/workshop/hub.ipynb #cell034_2
@@ -418,23 +494,30 @@ def needed_files(
 @classmethod
 def from_pretrained(
     cls,
-    name,  # a folder, or a repository on the Hugging Face Hub: "owner/name" or "hub:owner/name"
+    name,  # a folder, or a repository on the Hugging Face Hub: "owner/name" or
+           # "hub:owner/name"
     subfolder: str | None = None,  # such as "unet", within a pipeline's folder
     revision: str | None = None,  # branch, tag or commit on the Hub
     variant: str | None = None,  # such as "fp16": which file of weights to take
-    dtype: torch.dtype | str | None = None,  # to convert the weights to; float32 where none is given
+    dtype: torch.dtype | str | None = None,  # to convert the weights to; float32 where
+                                             # none is given
     device=None,  # where the model goes; the CPU where none is given
     torch_dtype: torch.dtype | str | None = None,  # another name of `dtype`
     use_safetensors: bool = True,  # nothing else is read
     hub: bool = True,  # may a name without "hub:" be asked of the Hub?
 ):
-    "Build from a folder or a Hub id: config, then weights, which must fit exactly; in `eval` mode."
-    dtype, device = check_place(torch_dtype if dtype is None else dtype, device, use_safetensors)
+    """Build from a folder or a Hub id: config, then weights, which must fit exactly.
+
+    In `eval` mode.
+    """
+    dtype, device = check_place(torch_dtype if dtype is None else dtype, device,
+                                use_safetensors)
     if subfolder: check_path("subfolder", subfolder)
     needed = functools.partial(cls.needed_files, subfolder=subfolder, variant=variant)
     folder = find_folder(name, needed, revision, hub)
     if subfolder: folder = folder/subfolder
-    config, file = read_json(folder/cls.config_name), folder/cls.config_name
+    config = read_json(folder/cls.config_name)
+    file = folder/cls.config_name
     if cls.weights_name is None:
         with _in_file(file): return cls.from_config(config)
     source = f"the weights in {folder}"

@@ -35,8 +35,9 @@ from .terminal import say
 from .text_encoder import CLIPTextModel, clip_loss
 from .tokenizer import CLIPTokenizer, train_bpe
 from .files import first_process, only_run
-from .training import (Trainer, count_parameters, fingerprint, seed_all,
-                               sigterm_as_ctrl_c, step_generator)
+from .optimizers import count_parameters
+from .training import (Trainer, fingerprint, seed_all, sigterm_as_ctrl_c,
+                               step_generator)
 from .vae import (VAE_TRAINING, AutoencoderKL, measure_scaling_factor, small_vae,
                           vae_batches, vae_training_loss)
 

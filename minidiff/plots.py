@@ -20,15 +20,21 @@ from .files import data_folder
 # %% ../nbs/workshop/plots.ipynb #cell006
 PALETTE = dict(
     blue="#1f4e96", orange="#f0a23c", green="#2fa37e", red="#b8382f", sky="#7cc4ea",
-    purple="#8a5db8", pink="#e58fae", yellow="#f6d55c", ink="#2b2d42", gray="#8a8f98", paper="#fff8ec")
+    purple="#8a5db8", pink="#e58fae", yellow="#f6d55c", ink="#2b2d42", gray="#8a8f98",
+    paper="#fff8ec")
 
 # %% ../nbs/workshop/plots.ipynb #cell013
 def to_uint8(
-    images,  # (n, c, h, w) tensor in [-1, 1], or of bytes, c = 1 or 3; or a list of (c, h, w); or one (c, h, w)
+    images,  # (n, c, h, w) tensor in [-1, 1], or of bytes, c = 1 or 3; or a list of (c,
+             # h, w); or one (c, h, w)
 ) -> np.ndarray:  # (n, h, w, c) uint8
-    "Pictures in [-1, 1] as bytes 0..255, rounded and clamped, channels last; bytes stay as they are."
+    """Pictures in [-1, 1] as bytes 0..255, rounded and clamped, channels last.
+
+    Bytes stay as they are.
+    """
     images = _as_tensor(images).detach()
-    if images.is_meta: raise ValueError("images hold no numbers: they are on the meta device")
+    if images.is_meta:
+        raise ValueError("images hold no numbers: they are on the meta device")
     images = images.cpu()
     if images.ndim == 3: images = images[None]
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
@@ -44,7 +50,8 @@ def to_uint8(
     if images.min() >= 0 and images.max() > 20:
         raise ValueError("images: expected numbers in [-1, 1], got some up to "
                          f"{images.max():g}; 0..255 is for bytes")
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return ((images.clamp(-1, 1) + 1)
+            * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 def _as_tensor(images):
     "One tensor, of a tensor, an array or a list of such."
@@ -69,8 +76,11 @@ def image_grid(
     a = to_uint8(images)
     if a.shape[-1] == 1: a = a.repeat(3, -1)
     n, h, w, c = a.shape
-    ncols, pad = min(whole_number("ncols", ncols, 1), n), whole_number("pad", pad, 0, 2**15)
-    nrows, upscale = -(-n // ncols), whole_number("upscale", upscale, 1)
+    ncols = min(whole_number("ncols", ncols, 1),
+                     n)
+    pad = whole_number("pad", pad, 0, 2**15)
+    nrows = -(-n // ncols)
+    upscale = whole_number("upscale", upscale, 1)
     height, width = nrows * (h + pad) + pad, ncols * (w + pad) + pad
     if height * width * c * upscale**2 > 2**31:
         raise ValueError(f"pad={pad} and upscale={upscale} would make a sheet of "
@@ -82,7 +92,8 @@ def image_grid(
     return Image.fromarray(sheet.repeat(upscale, 0).repeat(upscale, 1))
 
 # %% ../nbs/workshop/plots.ipynb #cell021
-_CARD = "background:#fff;color:#2b2d42;border-radius:8px;padding:6px;max-width:100%;box-sizing:border-box"
+_CARD = ("background:#fff;color:#2b2d42;border-radius:8px;padding:6px;max-width:100%;"
+         "box-sizing:border-box")
 _sink = []  # while a slider collects its frames, `show` puts the pictures here
 
 def _display(markup, alt):
@@ -96,7 +107,8 @@ def _uri(data, mime): return f"data:{mime};base64,{base64.b64encode(data).decode
 
 def _img(data, alt, mime="image/png", style="", width=None):
     size = f' width="{width}"' if width else ""
-    return f'<img style="{_CARD};height:auto{style}"{size} alt="{html.escape(alt)}" src="{_uri(data, mime)}">'
+    return (f'<img style="{_CARD};height:auto{style}"{size} alt="{html.escape(alt)}" '
+            f'src="{_uri(data, mime)}">')
 
 def _encode(image, **options):
     out = io.BytesIO()
@@ -104,7 +116,10 @@ def _encode(image, **options):
     return out.getvalue()
 
 def _png(fig):
-    "A figure as PNG bytes, in 256 colours if the mean square error stays below 2; closes the figure."
+    """A figure as PNG bytes, in 256 colours if the mean square error stays below 2.
+
+    Closes the figure.
+    """
     import matplotlib.pyplot as plt
     from PIL import Image, ImageChops
     out = io.BytesIO()
@@ -112,7 +127,8 @@ def _png(fig):
     plt.close(fig)
     full = Image.open(out).convert("RGB")
     few = full.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    error = np.square(np.asarray(ImageChops.difference(full, few.convert("RGB"))), dtype=np.float32).mean()
+    error = np.square(np.asarray(ImageChops.difference(full, few.convert("RGB"))),
+                      dtype=np.float32).mean()
     return _encode(few if error < 2 else full, format="PNG", optimize=True)
 
 def show(
@@ -137,12 +153,15 @@ def show_images(
     import matplotlib.pyplot as plt
     from textwrap import fill
     a = to_uint8(images)
-    ncols, scale = min(whole_number("ncols", ncols, 1), len(a)), number("scale", scale, above=0)
+    ncols = min(whole_number("ncols", ncols, 1),
+                       len(a))
+    scale = number("scale", scale, above=0)
     titles = _titles(titles, len(a), "picture")
     nrows = -(-len(a) // ncols)
     titles = [fill(t, max(10, int(12 * scale))) for t in titles]
     lines = max([t.count("\n") + 1 for t in titles], default=0)
-    height = nrows * (scale * a.shape[1] / a.shape[2] + .16 * lines) + .3 * bool(suptitle)
+    height = nrows * (scale * a.shape[1] / a.shape[2] + .16
+                      * lines) + .3 * bool(suptitle)
     fig, axes = plt.subplots(nrows, ncols, squeeze=False, dpi=90, layout="constrained",
                              figsize=(ncols * scale, height))
     for ax in axes.flat: ax.axis("off")
@@ -152,7 +171,8 @@ def show_images(
         if i < len(titles): ax.set_title(titles[i], fontsize=8)
     if suptitle: fig.suptitle(suptitle, fontsize=10)
     said = "; ".join(t.replace("\n", " ") for t in titles)
-    show(fig, alt or ": ".join(x for x in (suptitle, said) if x) or f"{len(a)} pictures")
+    show(fig,
+         alt or ": ".join(x for x in (suptitle, said) if x) or f"{len(a)} pictures")
 
 def _titles(titles, n, what):
     "Texts, at most one for each picture or frame."
@@ -175,38 +195,49 @@ def _frame(frame):
                              f"{frame.shape} {frame.dtype}")
         return Image.fromarray(frame).convert("RGB")
     if not hasattr(frame, "convert"):
-        raise ValueError("frames: each is a tensor, a picture, an array or a figure; got "
-                         f"{type(frame).__name__}")
+        raise ValueError("frames: each is a tensor, a picture, an array or a figure; "
+                         f"got {type(frame).__name__}")
     return frame.convert("RGB")
 
 def _strip(frames, max_bytes):
-    "Frames side by side in one picture, exact if it fits: (bytes, mime type, width, height of a frame)."
+    """Frames side by side in one picture, exact if it fits.
+
+    Gives its bytes and mime type, and the width and height of a frame.
+    """
     from PIL import Image
     w, h = max(f.width for f in frames), max(f.height for f in frames)
     strip = Image.new("RGB", (w * len(frames), h), "white")
     for i, f in enumerate(frames):
         strip.paste(f, (i * w + (w - f.width) // 2, (h - f.height) // 2))
-    data, mime = _encode(strip, format="PNG", optimize=strip.width * h < 2e6), "image/png"
-    for quality in (90, 75, 55, 35) if strip.width < 16384 else ():  # as wide as WebP can be
+    data = _encode(strip, format="PNG", optimize=strip.width * h < 2e6)
+    mime = "image/png"
+    # as wide as WebP can be
+    for quality in (90, 75, 55, 35) if strip.width < 16384 else ():
         if len(data) <= max_bytes: break
-        data, mime = _encode(strip, format="WEBP", quality=quality), "image/webp"
+        data = _encode(strip, format="WEBP", quality=quality)
+        mime = "image/webp"
     if len(data) > max_bytes and mime == "image/png":
         data = _encode(strip.quantize(64), format="PNG", optimize=True)
     return data, mime, w, h
 
 # %% ../nbs/workshop/plots.ipynb #cell031
 _PLAYER = """<style>@keyframes minifilm{{to{{transform:translateX(-100%)}}}}
-@media(prefers-reduced-motion:reduce){{.minifilm img{{animation:none!important}}}}</style>
+@media(prefers-reduced-motion:reduce){{\
+.minifilm img{{animation:none!important}}}}</style>
 <div class="minifilm" id="{id}" style="{card};display:inline-block;width:{box}px">
-<div style="overflow:hidden"><img alt="{alt}" src="{src}" style="display:block;margin:0;\
-padding:0;border:0;border-radius:0;max-width:none;width:{n}00%;height:auto;\
+<div style="overflow:hidden"><img alt="{alt}" src="{src}" \
+style="display:block;margin:0;padding:0;border:0;border-radius:0;\
+max-width:none;width:{n}00%;height:auto;\
 image-rendering:{render};animation:{animation}"></div>
-<div style="display:flex;gap:8px;align-items:center;margin-top:6px;font:13px/1.3 sans-serif">\
-<button type="button" aria-label="play or pause" style="width:34px;height:26px;flex:none;\
+<div style="display:flex;gap:8px;align-items:center;margin-top:6px;\
+font:13px/1.3 sans-serif">\
+<button type="button" aria-label="play or pause" \
+style="width:34px;height:26px;flex:none;\
 color:#2b2d42;background:#eee;border:1px solid #8a8f98;border-radius:6px;padding:0;\
 cursor:pointer">&#9654;</button>
 <input type="range" min="0" max="{last}" value="{start}" aria-label="{label}" \
-style="flex:1;min-width:60px;margin:0"><span style="min-width:{room}em">{caption}</span></div></div>
+style="flex:1;min-width:60px;margin:0">\
+<span style="min-width:{room}em">{caption}</span></div></div>
 <script>document.querySelectorAll('[id="{id}"]:not([data-on])').forEach(function(d){{\
 d.setAttribute("data-on",1);
 var m=d.querySelector("img"),b=d.querySelector("button"),r=d.querySelector("input"),\
@@ -214,8 +245,10 @@ s=d.querySelector("span"),t={titles},n={n},i={start},k=null;
 function go(j){{i=(j+n)%n;m.style.animation="none";\
 m.style.transform="translateX("+(-100*i/n)+"%)";r.value=i;s.textContent=t[i]}}
 function stop(){{clearInterval(k);k=null;b.innerHTML="&#9654;"}}
-function play(){{k=setInterval(function(){{go(i+1)}},{ms});b.innerHTML="&#10074;&#10074;"}}
-b.onclick=function(){{k?stop():play()}};r.oninput=function(){{stop();go(+r.value)}};go(i);
+function play(){{k=setInterval(function(){{go(i+1)}},{ms});\
+b.innerHTML="&#10074;&#10074;"}}
+b.onclick=function(){{k?stop():play()}};\
+r.oninput=function(){{stop();go(+r.value)}};go(i);
 if({auto}&&!matchMedia("(prefers-reduced-motion:reduce)").matches)play()}})</script>"""
 
 # %% ../nbs/workshop/plots.ipynb #filmcode
@@ -225,19 +258,24 @@ def _film(frames, titles, fps, alt, label="frame", start=None, max_bytes=140_000
         raise ValueError(f"frames: expected several, got {shorten(frames)}")
     frames = [_frame(f) for f in frames]
     if not frames: raise ValueError("frames: expected at least one, got none")
-    n, fps, auto = len(frames), number("fps", fps, above=0), start is None
+    n = len(frames)
+    fps = number("fps", fps, above=0)
+    auto = start is None
     titles = _titles(range(1, n + 1) if titles is None else titles, n, "frame")
     if len(titles) != n:
         raise ValueError(f"titles: expected {n}, one per frame, got {len(titles)}")
     start = 0 if auto else start
     data, mime, w, h = _strip(frames, max_bytes)
     return _PLAYER.format(
-        id="film-" + hashlib.sha1(data + repr((titles, alt, start)).encode()).hexdigest()[:10],
+        id="film-"
+        + hashlib.sha1(data + repr((titles, alt, start)).encode()).hexdigest()[:10],
         card=_CARD, alt=html.escape(alt), label=html.escape(label),
-        src=_uri(data, mime), n=n, last=n - 1, start=start, auto=int(auto), ms=round(1000 / fps),
+        src=_uri(data, mime), n=n, last=n - 1, start=start, auto=int(auto),
+        ms=round(1000 / fps),
         caption=html.escape(titles[start]),
         box=_shown_width(w) + 12, render="pixelated" if w <= 300 else "auto",
-        room=round(max(map(len, titles)) * .58, 1), titles=json.dumps(titles).replace("</", "<\\/"),
+        room=round(max(map(len, titles)) * .58, 1),
+        titles=json.dumps(titles).replace("</", "<\\/"),
         animation=(f"minifilm {n / fps:.2f}s steps({n}) infinite" if auto
                    else f"none;transform:translateX({-100 * start / n:.3f}%)"))
 
@@ -247,17 +285,24 @@ def _shown_width(w):
 
 # %% ../nbs/workshop/plots.ipynb #cell032
 def animate(
-    frames,  # each a tensor (drawn as a grid), PIL image, (h, w, 3) uint8 array or matplotlib Figure
+    frames,  # each a tensor (drawn as a grid), PIL image, (h, w, 3) uint8 array or
+             # matplotlib Figure
     titles=None,  # one text per frame
     fps: float = 6,  # frames per second
     alt: str = "an animation",  # description of the whole film
 ) -> None:
-    "Display a film with a play button and a slider. It needs no kernel, so it plays on a web page too."
+    """Display a film with a play button and a slider.
+
+    It needs no kernel, so it plays on a web page too.
+    """
     _display(_film(frames, titles, fps, alt), alt)
 
 # %% ../nbs/workshop/plots.ipynb #cell039
 def _someone_there():
-    "Is a person at this kernel? Front ends can answer `input()`; a mere runner of notebooks cannot."
+    """Is a person at this kernel? Front ends can answer `input()`.
+
+    A mere runner of notebooks cannot.
+    """
     from IPython import get_ipython
     return bool(getattr(getattr(get_ipython(), "kernel", None), "_allow_stdin", False))
 
@@ -267,20 +312,26 @@ def _look(draw, value):
     try: out = draw(value)
     finally: shown = _sink.pop()
     if out is None and not shown:
-        raise ValueError(f"draw({shorten(value)}): expected it to return or show a picture, "
-                        "got nothing")
+        raise ValueError(f"draw({shorten(value)}): expected it to return or show a "
+                        "picture, got nothing")
     return _frame(shown[-1] if out is None else out)
 
 def _live_slider(draw, values, names, label, alt, start):
-    "Slider and picture as ipywidgets; uses only what versions 7.7 and 8 have in common."
+    """Slider and picture as ipywidgets.
+
+    Uses only what versions 7.7 and 8 have in common.
+    """
     import ipywidgets as widgets
     handle = widgets.SelectionSlider(
-        options=list(zip(names, values)), value=values[start], description=label, continuous_update=False,
-        style=dict(description_width="initial"), layout=widgets.Layout(width="420px", max_width="95%"))
+        options=list(zip(names, values)), value=values[start], description=label,
+        continuous_update=False,
+        style=dict(description_width="initial"),
+        layout=widgets.Layout(width="420px", max_width="95%"))
     picture = widgets.HTML()
     def redraw(_=None):
         frame = _look(draw, handle.value)
-        picture.value = _img(_encode(frame, format="PNG"), alt, width=_shown_width(frame.width),
+        picture.value = _img(_encode(frame, format="PNG"), alt,
+                             width=_shown_width(frame.width),
                              style=";image-rendering:pixelated" * (frame.width <= 300))
     handle.observe(redraw, names="value")
     redraw()
@@ -294,13 +345,17 @@ def slider(
     alt: str = None,  # description of what the slider changes
     value=None,  # where it starts; the middle if not given
 ) -> None:
-    "A slider that redraws a picture; with nobody at the kernel, a film of all positions to be dragged."
+    """A slider that redraws a picture.
+
+    With nobody at the kernel, a film of all positions to be dragged.
+    """
     values = list(values)
     if not values: raise ValueError("values: expected at least one, got none")
     alt = alt or f"a picture that follows the slider {label}"
     names = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
     if value is not None and value not in values:
-        raise ValueError(f"value: expected one of {', '.join(names)}, got {shorten(value)}")
+        raise ValueError(f"value: expected one of {', '.join(names)}, got "
+                         f"{shorten(value)}")
     start = len(values) // 2 if value is None else values.index(value)
     if _someone_there():
         from IPython.display import display
@@ -316,7 +371,8 @@ def smooth_curve(
     "Exponential moving average, corrected for its empty start (Adam, section 3)."
     if number("smooth", smooth, 0, 1) == 1:
         raise ValueError("smooth: expected less than 1, got 1")
-    out, mean = [], 0.0
+    out = []
+    mean = 0.0
     for k, v in enumerate(_floats("values", values), 1):
         mean = smooth * mean + (1 - smooth) * v
         out.append(mean / (1 - smooth ** k))
@@ -337,7 +393,7 @@ def plot_losses(
     title: str = None,  # text above
     log: bool = True,  # logarithmic axis, where all losses are positive
 ) -> None:
-    "Display loss curves: smoothed as lines, on pale bands from the smallest to the largest value nearby."
+    "Display loss curves: smoothed lines on pale bands that hold what is nearby."
     import matplotlib.pyplot as plt
     named = losses if isinstance(losses, dict) else {"loss": losses}
     curves = {k: _floats("losses", c) for k, c in named.items()}
@@ -346,16 +402,21 @@ def plot_losses(
     for i, name in enumerate(curves):
         color = PALETTE[["blue", "orange", "green", "red", "sky"][i % 5]]
         step = -(-len(curves[name]) // 200)  # at most 200 columns, however long the run
-        chunks = [curves[name][k:k + step] for k in range(0, len(curves[name]), step or 1)]
+        chunks = [curves[name][k:k + step]
+                  for k in range(0, len(curves[name]), step or 1)]
         ax.fill_between(np.arange(len(chunks)) * step + step / 2,
-                        [min(c) for c in chunks], [max(c) for c in chunks], color=color, alpha=.22, lw=0)
-        ax.plot(smoothed[name], color=color, lw=1.8, ls=["-", "--", "-.", ":"][i % 4], label=name)
+                        [min(c) for c in chunks], [max(c) for c in chunks], color=color,
+                        alpha=.22, lw=0)
+        ax.plot(smoothed[name], color=color, lw=1.8, ls=["-", "--", "-.", ":"][i % 4],
+                label=name)
     if log and all(v > 0 for c in curves.values() for v in c): ax.set_yscale("log")
     ax.set(xlabel="step", ylabel="loss", title=title or "")
     ax.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1: ax.legend(frameon=False, loc="upper right")
-    ends = ", ".join(f"{k} from {c[0]:.3g} to {c[-1]:.3g}" for k, c in smoothed.items() if c)
-    show(fig, alt or f"Loss curves over {max(map(len, curves.values()), default=0)} steps: {ends}")
+    ends = ", ".join(f"{k} from {c[0]:.3g} to {c[-1]:.3g}" for k, c in smoothed.items()
+                     if c)
+    show(fig, alt or f"Loss curves over {max(map(len, curves.values()), default=0)} "
+                     f"steps: {ends}")
 
 # %% ../nbs/workshop/plots.ipynb #cell050
 @contextmanager
@@ -363,7 +424,10 @@ def expect_error(
     *exceptions,  # the errors that are right here; any Exception if none is given
     match: str = None,  # regular expression that the message must contain
 ):
-    "Run a block that must fail, and print its message. Anything else it does is the error."
+    """Run a block that must fail, and print its message.
+
+    Anything else it does is the error.
+    """
     exceptions = exceptions or (Exception,)
     try: yield
     except exceptions as error:
@@ -379,10 +443,14 @@ def expect_error(
 def illustration(
     name: str,  # one of the drawings of the course, e.g. "dali"
 ) -> None:
-    "Display one of the story's drawings with its description. An unknown name is answered with the list."
+    """Display one of the story's drawings with its description.
+
+    An unknown name is answered with the list.
+    """
     alts = json.loads(data_folder("figures", "alt.json").read_text(encoding="utf-8"))
-    data = data_folder("figures", f"{one_of('name', name, *sorted(alts))}.svg").read_bytes()
+    data = data_folder("figures",
+                       f"{one_of('name', name, *sorted(alts))}.svg").read_bytes()
     width = re.search(rb'viewBox="0 0 ([\d.]+)', data)[1].decode()
-    markup = (f'<img style="max-width:100%;height:auto" width="{width}" alt="{html.escape(alts[name])}" '
-              f'src="{_uri(data, "image/svg+xml")}">')
+    markup = (f'<img style="max-width:100%;height:auto" width="{width}" '
+              f'alt="{html.escape(alts[name])}" src="{_uri(data, "image/svg+xml")}">')
     _display(markup, alts[name])

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .hub import Pretrained, patch_to, register_config
 from .unet_checks import (check_dtype, check_ids, check_levels, check_residuals,
-                                  check_size, check_timesteps, check_unet_config,
+                                  check_size, expand_timesteps, check_unet_config,
                                   check_unet_inputs, per_level, text_width)
 
 # %% ../nbs/03_sd_unet.ipynb #cell013
@@ -44,7 +44,8 @@ ACTIVATIONS = dict(silu=nn.SiLU, swish=nn.SiLU, gelu=nn.GELU, mish=nn.Mish,
 
 class TimestepEmbedding(nn.Module):
     "Two linear layers that turn a clock face into a vector that the blocks can use."
-    def __init__(self,
+    def __init__(
+        self,
         in_channels: int, # width of the clock face
         time_embed_dim: int, # width of the time vector
         act: str = "silu", # one of `ACTIVATIONS`
@@ -65,7 +66,8 @@ class TimestepEmbedding(nn.Module):
 # %% ../nbs/03_sd_unet.ipynb #cell023
 class ResnetBlock2D(nn.Module):
     "Two 3x3 convolutions with a shortcut; in between, time shifts every channel."
-    def __init__(self,
+    def __init__(
+        self,
         in_channels: int, # channels of the input
         out_channels: int | None = None, # channels of the output (None: as many)
         temb_channels: int | None = 512, # width of the time vector (None: no time)
@@ -142,7 +144,8 @@ def _heads(t, n): # (n, tokens, heads * d) -> (n, heads, tokens, d)
 # %% ../nbs/03_sd_unet.ipynb #cell047
 class Attention(nn.Module):
     "Every token of `x` gathers what it needs from `context`, or from `x` itself."
-    def __init__(self,
+    def __init__(
+        self,
         query_dim: int, # width of the tokens that ask
         cross_attention_dim: int | None = None, # of those that answer (None: the same)
         heads: int = 8, # questions asked side by side
@@ -153,7 +156,8 @@ class Attention(nn.Module):
         residual_connection: bool = False, # add the input to the answer
     ):
         super().__init__()
-        width, context_dim = heads * dim_head, cross_attention_dim or query_dim
+        width = heads * dim_head
+        context_dim = cross_attention_dim or query_dim
         self.heads = heads
         self.residual_connection = residual_connection
         self.group_norm = None
@@ -164,7 +168,8 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_dim, width, bias)
         self.to_out = nn.Sequential(nn.Linear(width, query_dim))
 
-    def forward(self,
+    def forward(
+        self,
         x: Tensor, # (n, tokens, query_dim), or a picture; the answer has the same shape
         context: Tensor | None = None, # (n, tokens, cross_attention_dim)
         mask: Tensor | None = None, # added to the scores
@@ -173,8 +178,8 @@ class Attention(nn.Module):
         if x.ndim == 4: x = to_tokens(self.group_norm(x) if self.group_norm else x)
         elif self.group_norm: x = self.group_norm(x.mT).mT
         context = x if context is None else context
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        q, k, v = (_heads(t, self.heads) for t in (q, k, v))
+        tokens = self.to_q(x), self.to_k(context), self.to_v(context)
+        q, k, v = (_heads(t, self.heads) for t in tokens)
         x = self.to_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
         if residual.ndim == 4: x = to_image(x, residual)
         return x + residual if self.residual_connection else x
@@ -210,7 +215,8 @@ class FeedForward(nn.Module):
 # %% ../nbs/03_sd_unet.ipynb #cell055
 class BasicTransformerBlock(nn.Module):
     "Look at each other, listen to the text, think."
-    def __init__(self,
+    def __init__(
+        self,
         dim: int, # width of the picture's tokens
         heads: int, # attention heads
         cross_attention_dim: int, # width of the text's tokens
@@ -233,7 +239,8 @@ class BasicTransformerBlock(nn.Module):
 # %% ../nbs/03_sd_unet.ipynb #cell058
 class Transformer2DModel(nn.Module):
     "To tokens, transformer blocks, back to a picture; a shortcut around it all."
-    def __init__(self,
+    def __init__(
+        self,
         channels: int, # channels of the picture, and width of its tokens
         heads: int, # attention heads
         cross_attention_dim: int, # width of the text's tokens
@@ -273,8 +280,8 @@ def record_attention(
     maps = []
     def look(layer, args, _):
         x, context, mask = (*args, None, None)[:3]
-        q, k = layer.to_q(x), layer.to_k(x if context is None else context)
-        q, k = _heads(q, layer.heads), _heads(k, layer.heads)
+        q = _heads(layer.to_q(x), layer.heads)
+        k = _heads(layer.to_k(x if context is None else context), layer.heads)
         scores = q @ k.mT * q.shape[-1] ** -0.5 + (0 if mask is None else mask)
         maps.append(scores.softmax(-1).detach())
     layers = [m for path, m in model.named_modules() if path.endswith(name)]
@@ -357,8 +364,8 @@ class UNetEncoder(nn.Module):
     "From the noisy picture to the bottom of the U. A subclass has a `config`."
     def __init__(self, c): # the config of a `UNet2DConditionModel`
         super().__init__()
-        widths = c.block_out_channels
-        below, time_dim = widths[0], 4 * widths[0]
+        below = c.block_out_channels[0]
+        time_dim = 4 * below
         self._recipes(c, time_dim)
         self.text_width = text_width(c)
         self.conv_in = nn.Conv2d(c.in_channels, below, 3, padding=1)
@@ -371,8 +378,8 @@ class UNetEncoder(nn.Module):
         for i, (w, n, depth, transformer) in enumerate(self.levels):
             listens = transformer if "Attn" in c.down_block_types[i] else None
             kind = CrossAttnDownBlock2D if listens else DownBlock2D
-            self.down_blocks.append(kind(below, w, n, i < len(widths) - 1, self.resnet,
-                                         listens, depth))
+            self.down_blocks.append(kind(below, w, n, i < len(self.levels) - 1,
+                                         self.resnet, listens, depth))
             below = w
         both = partial(transformer, only_cross_attention=False)
         middle = partial(UNetMidBlock2DCrossAttn, w, self.resnet, both, depth)
@@ -408,8 +415,8 @@ class AttentionPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # (n, tokens, dim) -> (n, dim)
         mean = x.mean(1, keepdim=True) + self.positional_embedding
         x = torch.cat([mean, x], 1)
-        q, k, v = self.q_proj(mean), self.k_proj(x), self.v_proj(x)
-        return attend(*(_heads(t, self.heads) for t in (q, k, v))).flatten(1)
+        tokens = self.q_proj(mean), self.k_proj(x), self.v_proj(x)
+        return attend(*(_heads(t, self.heads) for t in tokens)).flatten(1)
 
 class TextTimeEmbedding(nn.Module):
     "The text as a whole, in one vector as wide as the time vector."
@@ -445,7 +452,7 @@ def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None,
                 added_cond_kwargs=None, class_labels=None, timestep_cond=None):
     "Time, class, and the text as a whole: the one vector that all residual blocks get."
     c, width, dtype = self.config, self.conv_in.out_channels, sample.dtype
-    timestep = check_timesteps(timestep, sample)
+    timestep = expand_timesteps(timestep, sample)
     temb = self.time_embedding(self.embed(timestep, width).to(dtype), timestep_cond)
     if self.class_embedding is not None:
         if c.class_embed_type == "timestep":
@@ -459,22 +466,12 @@ def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None,
         temb = temb + self.add_embedding(whole.to(dtype))
     return temb
 
-# %% ../nbs/03_sd_unet.ipynb #cell076
-@patch_to(UNetEncoder)
-def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
-    "From the noisy picture to the bottom of the U: what arrives there, and the skips."
-    stack = [x := self.conv_in(x)]
-    for block in self.down_blocks:
-        x, steps = block(x, temb, context, mask)
-        stack += steps
-    if self.mid_block is not None: x = self.mid_block(x, temb, context, mask)
-    return x, stack
-
 # %% ../nbs/03_sd_unet.ipynb #cell080
 class UNet2DConditionModel(Pretrained, UNetEncoder):
     "The U-Net of Stable Diffusion 1.x, 2.x and XL, config and weights as in diffusers."
     @register_config
-    def __init__(self,
+    def __init__(
+        self,
         sample_size: int | None = None, # side of the latents it learned on: a note
         in_channels: int = 4, # channels of the noisy picture
         out_channels: int = 4, # channels of the answer
@@ -539,9 +536,20 @@ def _build_decoder(self, c):
     self.conv_act = ACTIVATIONS[c.act_fn]()
     self.conv_out = nn.Conv2d(w, c.out_channels, 3, padding=1)
 
+@patch_to(UNetEncoder)
+def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
+    "From the noisy picture to the bottom of the U: what arrives there, and the skips."
+    stack = [x := self.conv_in(x)]
+    for block in self.down_blocks:
+        x, steps = block(x, temb, context, mask)
+        stack += steps
+    if self.mid_block is not None: x = self.mid_block(x, temb, context, mask)
+    return x, stack
+
 # %% ../nbs/03_sd_unet.ipynb #cell084
 @patch_to(UNet2DConditionModel)
-def forward(self,
+def forward(
+    self,
     sample: Tensor, # (n, in_channels, h, w): the noisy picture
     timestep: Tensor | int | float, # how noisy it is: one number for all, or (n,)
     encoder_hidden_states: Tensor, # (n, tokens, cross_attention_dim): the text

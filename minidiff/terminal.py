@@ -42,7 +42,10 @@ def _set_streams():
         getattr(sys, name).reconfigure(errors="backslashreplace")
 
 def _show_warning(message, category, filename, *_, **__):
-    "One line for a warning of ours; those of other libraries are for those who use them."
+    """One line for a warning of ours.
+
+    Those of other libraries are for those who use them.
+    """
     _, library, path = filename.replace(os.sep, "/").rpartition("-packages/")
     ours = not library or path.startswith(("minidiff/", "torch/utils/_contextlib"))
     if ours and not issubclass(category, (DeprecationWarning, FutureWarning)):
@@ -70,7 +73,8 @@ def command(
                     return 0
                 except (Exception, KeyboardInterrupt) as error:
                     code, message = _explain(error, when_stopped, when_full)
-                    if code == 130 and sys.stderr.isatty(): print(file=sys.stderr)  # ends ^C's line
+                    # ends ^C's line
+                    if code == 130 and sys.stderr.isatty(): print(file=sys.stderr)
                     if "--debug" in argv: traceback.print_exc()
                     say("error", message)
             try: sys.stdout.flush()
@@ -84,7 +88,8 @@ class Parser(argparse.ArgumentParser):
     "An `ArgumentParser` that raises what is wrong, in one line."
     def parse_args(self, args=None, namespace=None):
         for arg in args or ():
-            if arg.endswith("=--"): self.error(f"{arg}: expected a value")  # argparse drops it
+            # argparse drops it
+            if arg.endswith("=--"): self.error(f"{arg}: expected a value")
         return super().parse_args(args, namespace)
 
     def error(self, message):
@@ -135,12 +140,15 @@ def picture_format(
 ) -> str:  # such as "PNG"
     "The format that a name asks for; an error where no such picture can be written."
     from PIL import Image
-    most, longest = Image.MAX_IMAGE_PIXELS, 65_500
+    most = Image.MAX_IMAGE_PIXELS
+    longest = 65_500
     if width * height > most or max(width, height) > longest:
-        raise ValueError(f"a picture of {width:,} x {height:,} pixels is too large (at most "
-                         f"{most:,}, {longest:,} a side); try a smaller --n or --enlarge")
+        raise ValueError(f"a picture of {width:,} x {height:,} pixels is too large (at "
+                         f"most {most:,}, {longest:,} a side); try a smaller --n or "
+                         "--enlarge")
     if path.is_dir():
-        raise LoadError(f"--out: {path} is a folder; name a file, such as {path}/picture.png")
+        raise LoadError(f"--out: {path} is a folder; name a file, such as "
+                        f"{path}/picture.png")
     check_folder(path.parent)
     if path.exists() and not os.access(path, os.W_OK):
         raise LoadError(f"--out: {path} may not be overwritten; name another file")
@@ -149,6 +157,6 @@ def picture_format(
         for size in ((width, 64), (64, height)):
             Image.new("RGB", size).save(io.BytesIO(), kind)
     except Exception:
-        raise ValueError(f"--out: {path.name!r} cannot hold a picture of {width} x {height} "
-                         "pixels; use a name that ends in .png") from None
+        raise ValueError(f"--out: {path.name!r} cannot hold a picture of {width} x "
+                         f"{height} pixels; use a name that ends in .png") from None
     return kind

@@ -473,7 +473,7 @@ def clip_loss(
 
     With several processes, every process compares its rows with everybody's.
     """
-    from minidiff.training import all_gather_with_grad
+    from minidiff.parallel import all_gather_with_grad
     check_tensor("image_embeds", image_embeds, "n", "width")
     check_tensor("text_embeds", text_embeds, *image_embeds.shape)
     real = torch.is_tensor(logit_scale) and logit_scale.is_floating_point()

@@ -20,10 +20,11 @@ NORMS = dict(batch=nn.BatchNorm2d, none=lambda channels: nn.Identity(),
 
 class DoubleConv(nn.Sequential):
     "Twice: 3x3 convolution, norm, ReLU. The size stays."
-    def __init__(self,
-        in_channels: int, # channels of the input
-        out_channels: int, # channels of the output
-        norm: str = "batch", # one of `NORMS`
+    def __init__(
+        self,
+        in_channels: int,  # channels of the input
+        out_channels: int,  # channels of the output
+        norm: str = "batch",  # one of `NORMS`
     ):
         layers = []
         for c in (in_channels, out_channels):
@@ -34,22 +35,26 @@ class DoubleConv(nn.Sequential):
 # %% ../nbs/02_unet.ipynb #cell025
 class Down(nn.Sequential):
     "Half the size, then a `DoubleConv`."
-    def __init__(self,
-        in_channels: int, # channels of the input
-        out_channels: int, # channels of the output
-        norm: str = "batch", # one of `NORMS`
-    ): super().__init__(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels, norm))
+    def __init__(
+        self,
+        in_channels: int,  # channels of the input
+        out_channels: int,  # channels of the output
+        norm: str = "batch",  # one of `NORMS`
+    ):
+        super().__init__(nn.MaxPool2d(2), DoubleConv(in_channels, out_channels, norm))
 
 # %% ../nbs/02_unet.ipynb #cell032
 def upsampler(
-    how: str, # "transpose", "bilinear" or "nearest"
-    in_channels: int, # channels of the input
-    out_channels: int, # channels of the output (bilinear keeps those of the input)
-) -> tuple[nn.Module, int]: # the layer, and the channels it really gives
+    how: str,  # "transpose", "bilinear" or "nearest"
+    in_channels: int,  # channels of the input
+    out_channels: int,  # channels of the output (bilinear keeps those of the input)
+) -> tuple[nn.Module, int]:  # the layer, and the channels it really gives
     "A layer that doubles the height and width."
-    if how == "transpose": return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2), out_channels
+    if how == "transpose":
+        return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2), out_channels
     if how == "bilinear":
-        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), in_channels
+        layer = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        return layer, in_channels
     if how == "nearest":
         smooth = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         return nn.Sequential(nn.Upsample(scale_factor=2), smooth), out_channels
@@ -58,19 +63,24 @@ def upsampler(
 # %% ../nbs/02_unet.ipynb #cell041
 class Up(nn.Module):
     "Twice the size, join the skip, then a `DoubleConv`."
-    def __init__(self,
-        in_channels: int, # channels that come from below
-        skip_channels: int, # channels of the skip (0: without)
-        out_channels: int, # channels of the output
-        how: str = "transpose", # see upsampler
-        norm: str = "batch", # one of `NORMS`
+    def __init__(
+        self,
+        in_channels: int,  # channels that come from below
+        skip_channels: int,  # channels of the skip (0: without)
+        out_channels: int,  # channels of the output
+        how: str = "transpose",  # see `upsampler`
+        norm: str = "batch",  # one of `NORMS`
     ):
         super().__init__()
         self.enlarge, width = upsampler(how, in_channels, out_channels)
         self.conv = DoubleConv(width + skip_channels, out_channels, norm)
         self.skip_channels = skip_channels
 
-    def forward(self, below: Tensor, skip: Tensor) -> Tensor: # (n, out_channels, height and width of skip)
+    def forward(
+        self,
+        below: Tensor,  # (n, in_channels, half the height, half the width)
+        skip: Tensor,  # (n, skip_channels, height, width)
+    ) -> Tensor:  # (n, out_channels, height, width)
         x = self.enlarge(below)
         rows, columns = (a - b for a, b in zip(skip.shape[2:], x.shape[2:]))
         if rows or columns: x = F.pad(x, (0, columns, 0, rows), mode="replicate")
@@ -78,47 +88,52 @@ class Up(nn.Module):
 
 # %% ../nbs/02_unet.ipynb #cell046
 class UNet(nn.Module):
-    "The U-Net of Ronneberger et al. (2015), with padding and norms: out comes the size that went in."
-    def __init__(self,
-        in_channels: int = 3, # channels of the picture
-        out_channels: int = 3, # numbers to predict for each pixel
-        widths: tuple[int, ...] = (64, 128, 256, 512, 1024), # channels of each level, from the top down
-        how: str = "transpose", # see upsampler
-        norm: str = "batch", # one of `NORMS`
-        skips: bool = True, # False: cut all bridges, to see what they are good for
+    "The U-Net of Ronneberger et al. (2015), with padding and norms: the size stays."
+    def __init__(
+        self,
+        in_channels: int = 3,  # channels of the picture
+        out_channels: int = 3,  # numbers to predict for each pixel
+        widths: tuple[int, ...] = (64, 128, 256, 512, 1024),  # channels, top down
+        how: str = "transpose",  # see `upsampler`
+        norm: str = "batch",  # one of `NORMS`
+        skips: bool = True,  # False: cut all bridges, to see what they are good for
     ):
         super().__init__()
-        widths = _check_widths(widths, norm)
-        for key, count in dict(in_channels=in_channels, out_channels=out_channels).items():
-            whole_number(key, count, 1, 2 ** 15)
+        widths = self._check_widths(widths, norm)
+        whole_number("in_channels", in_channels, 1, 2 ** 15)
+        whole_number("out_channels", out_channels, 1, 2 ** 15)
         one_of("skips", skips, True, False)
         one_of("how", how, "transpose", "bilinear", "nearest")
-        self.in_channels, pairs = in_channels, list(zip(widths, widths[1:]))
+        self.in_channels = in_channels
+        pairs = list(zip(widths, widths[1:]))
         self.first = DoubleConv(in_channels, widths[0], norm)
         self.downs = nn.ModuleList(Down(a, b, norm) for a, b in pairs)
         self.ups = nn.ModuleList(Up(b, a * skips, a, how, norm) for a, b in pairs[::-1])
         self.last = nn.Conv2d(widths[0], out_channels, 1)
 
-def _check_widths(widths, norm):
-    "The channels of each level, or a `ConfigError`."
-    one_of("norm", norm, *NORMS)
-    if not isinstance(widths, (list, tuple)) or not 1 <= len(widths) <= 16:
-        raise ConfigError("widths: expected the channels of each level, got "
-                          f"{widths!r}")
-    widths = [whole_number("widths", w, 1, 2 ** 15) for w in widths]
-    for w in widths:
-        groups = max(1, w // 16)
-        if norm == "group" and w % groups:
-            raise ConfigError(f"widths: norm='group' makes {groups} groups of {w} "
-                              "channels, which do not fit")
-    return widths
+    @staticmethod
+    def _check_widths(widths, norm):
+        one_of("norm", norm, *NORMS)
+        if not isinstance(widths, (list, tuple)) or not 1 <= len(widths) <= 16:
+            raise ConfigError("widths: expected the channels of each level, got "
+                              f"{widths!r}")
+        widths = [whole_number("widths", w, 1, 2 ** 15) for w in widths]
+        for w in widths:
+            if norm == "group" and w % max(1, w // 16):
+                raise ConfigError(f"widths: norm='group' makes {w // 16} groups of {w} "
+                                  "channels, which do not fit")
+        return widths
 
 # %% ../nbs/02_unet.ipynb #cell048
 @patch_to(UNet)
-def forward(self, x: Tensor) -> Tensor: # (n, in_channels, h, w) -> (n, out_channels, h, w)
-    "Raises a `ValueError` where the picture has the wrong channels or is too small to be halved."
+def forward(
+    self,
+    x: Tensor,  # (n, in_channels, height, width)
+) -> Tensor:  # (n, out_channels, height, width)
+    "A `ValueError` where it has the wrong channels or is too small to be halved."
     check_tensor("x", x, "n", self.in_channels, "height", "width")
-    n, size = len(self.downs), tuple(x.shape[2:])
+    n = len(self.downs)
+    size = tuple(x.shape[2:])
     if min(size) < 2 ** n:
         raise ValueError(f"x: height and width must be {2 ** n} or more, "
                          f"to be halved {n} times, got {size}")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_dtype', 'check_ids', 'check_levels', 'check_size', 'per_level', 'text_width', 'check_unet_config',
-           'check_unet_inputs', 'check_timesteps', 'check_residuals']
+           'check_unet_inputs', 'expand_timesteps', 'check_residuals']
 
 # %% ../nbs/workshop/unet_checks.ipynb #uc_imports
 from functools import partial
@@ -65,7 +65,8 @@ def check_size(name, size):
     raise ConfigError(f"{name}: expected a number, or height and width, got {size!r}")
 
 def _check_each(c, key, check):
-    value, n = c[key], len(c.block_out_channels)
+    value = c[key]
+    n = len(c.block_out_channels)
     if not isinstance(value, tuple): return check(key, value)
     if len(value) == n: return tuple(check(key, v) for v in value)
     raise ConfigError(f"{key}: expected a number, or {n} of them as in "
@@ -86,6 +87,9 @@ def text_width(c):
     if len(heard := heard or {widths[-1]}) == 1: return heard.pop()
     raise ConfigError("cross_attention_dim: all levels that listen get the same text, "
                       f"got widths {widths}")
+
+def _refuse(wrong, message):
+    if wrong: raise ConfigError(message)
 
 # %% ../nbs/workshop/unet_checks.ipynb #uc_config
 _CHOICES = dict( # what a key may be
@@ -129,41 +133,40 @@ def _check_together(c):
     keys = ("block_out_channels", "attention_head_dim", "layers_per_block",
             "transformer_layers_per_block")
     widths, heads, layers, depth = (per_level(c, key) for key in keys)
-    text, pooled = text_width(c), c.addition_embed_type_num_heads
+    text = text_width(c)
+    pooled = c.addition_embed_type_num_heads
     kinds = zip(c.down_block_types, c.up_block_types[::-1])
     listens = ["Attn" in down + up for down, up in kinds]
     listens[-1] |= bool(c.mid_block_type)
-    def refuse(wrong, message):
-        if wrong: raise ConfigError(message)
     for w, h, ear in zip(widths, heads, listens):
         message = f"block_out_channels: {w} is not a multiple of"
-        refuse(w % c.norm_num_groups, f"{message} norm_num_groups={c.norm_num_groups}")
-        refuse(w % h and ear, f"{message} attention_head_dim={h}")
+        _refuse(w % c.norm_num_groups, f"{message} norm_num_groups={c.norm_num_groups}")
+        _refuse(w % h and ear, f"{message} attention_head_dim={h}")
     below = (widths[0], *widths)
-    refuse(any(not n and a != b for n, a, b in zip(layers, below, widths)),
-           "layers_per_block: 0 leaves nothing that could change the width in "
-           f"{widths}")
+    _refuse(any(not n and a != b for n, a, b in zip(layers, below, widths)),
+            "layers_per_block: 0 leaves nothing that could change the width in "
+            f"{widths}")
     added = c.addition_embed_type == "text_time"
     needed = added or c.class_embed_type == "projection"
-    refuse(needed and not c.projection_class_embeddings_input_dim,
-           "projection_class_embeddings_input_dim: class_embed_type='projection' and "
-           "addition_embed_type='text_time' need it, got None")
-    refuse(added and not c.addition_time_embed_dim,
-           "addition_time_embed_dim: addition_embed_type='text_time' needs it, got "
-           "None")
-    refuse(c.addition_embed_type == "text" and text % pooled,
-           f"addition_embed_type_num_heads: expected a divisor of {text}, the text's "
-           f"width, got {pooled}")
+    _refuse(needed and not c.projection_class_embeddings_input_dim,
+            "projection_class_embeddings_input_dim: class_embed_type='projection' and "
+            "addition_embed_type='text_time' need it, got None")
+    _refuse(added and not c.addition_time_embed_dim,
+            "addition_time_embed_dim: addition_embed_type='text_time' needs it, got "
+            "None")
+    _refuse(c.addition_embed_type == "text" and text % pooled,
+            f"addition_embed_type_num_heads: expected a divisor of {text}, the text's "
+            f"width, got {pooled}")
     dims = [dim // 2 for dim in (widths[0], c.addition_time_embed_dim) if dim]
-    refuse(c.freq_shift in dims, f"freq_shift: expected anything but half a width, got "
-                                 f"{c.freq_shift}")
+    _refuse(c.freq_shift in dims,
+            f"freq_shift: expected anything but half a width, got {c.freq_shift}")
     levels = list(zip(widths, layers, depth, listens))
     blocks = sum((2 * n + 1) * (1 + d * ear) for _, n, d, ear in levels)
     weights = sum((2 * n + 1) * w * w * (20 + 16 * d * ear) for w, n, d, ear in levels)
-    refuse(blocks > 2000 or weights > 3e10,
-           f"layers_per_block, transformer_layers_per_block: these {blocks} blocks "
-           f"would hold some {weights / 1e9:.0f} billion weights; the largest real "
-           "ones have 3")
+    _refuse(blocks > 2000 or weights > 3e10,
+            f"layers_per_block, transformer_layers_per_block: these {blocks} blocks "
+            f"would hold some {weights / 1e9:.0f} billion weights; the largest real "
+            "ones have 3")
 
 # %% ../nbs/workshop/unet_checks.ipynb #uc_inputs
 def check_unet_inputs(
@@ -189,7 +192,7 @@ def check_unet_inputs(
                   added_cond_kwargs or {})
     check_dtype(model.conv_in.weight, sample=sample, encoder_hidden_states=text)
 
-def check_timesteps(timestep, sample):
+def expand_timesteps(timestep, sample):
     "One number for all pictures, or one for each, as a tensor (n,)."
     try: t = torch.as_tensor(timestep, device=sample.device)
     except (TypeError, ValueError, RuntimeError): t = torch.empty(0)
@@ -204,7 +207,8 @@ def check_timesteps(timestep, sample):
 # %% ../nbs/workshop/unet_checks.ipynb #uc_extras
 def _check_extras(model, n, class_labels, timestep_cond, added):
     "What is given beside picture and text must be what the config has a use for."
-    c, table = model.config, isinstance(model.class_embedding, nn.Embedding)
+    c = model.config
+    table = isinstance(model.class_embedding, nn.Embedding)
     def rows(name, x, *shape, floating=True): # a row for each picture, or one for all
         one = torch.is_tensor(x) and x.ndim and len(x) == 1
         if floating is None: floating = torch.is_tensor(x) and x.is_floating_point()

@@ -2,10 +2,10 @@
 
     python scripts/ablate_unet.py                       all variants, three seeds: some 15 minutes on one thread
     python scripts/ablate_unet.py --jobs 4              the same, four runs at a time
-    python scripts/ablate_unet.py --steps 3000 --only "the whole net" "no words" --out scripts/results/longer.json
+    python scripts/ablate_unet.py --steps 3000 --only "the whole net" "no words" --out longer.json
 
 The net, the data and the loss are those of the notebook: its cells are run, nothing is written here a second time.
-The chapter reads the result, `scripts/results/ablate_unet.json`.
+The chapter reads the result, `minidiff/data/results/ablate_unet.json`.
 """
 import argparse
 import ast
@@ -115,7 +115,7 @@ def run(job):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--notebook", default=ROOT / "nbs/03_sd_unet.ipynb")
-    parser.add_argument("--out", default=ROOT / "scripts/results/ablate_unet.json")
+    parser.add_argument("--out", default=ROOT / "minidiff/data/results/ablate_unet.json")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int)

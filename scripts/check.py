@@ -1,4 +1,4 @@
-"""What `make test` runs: is the tree in step with its notebooks, do all notebooks run, do the tests pass?"""
+"""What `make test` runs: is the tree in step with its notebooks, is their code laid out well, do all run, do the tests pass?"""
 import hashlib
 import os
 import subprocess
@@ -39,6 +39,8 @@ def in_step():
 
 def main():
     if not in_step():
+        return 1
+    if run(sys.executable, "scripts/lint.py"):
         return 1
     if run(sys.executable, "scripts/execute.py", "--check"):
         return 1

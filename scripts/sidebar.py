@@ -1,10 +1,11 @@
 """Write nbs/sidebar.yml: the notebooks that are there, in the order of the story, under the names of its parts."""
+import json
 import re
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-WORKSHOP = ["plots", "sketchbook", "stickers", "training", "hub", "terminal"]  # in the order in which they are first needed
-PARTS = [("Components", 1, 8), ("Maths", 9, 12), ("Putting it together", 13, 99)]
+WORKSHOP = ["plots", "sketchbook", "stickers", "optimizers", "parallel", "training", "checks", "files", "hub", "terminal"]
+PARTS = [("Components", 1, 9), ("Maths", 10, 12), ("Putting it together", 13, 99)]
 
 
 def contents(nbs=root / "nbs"):
@@ -20,10 +21,19 @@ def contents(nbs=root / "nbs"):
     return [(name, paths) for name, paths in parts if paths]
 
 
+def title(name, nbs=root / "nbs"):
+    """What the sidebar calls a notebook: its number, if it has one, and its first line."""
+    first = "".join(json.loads((nbs / name).read_text(encoding="utf-8"))["cells"][0]["source"])
+    number = re.match(r"(\d+)_", name)
+    return (f"{number[1]} · " if number else "") + re.match(r"# (.+)", first)[1]
+
+
 def render(parts):
     lines = ["# Written by scripts/sidebar.py: don't edit.", "website:", "  sidebar:", "    contents:"]
     for name, paths in parts:
-        lines += [f"      - section: {name}", "        contents:", *(f"          - {path}" for path in paths)]
+        lines += [f"      - section: {name}", "        contents:"]
+        for path in paths:
+            lines += [f"          - text: {json.dumps(title(path), ensure_ascii=False)}", f"            href: {path}"]
     return "\n".join(lines) + "\n"
 
 

@@ -1919,7 +1919,7 @@ def trainer_arguments(bench):
             rows.append(
                 Row(f"shard(batch, {key}={shorten(value)})",
                     "training",
-                    lambda b, k=key, v=value: training.shard(
+                    lambda b, k=key, v=value: parallel.shard(
                         dict(x=torch.zeros(4)), **{**dict(index=0, parts=2), k: v}),
                     rf"\b{key}\b",
                     finite if legal else None))

@@ -47,7 +47,7 @@ def test_what_is_taken_out_is_not_noticed(script, space, variant, change):
 
 
 def test_the_result_is_that_of_the_notebook(script, space):
-    found = json.loads((ROOT / "scripts/results/ablate_unet.json").read_text())
+    found = json.loads((ROOT / "minidiff/data/results/ablate_unet.json").read_text())
     assert tuple(found["levels"]) == script.LEVELS
     for run in found["runs"]:
         assert run["variant"] in script.VARIANTS and run["steps"] == space["RECIPE"]["steps"]
