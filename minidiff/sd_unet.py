@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'timestep_embedding', 'TimestepEmbedding', 'ResnetBlock2D', 'Downsample2D', 'Upsample2D', 'to_tokens',
            'to_image', 'attend', 'Attention', 'GEGLU', 'FeedForward', 'BasicTransformerBlock', 'Transformer2DModel',
-           'DownBlock2D', 'CrossAttnDownBlock2D', 'UNetMidBlock2DCrossAttn', 'UpBlock2D', 'CrossAttnUpBlock2D',
-           'UNetEncoder', 'AttentionPooling', 'TextTimeEmbedding', 'check_dtype', 'check_ids', 'UNet2DConditionModel',
-           'check_unet_config', 'check_levels', 'check_size', 'record_attention']
+           'record_attention', 'DownBlock2D', 'UNetMidBlock2DCrossAttn', 'UpBlock2D', 'CrossAttnDownBlock2D',
+           'CrossAttnUpBlock2D', 'UNetEncoder', 'AttentionPooling', 'TextTimeEmbedding', 'UNet2DConditionModel']
 
 # %% ../nbs/03_sd_unet.ipynb #cell007
 import math
@@ -20,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .checks import ConfigError, check_tensor, number, one_of, whole_number
 from .hub import Pretrained, patch_to, register_config
+from .unet_checks import (check_dtype, check_ids, check_levels, check_residuals,
+                                  check_size, expand_timesteps, check_unet_config,
+                                  check_unet_inputs, per_level, text_width)
 
 # %% ../nbs/03_sd_unet.ipynb #cell013
 def timestep_embedding(
@@ -30,79 +31,89 @@ def timestep_embedding(
     flip_sin_to_cos: bool = True, # cosines first
     freq_shift: float = 0, # 1: the slowest hand turns exactly 1/10000 radian a step
 ) -> Tensor: # (*timesteps.shape, dim), float32
-    "Each number as the cosines and sines of `dim/2` clock hands (Vaswani et al. 2017, section 3.5)."
+    "Each number as cosines and sines of `dim/2` clock hands (Vaswani 2017, 3.5)."
     hands = torch.arange(dim // 2, dtype=torch.float32, device=timesteps.device)
     speed = torch.exp(hands * (-math.log(10000) / (dim // 2 - freq_shift)))
     angles = timesteps[..., None].float() * speed
-    parts = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
-    return F.pad(torch.cat(parts, -1), (0, dim % 2))
+    parts = angles.cos(), angles.sin()
+    return F.pad(torch.cat(parts if flip_sin_to_cos else parts[::-1], -1), (0, dim % 2))
 
 # %% ../nbs/03_sd_unet.ipynb #cell020
-ACTIVATIONS = dict(silu=nn.SiLU, swish=nn.SiLU, gelu=nn.GELU, mish=nn.Mish, relu=nn.ReLU)
+ACTIVATIONS = dict(silu=nn.SiLU, swish=nn.SiLU, gelu=nn.GELU, mish=nn.Mish,
+                   relu=nn.ReLU)
 
 class TimestepEmbedding(nn.Module):
-    "Two linear layers that turn a clock face, or another vector, into one that the blocks can use."
-    def __init__(self,
+    "Two linear layers that turn a clock face into a vector that the blocks can use."
+    def __init__(
+        self,
         in_channels: int, # width of the clock face
         time_embed_dim: int, # width of the time vector
         act: str = "silu", # one of `ACTIVATIONS`
-        cond_proj_dim: int | None = None, # width of a second input, for distilled models
+        cond_proj_dim: int | None = None, # width of a second input (distilled)
     ):
         super().__init__()
-        self.cond_proj = nn.Linear(cond_proj_dim, in_channels, bias=False) if cond_proj_dim else None
+        self.cond_proj = None
+        if cond_proj_dim:
+            self.cond_proj = nn.Linear(cond_proj_dim, in_channels, bias=False)
         self.linear_1 = nn.Linear(in_channels, time_embed_dim)
         self.linear_2 = nn.Linear(time_embed_dim, time_embed_dim)
         self.act = ACTIVATIONS[act]()
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor: # (n, time_embed_dim)
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         if condition is not None: x = x + self.cond_proj(condition)
         return self.linear_2(self.act(self.linear_1(x)))
 
 # %% ../nbs/03_sd_unet.ipynb #cell023
 class ResnetBlock2D(nn.Module):
-    "Two 3x3 convolutions with a shortcut around them; the time vector shifts every channel in between."
-    def __init__(self,
+    "Two 3x3 convolutions with a shortcut; in between, time shifts every channel."
+    def __init__(
+        self,
         in_channels: int, # channels of the input
-        out_channels: int | None = None, # channels of the output (None: as many as come in)
-        temb_channels: int | None = 512, # width of the time vector (None: no time, as in the VAE)
+        out_channels: int | None = None, # channels of the output (None: as many)
+        temb_channels: int | None = 512, # width of the time vector (None: no time)
         groups: int = 32, # groups of both GroupNorms
         eps: float = 1e-6, # added to their variances
-        dropout: float = 0.0, # chance of dropping a number before the second convolution
+        dropout: float = 0.0, # chance of dropping a number before `conv2`
         act: str = "silu", # one of `ACTIVATIONS`
     ):
         super().__init__()
         out_channels = out_channels or in_channels
-        both = (in_channels, out_channels)
-        self.norm1, self.norm2 = (nn.GroupNorm(groups, c, eps) for c in both)
-        self.conv1, self.conv2 = (nn.Conv2d(c, out_channels, 3, padding=1) for c in both)
-        self.time_emb_proj = nn.Linear(temb_channels, out_channels) if temb_channels else None
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
-        self.dropout, self.act = nn.Dropout(dropout), ACTIVATIONS[act]()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = self.conv_shortcut = None
+        if temb_channels: self.time_emb_proj = nn.Linear(temb_channels, out_channels)
+        if in_channels != out_channels:
+            self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.act = ACTIVATIONS[act]()
 
-    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor: # (n, out_channels, h, w)
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         h = self.conv1(self.act(self.norm1(x)))
-        if self.time_emb_proj is not None: h = h + self.time_emb_proj(self.act(temb))[:, :, None, None]
+        if self.time_emb_proj is not None:
+            h = h + self.time_emb_proj(self.act(temb))[:, :, None, None]
         h = self.conv2(self.dropout(self.act(self.norm2(h))))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 # %% ../nbs/03_sd_unet.ipynb #cell028
 class Downsample2D(nn.Module):
-    "Half the height and width, by a convolution of stride 2. (Padding 0: right and below only.)"
-    def __init__(self, channels: int, out_channels: int | None = None, padding: int = 1): # 0: as in the VAE
+    "Half the height and width, by a convolution of stride 2. (padding=0: as in VAEs.)"
+    def __init__(self, channels: int, out_channels: int | None = None, padding=1):
         super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels or channels, 3, stride=2, padding=padding)
+        self.conv = nn.Conv2d(channels, out_channels or channels, 3, 2, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 class Upsample2D(nn.Module):
-    "Twice the height and width, or `output_size`: pixels are repeated, then a convolution smooths."
+    "Twice the size, or `output_size`: pixels are repeated, then a convolution smooths."
     def __init__(self, channels: int, out_channels: int | None = None):
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels or channels, 3, padding=1)
 
     def forward(self, x: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
-        return self.conv(F.interpolate(x, output_size, None if output_size else 2.0, mode="nearest"))
+        return self.conv(F.interpolate(x, output_size, None if output_size else 2.0))
 
 # %% ../nbs/03_sd_unet.ipynb #cell041
 def to_tokens(x: Tensor) -> Tensor: # (n, c, h, w) -> (n, h*w, c)
@@ -112,25 +123,31 @@ def to_tokens(x: Tensor) -> Tensor: # (n, c, h, w) -> (n, h*w, c)
 def to_image(tokens: Tensor, like: Tensor) -> Tensor: # (n, h*w, c) -> (n, c, h, w)
     "The way back, to the size and memory layout of the picture `like`."
     image = tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
-    return image if like.is_contiguous(memory_format=torch.channels_last) else image.contiguous()
+    last = like.is_contiguous(memory_format=torch.channels_last)
+    return image if last else image.contiguous()
 
 # %% ../nbs/03_sd_unet.ipynb #cell044
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     "softmax(q k^T / sqrt(d) + mask) v, of q, k and v (n, heads, tokens, d)"
-    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
-    if not slow or k.shape[-2] > 1024: return F.scaled_dot_product_attention(q, k, v, mask)
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    slow = slow and torch.is_grad_enabled()
+    if not slow or k.shape[-2] > 1024:
+        return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None: scores = scores + mask
-    return scores.softmax(-1, torch.float32 if k.shape[-2] % 32 else None).to(v.dtype) @ v
+    precise = torch.float32 if k.shape[-2] % 32 else None
+    return scores.softmax(-1, precise).to(v.dtype) @ v
 
-def _heads(t, n): return t.unflatten(-1, (n, -1)).transpose(1, 2) # to (n, heads, tokens, d)
+def _heads(t, n): # (n, tokens, heads * d) -> (n, heads, tokens, d)
+    return t.unflatten(-1, (n, -1)).transpose(1, 2)
 
 # %% ../nbs/03_sd_unet.ipynb #cell047
 class Attention(nn.Module):
-    "Every token of `x` gathers what it needs from the tokens of `context`, or from those of `x` itself."
-    def __init__(self,
+    "Every token of `x` gathers what it needs from `context`, or from `x` itself."
+    def __init__(
+        self,
         query_dim: int, # width of the tokens that ask
-        cross_attention_dim: int | None = None, # width of the tokens that answer (None: the same ones)
+        cross_attention_dim: int | None = None, # of those that answer (None: the same)
         heads: int = 8, # questions asked side by side
         dim_head: int = 64, # width of each
         bias: bool = False, # biases in the first three layers
@@ -139,27 +156,38 @@ class Attention(nn.Module):
         residual_connection: bool = False, # add the input to the answer
     ):
         super().__init__()
-        width, context_dim = heads * dim_head, cross_attention_dim or query_dim
-        self.heads, self.residual_connection = heads, residual_connection
-        self.group_norm = nn.GroupNorm(norm_num_groups, query_dim, eps) if norm_num_groups else None
+        width = heads * dim_head
+        context_dim = cross_attention_dim or query_dim
+        self.heads = heads
+        self.residual_connection = residual_connection
+        self.group_norm = None
+        if norm_num_groups:
+            self.group_norm = nn.GroupNorm(norm_num_groups, query_dim, eps)
         self.to_q = nn.Linear(query_dim, width, bias)
-        self.to_k, self.to_v = (nn.Linear(context_dim, width, bias) for _ in range(2))
+        self.to_k = nn.Linear(context_dim, width, bias)
+        self.to_v = nn.Linear(context_dim, width, bias)
         self.to_out = nn.Sequential(nn.Linear(width, query_dim))
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        "x: (n, tokens, query_dim) or a picture (n, query_dim, h, w), and so is the answer."
-        asked = x
+    def forward(
+        self,
+        x: Tensor, # (n, tokens, query_dim), or a picture; the answer has the same shape
+        context: Tensor | None = None, # (n, tokens, cross_attention_dim)
+        mask: Tensor | None = None, # added to the scores
+    ) -> Tensor:
+        residual = x
         if x.ndim == 4: x = to_tokens(self.group_norm(x) if self.group_norm else x)
         elif self.group_norm: x = self.group_norm(x.mT).mT
         context = x if context is None else context
-        q, k, v = (_heads(t, self.heads) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        tokens = self.to_q(x), self.to_k(context), self.to_v(context)
+        q, k, v = (_heads(t, self.heads) for t in tokens)
         x = self.to_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
-        if asked.ndim == 4: x = to_image(x, asked)
-        return x + asked if self.residual_connection else x
+        if residual.ndim == 4: x = to_image(x, residual)
+        return x + residual if self.residual_connection else x
 
 # %% ../nbs/03_sd_unet.ipynb #cell052
-def _is_plain(layer): # one that nobody wrapped (as LoRA does) or hooked may be left uncalled
-    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+def _is_plain(layer): # one that nobody wrapped (as LoRA does) or hooked
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks,
+             layer._backward_pre_hooks)
     return type(layer) in (nn.Linear, nn.Conv2d) and not any(hooks)
 
 class GEGLU(nn.Module):
@@ -169,9 +197,9 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(dim_in, 2 * dim_out)
 
     def forward(self, x: Tensor) -> Tensor: # (..., dim_in) -> (..., dim_out)
-        if _is_plain(self.proj):  # two products, and no tensor to cut in two: faster
-            (w_value, w_gate), (b_value, b_gate) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
-            value, gate = F.linear(x, w_value, b_value), F.linear(x, w_gate, b_gate)
+        if _is_plain(self.proj): # two products, and no tensor to cut in two: faster
+            halves = zip(self.proj.weight.chunk(2), self.proj.bias.chunk(2))
+            value, gate = (F.linear(x, weight, bias) for weight, bias in halves)
         else: value, gate = self.proj(x).chunk(2, -1)
         return value * F.gelu(gate)
 
@@ -179,14 +207,16 @@ class FeedForward(nn.Module):
     "Each token by itself: four times as wide through GEGLU, and back."
     def __init__(self, dim: int):
         super().__init__()
-        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(),
+                                 nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor: return self.net(x)
 
 # %% ../nbs/03_sd_unet.ipynb #cell055
 class BasicTransformerBlock(nn.Module):
-    "Look at each other, listen to the text, think: self-attention, cross-attention, feed-forward."
-    def __init__(self,
+    "Look at each other, listen to the text, think."
+    def __init__(
+        self,
         dim: int, # width of the picture's tokens
         heads: int, # attention heads
         cross_attention_dim: int, # width of the text's tokens
@@ -197,171 +227,205 @@ class BasicTransformerBlock(nn.Module):
         answers = cross_attention_dim if only_cross_attention else None
         self.attn1 = Attention(dim, answers, heads, dim // heads)
         self.attn2 = Attention(dim, cross_attention_dim, heads, dim // heads)
-        self.ff, self.only_cross_attention = FeedForward(dim), only_cross_attention
+        self.ff = FeedForward(dim)
+        self.only_cross_attention = only_cross_attention
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor: # (n, tokens, dim)
-        x = x + self.attn1(self.norm1(x), context if self.only_cross_attention else None)
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        first = context if self.only_cross_attention else None
+        x = x + self.attn1(self.norm1(x), first)
         x = x + self.attn2(self.norm2(x), context, mask)
         return x + self.ff(self.norm3(x))
 
 # %% ../nbs/03_sd_unet.ipynb #cell058
 class Transformer2DModel(nn.Module):
-    "Picture to tokens, transformer blocks, tokens to picture, and a shortcut around it all."
-    def __init__(self,
+    "To tokens, transformer blocks, back to a picture; a shortcut around it all."
+    def __init__(
+        self,
         channels: int, # channels of the picture, and width of its tokens
         heads: int, # attention heads
         cross_attention_dim: int, # width of the text's tokens
         depth: int = 1, # number of transformer blocks
         groups: int = 32, # of the GroupNorm
-        linear: bool = False, # keep the projections as matrices, not as 1x1 convolutions
+        linear: bool = False, # projections are matrices, not 1x1 convolutions
         only_cross_attention: bool = False, # see `BasicTransformerBlock`
     ):
         super().__init__()
-        self.linear, project = linear, nn.Linear if linear else partial(nn.Conv2d, kernel_size=1)
+        self.linear = linear
+        project = nn.Linear if linear else partial(nn.Conv2d, kernel_size=1)
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in, self.proj_out = project(channels, channels), project(channels, channels)
-        block = partial(BasicTransformerBlock, channels, heads, cross_attention_dim, only_cross_attention)
+        self.proj_in = project(channels, channels)
+        self.proj_out = project(channels, channels)
+        block = partial(BasicTransformerBlock, channels, heads, cross_attention_dim,
+                        only_cross_attention)
         self.transformer_blocks = nn.ModuleList(block() for _ in range(depth))
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor: # (n, channels, h, w)
-        def project(layer, tokens):
-            if _is_plain(layer): return F.linear(tokens, layer.weight.flatten(1), layer.bias)
-            return layer(tokens) if self.linear else to_tokens(layer(to_image(tokens, x)))
-        tokens = project(self.proj_in, to_tokens(self.norm(x)))
+    def _project(self, layer, tokens, like):
+        if _is_plain(layer):
+            return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+        if self.linear: return layer(tokens)
+        return to_tokens(layer(to_image(tokens, like)))
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens = self._project(self.proj_in, to_tokens(self.norm(x)), x)
         for block in self.transformer_blocks: tokens = block(tokens, context, mask)
-        return x + to_image(project(self.proj_out, tokens), x)
+        return x + to_image(self._project(self.proj_out, tokens, x), x)
+
+# %% ../nbs/03_sd_unet.ipynb #cell134
+@contextmanager
+def record_attention(
+    model: nn.Module, # whose attention to record
+    name: str = "attn2", # "attn2" listens to the text, "attn1" looks around
+):
+    "Gives a list that collects, in the `with`, weights (n, heads, tokens, context)."
+    maps = []
+    def look(layer, args, _):
+        x, context, mask = (*args, None, None)[:3]
+        q = _heads(layer.to_q(x), layer.heads)
+        k = _heads(layer.to_k(x if context is None else context), layer.heads)
+        scores = q @ k.mT * q.shape[-1] ** -0.5 + (0 if mask is None else mask)
+        maps.append(scores.softmax(-1).detach())
+    layers = [m for path, m in model.named_modules() if path.endswith(name)]
+    hooks = [layer.register_forward_hook(look) for layer in layers]
+    try: yield maps
+    finally:
+        for hook in hooks: hook.remove()
 
 # %% ../nbs/03_sd_unet.ipynb #cell061
 class _Stack(nn.Module):
-    "Residual blocks, some followed by a transformer: what every level of the U is made of."
+    "Residual blocks, some followed by a transformer: what a level of the U is made of."
     checkpointing = False # see `enable_gradient_checkpointing`
 
-    def __init__(self, widths, resnet, transformer, depth, n_transformers=None): # widths: (in, out) pairs
-        super().__init__()
+    def __init__(self, widths, resnet, transformer, depth, n_transformers=None):
+        super().__init__() # widths: (in, out) pairs
         self.resnets = nn.ModuleList(resnet(a, b) for a, b in widths)
         wanted = widths[:n_transformers] if transformer else []
         self.attentions = nn.ModuleList(transformer(b, depth=depth) for _, b in wanted)
 
     def layer(self, i, *args):
-        if not (self.checkpointing and torch.is_grad_enabled()): return self._layer(i, *args)
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return self._layer(i, *args)
         return checkpoint(self._layer, i, *args, use_reentrant=False)
 
     def _layer(self, i, x, temb, context, mask):
         x = self.resnets[i](x, temb)
         return self.attentions[i](x, context, mask) if i < len(self.attentions) else x
 
-# %% ../nbs/03_sd_unet.ipynb #cell062
 class DownBlock2D(_Stack):
     "One level on the way down: residual blocks, then half the size."
-    def __init__(self, in_channels, out_channels, n_layers: int, downsample: bool, resnet,
-                 transformer=None, depth=1):
-        widths = [(out_channels if i else in_channels, out_channels) for i in range(n_layers)]
+    def __init__(self, in_channels, out_channels, n_layers: int, downsample: bool,
+                 resnet, transformer=None, depth=1):
+        ins = [in_channels] + [out_channels] * n_layers
+        widths = [(width, out_channels) for width in ins[:n_layers]]
         super().__init__(widths, resnet, transformer, depth)
-        self.downsamplers = nn.ModuleList([Downsample2D(out_channels)] if downsample else [])
+        self.downsamplers = nn.ModuleList()
+        if downsample: self.downsamplers.append(Downsample2D(out_channels))
 
     def forward(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
         "The picture, and every step to it."
         steps = []
-        for i in range(len(self.resnets)): steps.append(x := self.layer(i, x, temb, context, mask))
+        for i in range(len(self.resnets)):
+            steps.append(x := self.layer(i, x, temb, context, mask))
         for down in self.downsamplers: steps.append(x := down(x))
         return x, steps
-
-class CrossAttnDownBlock2D(DownBlock2D):
-    "A `DownBlock2D` with a transformer after every residual block."
 
 # %% ../nbs/03_sd_unet.ipynb #cell063
 class UNetMidBlock2DCrossAttn(_Stack):
     "The bottom of the U: residual block, transformer, residual block."
     def __init__(self, channels: int, resnet, transformer, depth: int = 1):
-        super().__init__([(channels, channels)] * 2, resnet, transformer, depth, n_transformers=1)
+        super().__init__([(channels, channels)] * 2, resnet, transformer, depth, 1)
 
     def forward(self, x, temb, context=None, mask=None) -> Tensor:
         return self.layer(1, self.layer(0, x, temb, context, mask), temb, context, mask)
 
 class UpBlock2D(_Stack):
-    "One level on the way up: every residual block takes a picture off the stack; then twice the size."
-    def __init__(self, in_channels, skip_channels: list, out_channels, upsample: bool, resnet,
-                 transformer=None, depth=1):
-        widths = [((out_channels if i else in_channels) + s, out_channels)
-                  for i, s in enumerate(skip_channels)]
+    "One level on the way up: each residual block takes a picture off the stack."
+    def __init__(self, in_channels, skip_channels: list, out_channels, upsample: bool,
+                 resnet, transformer=None, depth=1):
+        ins = [in_channels] + [out_channels] * len(skip_channels)
+        widths = [(a + b, out_channels) for a, b in zip(ins, skip_channels)]
         super().__init__(widths, resnet, transformer, depth)
-        self.upsamplers = nn.ModuleList([Upsample2D(out_channels)] if upsample else [])
+        self.upsamplers = nn.ModuleList()
+        if upsample: self.upsamplers.append(Upsample2D(out_channels))
 
-    def forward(self, x, stack, temb, context=None, mask=None) -> Tensor: # takes what it needs off `stack`
+    def forward(self, x, stack, temb, context=None, mask=None) -> Tensor:
         for i in range(len(self.resnets)):
             x = self.layer(i, torch.cat([x, stack.pop()], 1), temb, context, mask)
         for up in self.upsamplers: x = up(x, stack[-1].shape[2:])
         return x
 
+class CrossAttnDownBlock2D(DownBlock2D):
+    "A `DownBlock2D` with a transformer after every residual block."
+
 class CrossAttnUpBlock2D(UpBlock2D):
     "An `UpBlock2D` with a transformer after every residual block."
 
-# %% ../nbs/03_sd_unet.ipynb #cell068
-def _per_level(c, key):
-    "A config value for each level, whether it was given once for all or level by level."
-    value = c[key]
-    return value if isinstance(value, tuple) else (value,) * len(c.block_out_channels)
-
 # %% ../nbs/03_sd_unet.ipynb #cell070
 class UNetEncoder(nn.Module):
-    "From the noisy picture to the bottom of the U. A subclass, as `UNet2DConditionModel`, has a `config`."
+    "From the noisy picture to the bottom of the U. A subclass has a `config`."
     def __init__(self, c): # the config of a `UNet2DConditionModel`
         super().__init__()
-        widths, time_dim = c.block_out_channels, 4 * c.block_out_channels[0]
+        below = c.block_out_channels[0]
+        time_dim = 4 * below
         self._recipes(c, time_dim)
-        self.text_width = _check_text_width(c)
-        self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
-        self.embed = partial(timestep_embedding, flip_sin_to_cos=c.flip_sin_to_cos, freq_shift=c.freq_shift)
-        self.time_embedding = TimestepEmbedding(widths[0], time_dim, c.act_fn, c.time_cond_proj_dim)
-        self._build_extras(c, widths[0], time_dim)
-
-        blocks, below = dict(DownBlock2D=DownBlock2D, CrossAttnDownBlock2D=CrossAttnDownBlock2D), widths[0]
+        self.text_width = text_width(c)
+        self.conv_in = nn.Conv2d(c.in_channels, below, 3, padding=1)
+        self.embed = partial(timestep_embedding, flip_sin_to_cos=c.flip_sin_to_cos,
+                             freq_shift=c.freq_shift)
+        self.time_embedding = TimestepEmbedding(below, time_dim, c.act_fn,
+                                                c.time_cond_proj_dim)
+        self._build_extras(c, below, time_dim)
         self.down_blocks = nn.ModuleList()
-        levels = enumerate(zip(c.down_block_types, self.levels))
-        for i, (kind, (w, n, depth, transformer)) in levels:
-            listens = transformer if "Attn" in kind else None
-            downsample = i < len(widths) - 1
-            self.down_blocks.append(blocks[kind](below, w, n, downsample, self.resnet, listens, depth))
+        for i, (w, n, depth, transformer) in enumerate(self.levels):
+            listens = transformer if "Attn" in c.down_block_types[i] else None
+            kind = CrossAttnDownBlock2D if listens else DownBlock2D
+            self.down_blocks.append(kind(below, w, n, i < len(self.levels) - 1,
+                                         self.resnet, listens, depth))
             below = w
         both = partial(transformer, only_cross_attention=False)
-        self.mid_block = None
-        if c.mid_block_type: self.mid_block = UNetMidBlock2DCrossAttn(w, self.resnet, both, depth)
+        middle = partial(UNetMidBlock2DCrossAttn, w, self.resnet, both, depth)
+        self.mid_block = middle() if c.mid_block_type else None
 
-# %% ../nbs/03_sd_unet.ipynb #cell071
-@patch_to(UNetEncoder)
-def _recipes(self, c, time_dim):
-    "How to make a residual block; and for each level its width, layers, transformer depth, transformer."
-    self.resnet = partial(ResnetBlock2D, temb_channels=time_dim, groups=c.norm_num_groups,
-                          eps=c.norm_eps, dropout=c.dropout, act=c.act_fn)
-    keys = ("block_out_channels", "layers_per_block", "transformer_layers_per_block",
-            "attention_head_dim", "cross_attention_dim", "only_cross_attention")
-    self.levels = []
-    for w, n, depth, heads, text, only in zip(*(_per_level(c, key) for key in keys)):
-        transformer = partial(Transformer2DModel, heads=heads, cross_attention_dim=text,
-                              groups=c.norm_num_groups, linear=bool(c.use_linear_projection),
-                              only_cross_attention=only)
-        self.levels.append((w, n, depth, transformer))
+    check = check_unet_inputs
+
+    def _recipes(self, c, time_dim):
+        "How to make a residual block; each level's width, layers, depth, transformer."
+        self.resnet = partial(
+            ResnetBlock2D, temb_channels=time_dim, groups=c.norm_num_groups,
+            eps=c.norm_eps, dropout=c.dropout, act=c.act_fn)
+        keys = ("block_out_channels", "layers_per_block",
+                "transformer_layers_per_block", "attention_head_dim",
+                "cross_attention_dim", "only_cross_attention")
+        self.levels = []
+        for w, n, depth, heads, text, only in zip(*(per_level(c, key) for key in keys)):
+            transformer = partial(
+                Transformer2DModel, heads=heads, cross_attention_dim=text,
+                groups=c.norm_num_groups, linear=bool(c.use_linear_projection),
+                only_cross_attention=only)
+            self.levels.append((w, n, depth, transformer))
 
 # %% ../nbs/03_sd_unet.ipynb #cell073
 class AttentionPooling(nn.Module):
     "Many tokens to one: their mean asks; all of them, and the mean itself, answer."
     def __init__(self, heads: int, dim: int):
         super().__init__()
-        self.heads, self.positional_embedding = heads, nn.Parameter(torch.randn(1, dim) / dim**0.5)
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(1, dim) / dim**0.5)
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(dim, dim) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor: # (n, tokens, dim) -> (n, dim)
         mean = x.mean(1, keepdim=True) + self.positional_embedding
         x = torch.cat([mean, x], 1)
-        q, k, v = (_heads(t, self.heads) for t in (self.q_proj(mean), self.k_proj(x), self.v_proj(x)))
-        return attend(q, k, v).flatten(1)
+        tokens = self.q_proj(mean), self.k_proj(x), self.v_proj(x)
+        return attend(*(_heads(t, self.heads) for t in tokens)).flatten(1)
 
 class TextTimeEmbedding(nn.Module):
     "The text as a whole, in one vector as wide as the time vector."
     def __init__(self, dim: int, time_embed_dim: int, heads: int = 64):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(time_embed_dim)
-        self.pool, self.proj = AttentionPooling(heads, dim), nn.Linear(dim, time_embed_dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(time_embed_dim)
+        self.pool = AttentionPooling(heads, dim)
+        self.proj = nn.Linear(dim, time_embed_dim)
 
     def forward(self, x: Tensor) -> Tensor: # (n, tokens, dim) -> (n, time_embed_dim)
         return self.norm2(self.proj(self.pool(self.norm1(x))))
@@ -371,181 +435,69 @@ class TextTimeEmbedding(nn.Module):
 def _build_extras(self, c, width, time_dim):
     "What else goes into the time vector: classes, and the text as a whole."
     self.class_embedding = self.add_embedding = None
-    kind, extra = c.class_embed_type, c.addition_embed_type
-    given, heads = c.projection_class_embeddings_input_dim, c.addition_embed_type_num_heads
-    if kind == "timestep":
+    given = c.projection_class_embeddings_input_dim
+    heads = c.addition_embed_type_num_heads
+    if c.class_embed_type == "timestep":
         self.class_embedding = TimestepEmbedding(width, time_dim, c.act_fn)
-    elif kind == "projection": self.class_embedding = TimestepEmbedding(given, time_dim)
-    elif c.num_class_embeds: self.class_embedding = nn.Embedding(c.num_class_embeds, time_dim)
-    if extra == "text_time": self.add_embedding = TimestepEmbedding(given, time_dim)
-    elif extra: self.add_embedding = TextTimeEmbedding(_check_text_width(c), time_dim, heads)
-
-def _check_text_width(c):
-    "How wide the text's tokens are: the levels that listen agree on it."
-    listens = [*("Attn" in kind for kind in c.down_block_types), bool(c.mid_block_type)]
-    widths = _per_level(c, "cross_attention_dim")
-    listens += ["Attn" in kind for kind in c.up_block_types[::-1]]
-    heard = {w for w, ear in zip((*widths, widths[-1], *widths), listens) if ear}
-    heard = heard or {widths[-1]}
-    if len(heard) == 1: return heard.pop()
-    raise ConfigError("cross_attention_dim: all levels that listen get the same text, "
-                      f"got widths {widths}")
-
-# %% ../nbs/03_sd_unet.ipynb #cell076
-@patch_to(UNetEncoder)
-def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None, added_cond_kwargs=None,
-                class_labels=None, timestep_cond=None) -> Tensor: # (n, time_embed_dim)
-    "Time, class, and the text as a whole, in the one vector that every residual block gets."
-    c, width, added = self.config, self.conv_in.out_channels, added_cond_kwargs or {}
-    timestep = _check_timesteps(timestep, sample)
-    temb = self.time_embedding(self.embed(timestep, width).to(sample.dtype), timestep_cond)
-    if self.class_embedding is not None:
-        if c.class_embed_type == "timestep": class_labels = self.embed(class_labels, width).to(sample.dtype)
-        temb = temb + self.class_embedding(class_labels)
-    if c.addition_embed_type == "text": temb = temb + self.add_embedding(encoder_hidden_states)
+    elif c.class_embed_type: self.class_embedding = TimestepEmbedding(given, time_dim)
+    elif c.num_class_embeds:
+        self.class_embedding = nn.Embedding(c.num_class_embeds, time_dim)
     if c.addition_embed_type == "text_time":
-        ids = self.embed(added["time_ids"], c.addition_time_embed_dim).flatten(1)
-        whole = torch.cat([added["text_embeds"], ids], 1)
-        temb = temb + self.add_embedding(whole.to(sample.dtype))
+        self.add_embedding = TimestepEmbedding(given, time_dim)
+    elif c.addition_embed_type:
+        self.add_embedding = TextTimeEmbedding(self.text_width, time_dim, heads)
+
+@patch_to(UNetEncoder)
+def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None,
+                added_cond_kwargs=None, class_labels=None, timestep_cond=None):
+    "Time, class, and the text as a whole: the one vector that all residual blocks get."
+    c, width, dtype = self.config, self.conv_in.out_channels, sample.dtype
+    timestep = expand_timesteps(timestep, sample)
+    temb = self.time_embedding(self.embed(timestep, width).to(dtype), timestep_cond)
+    if self.class_embedding is not None:
+        if c.class_embed_type == "timestep":
+            class_labels = self.embed(class_labels, width).to(dtype)
+        temb = temb + self.class_embedding(class_labels)
+    if c.addition_embed_type == "text":
+        temb = temb + self.add_embedding(encoder_hidden_states)
+    if c.addition_embed_type == "text_time":
+        ids = self.embed(added_cond_kwargs["time_ids"], c.addition_time_embed_dim)
+        whole = torch.cat([added_cond_kwargs["text_embeds"], ids.flatten(1)], 1)
+        temb = temb + self.add_embedding(whole.to(dtype))
     return temb
-
-def _check_timesteps(timestep, sample):
-    "One number for all pictures, or one for each, as a tensor (n,)."
-    try: t = torch.as_tensor(timestep, device=sample.device)
-    except (TypeError, ValueError, RuntimeError): t = torch.empty(0)
-    fits = t.ndim < 2 and t.numel() in (1, len(sample))
-    if not fits or t.dtype == torch.bool or t.is_complex():
-        raise ValueError(f"timestep: expected a number, or a tensor ({len(sample)},) "
-                         f"of them, got {timestep!r}")
-    seen = t.device.type == "cpu" and not torch.compiler.is_compiling() # a GPU would wait
-    if seen and not t.isfinite().all():
-        raise ValueError(f"timestep: expected finite numbers, got {timestep!r}")
-    return t.expand(len(sample))
-
-# %% ../nbs/03_sd_unet.ipynb #cell078
-@patch_to(UNetEncoder)
-def check(self, sample: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask=None,
-          class_labels=None, timestep_cond=None, added_cond_kwargs=None):
-    "Raise a `ValueError` that names the argument, if one does not fit the config."
-    c = self.config
-    check_tensor("sample", sample, "n", c.in_channels, "height", "width")
-    if not sample.numel():
-        raise ValueError(f"sample: expected at least one pixel, got {tuple(sample.shape)}")
-    n, text = len(sample), encoder_hidden_states
-    check_tensor("encoder_hidden_states", text, n, "tokens", self.text_width)
-    mask = encoder_attention_mask
-    if mask is not None and getattr(mask, "shape", None) != text.shape[:2]:
-        got = tuple(mask.shape) if torch.is_tensor(mask) else repr(mask)
-        raise ValueError("encoder_attention_mask: expected a tensor "
-                         f"{tuple(text.shape[:2])}, got {got}")
-    self._check_extras(n, class_labels, timestep_cond, added_cond_kwargs or {})
-    check_dtype(self.conv_in.weight, sample=sample, encoder_hidden_states=text)
-
-def check_dtype(
-    weight, # of the layer that gets them
-    **tensors, # by the name of the argument
-):
-    "What goes into a net is of the type of its weights, unless `torch.autocast` sees to it."
-    try: autocast = torch.is_autocast_enabled(weight.device.type)
-    except RuntimeError: autocast = False # a device that has no such thing, as `meta`
-    for name, x in tensors.items():
-        if x.dtype != weight.dtype and not autocast:
-            raise ValueError(f"{name}: expected {weight.dtype} as the weights are, got "
-                             f"{x.dtype}")
-
-@patch_to(UNetEncoder)
-def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
-    "From the noisy picture to the bottom of the U: what arrives there, and the stack of skips."
-    stack = [x := self.conv_in(x)]
-    for block in self.down_blocks:
-        x, steps = block(x, temb, context, mask)
-        stack += steps
-    return x if self.mid_block is None else self.mid_block(x, temb, context, mask), stack
-
-# %% ../nbs/03_sd_unet.ipynb #cell078a
-@patch_to(UNetEncoder)
-def _check_extras(self, n, class_labels, timestep_cond, added):
-    "What is given beside picture and text must be what the config has a use for."
-    c, rows = self.config, partial(_check_rows, n)
-    if (class_labels is None) != (self.class_embedding is None):
-        why = "no classes" if class_labels is not None else "classes, and needs them"
-        raise ValueError(f"class_labels: this model has {why}")
-    if isinstance(self.class_embedding, nn.Embedding):
-        rows("class_labels", class_labels, floating=False)
-        check_ids("class_labels", class_labels, c.num_class_embeds)
-    elif c.class_embed_type == "timestep":
-        rows("class_labels", class_labels, floating=None)
-    elif class_labels is not None:
-        rows("class_labels", class_labels, c.projection_class_embeddings_input_dim)
-    if timestep_cond is not None:
-        if not c.time_cond_proj_dim:
-            raise ValueError("timestep_cond: this model has no use for it")
-        rows("timestep_cond", timestep_cond, c.time_cond_proj_dim)
-    wanted = {"text_embeds", "time_ids"} if c.addition_embed_type == "text_time" else set()
-    if not isinstance(added, dict) or set(added) != wanted:
-        wish = " and ".join(sorted(wanted)) or "nothing, as this model has no use for it"
-        got = sorted(added) if isinstance(added, dict) else added
-        raise ValueError(f"added_cond_kwargs: expected {wish}, got {got}")
-    if wanted:
-        rows("text_embeds", added["text_embeds"], "width")
-        ids = rows("time_ids", added["time_ids"], "numbers", floating=None)
-        d, count, each = added["text_embeds"].shape[1], ids.shape[1], c.addition_time_embed_dim
-        total = c.projection_class_embeddings_input_dim
-        if d + count * each != total:
-            raise ValueError(f"added_cond_kwargs: text_embeds of width {d} and {count} time_ids "
-                             f"of width {each} do not add up to {total}")
-
-# %% ../nbs/03_sd_unet.ipynb #cell078a_2
-def _check_rows(n, name, x, *shape, floating=True):
-    "A tensor with a row for each of `n` pictures, or one row for all. (floating=None: either)"
-    if not torch.is_tensor(x): raise ValueError(f"{name}: expected a tensor, got {x!r}")
-    floating = x.is_floating_point() if floating is None else floating
-    rows = 1 if x.ndim and len(x) == 1 else n
-    return check_tensor(name, x, rows, *shape, floating=floating)
-
-def check_ids(
-    name: str, # of the argument
-    ids: Tensor, # whole numbers
-    most: int, # rows of the table that they point into
-):
-    "Row numbers of a table must exist. (Looked at on the CPU only: a GPU would wait.)"
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel(): return
-    low, high = (x.item() for x in ids.aminmax())
-    if low < 0 or high >= most:
-        raise ValueError(f"{name}: expected numbers from 0 to {most - 1}, got "
-                         f"{low if low < 0 else high}")
 
 # %% ../nbs/03_sd_unet.ipynb #cell080
 class UNet2DConditionModel(Pretrained, UNetEncoder):
-    "The U-Net of Stable Diffusion 1.x, 2.x and XL, with the config keys and weight names of diffusers."
+    "The U-Net of Stable Diffusion 1.x, 2.x and XL, config and weights as in diffusers."
     @register_config
-    def __init__(self,
-        sample_size: int | None = None, # side of the latents it was trained on: a note only
+    def __init__(
+        self,
+        sample_size: int | None = None, # side of the latents it learned on: a note
         in_channels: int = 4, # channels of the noisy picture
         out_channels: int = 4, # channels of the answer
         flip_sin_to_cos: bool = True, # see `timestep_embedding`
         freq_shift: float = 0, # see `timestep_embedding`
-        down_block_types: tuple = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), # one for each level
-        mid_block_type: str | None = "UNetMidBlock2DCrossAttn", # None: nothing at the bottom
-        up_block_types: tuple = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, # from the bottom up
-        only_cross_attention: bool | tuple = False, # per level: see `BasicTransformerBlock`
+        down_block_types: tuple = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        mid_block_type: str | None = "UNetMidBlock2DCrossAttn", # None: nothing there
+        up_block_types: tuple = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        only_cross_attention: bool | tuple = False, # see `BasicTransformerBlock`
         block_out_channels: tuple = (320, 640, 1280, 1280), # channels of each level
-        layers_per_block: int | tuple = 2, # residual blocks a level; one more on the way up
+        layers_per_block: int | tuple = 2, # residual blocks a level; going up, one more
         dropout: float = 0.0, # in the residual blocks
         act_fn: str = "silu", # one of `ACTIVATIONS`
         norm_num_groups: int = 32, # of every GroupNorm
         norm_eps: float = 1e-5, # of the residual blocks' GroupNorms
         cross_attention_dim: int | tuple = 1280, # width of the text's tokens
-        transformer_layers_per_block: int | tuple = 1, # depth of each transformer, per level
-        attention_head_dim: int | tuple = 8, # the number (!) of attention heads, per level
+        transformer_layers_per_block: int | tuple = 1, # depth of each transformer
+        attention_head_dim: int | tuple = 8, # the number (!) of attention heads
         use_linear_projection: bool = False, # see `Transformer2DModel`
         class_embed_type: str | None = None, # None, "timestep" or "projection"
         addition_embed_type: str | None = None, # None, "text" or "text_time"
-        addition_time_embed_dim: int | None = None, # "text_time": clock width of each number
-        num_class_embeds: int | None = None, # number of classes, for a table of class vectors
+        addition_time_embed_dim: int | None = None, # "text_time": its clock face
+        num_class_embeds: int | None = None, # classes, for a table of class vectors
         upcast_attention: bool = False, # a note: attention adds up in float32 anyway
         time_cond_proj_dim: int | None = None, # see `TimestepEmbedding`
-        projection_class_embeddings_input_dim: int | None = None, # "text_time", "projection": what they take
+        projection_class_embeddings_input_dim: int | None = None, # what they take
         addition_embed_type_num_heads: int = 64, # "text": heads of the pooling
     ):
         dict.update(self.config, check_unet_config(self.config))
@@ -556,174 +508,76 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
 UNet2DConditionModel.ignored_config_keys = frozenset({"mid_block_only_cross_attention"})
 UNet2DConditionModel.fixed_config = dict(
     center_input_sample=False, downsample_padding=1, mid_block_scale_factor=1,
-    reverse_transformer_layers_per_block=None, encoder_hid_dim=None, encoder_hid_dim_type=None,
-    num_attention_heads=None, dual_cross_attention=False, resnet_time_scale_shift="default",
-    resnet_skip_time_act=False, resnet_out_scale_factor=1.0, time_embedding_type="positional",
-    time_embedding_dim=None, time_embedding_act_fn=None, timestep_post_act=None, conv_in_kernel=3,
-    conv_out_kernel=3, attention_type="default", class_embeddings_concat=False, cross_attention_norm=None)
-
-# %% ../nbs/03_sd_unet.ipynb #cell081b
-_COUNTS = ("in_channels", "out_channels", "norm_num_groups", "addition_embed_type_num_heads")
-_COUNTS_OR_NONE = ("num_class_embeds", "time_cond_proj_dim",
-                   "projection_class_embeddings_input_dim", "addition_time_embed_dim")
-_FLAGS = ("flip_sin_to_cos", "use_linear_projection", "upcast_attention")
-_CHOICES = dict(
-    act_fn=tuple(ACTIVATIONS), mid_block_type=("UNetMidBlock2DCrossAttn", None),
-    class_embed_type=(None, "timestep", "projection"),
-    addition_embed_type=(None, "text", "text_time"))
-_MOST = 2 ** 15 # the largest width or count that a config may ask for
-
-def check_unet_config(
-    c, # the config of a `UNet2DConditionModel`
-) -> dict: # its numbers, whole ones as `int`
-    "A `ConfigError` that names the key, if no U-Net can be built from this."
-    check_levels(c)
-    whole = partial(whole_number, low=1, high=_MOST)
-    found = {key: whole(key, c[key]) for key in _COUNTS}
-    found |= {key: whole(key, c[key]) for key in _COUNTS_OR_NONE if c[key] is not None}
-    for key in ("block_out_channels", "attention_head_dim", "cross_attention_dim"):
-        found[key] = _check_each(c, key, whole)
-    for key in ("layers_per_block", "transformer_layers_per_block"):
-        found[key] = _check_each(c, key, partial(whole_number, low=0, high=1000))
-    if c.sample_size is not None:
-        found["sample_size"] = check_size("sample_size", c.sample_size)
-    flag = lambda key, value: one_of(key, value, True, False)
-    found["only_cross_attention"] = _check_each(c, "only_cross_attention", flag)
-    for key in _FLAGS: one_of(key, c[key], True, False, None)
-    for key, choices in _CHOICES.items(): one_of(key, c[key], *choices)
-    number("freq_shift", c.freq_shift)
-    number("norm_eps", c.norm_eps, low=0)
-    number("dropout", c.dropout, low=0, high=1)
-    _check_together(type(c)({**c, **found}))
-    return found
-
-# %% ../nbs/03_sd_unet.ipynb #cell081b_2
-def check_levels(
-    c, # a config
-    down=("DownBlock2D", "CrossAttnDownBlock2D"), # what down_block_types may hold
-    up=("UpBlock2D", "CrossAttnUpBlock2D"), # what up_block_types may hold
-):
-    "A width for each level, and the name of a block down and of one up for each width."
-    widths = c.block_out_channels
-    if not isinstance(widths, tuple) or not 1 <= len(widths) <= 16:
-        raise ConfigError("block_out_channels: expected a width for each level, got "
-                          f"{widths!r}")
-    for key, known in dict(down_block_types=down, up_block_types=up).items():
-        if not isinstance(c[key], tuple) or len(c[key]) != len(widths):
-            raise ConfigError(f"{key}: expected {len(widths)} as in "
-                              f"block_out_channels, got {c[key]!r}")
-        for kind in c[key]: one_of(key, kind, *known)
-
-def check_size(name, size):
-    "Pixels a side, or (height, width)."
-    if not isinstance(size, tuple): return whole_number(name, size, 1)
-    if len(size) == 2: return tuple(whole_number(name, side, 1) for side in size)
-    raise ConfigError(f"{name}: expected a number, or height and width, got {size!r}")
-
-def _check_each(c, key, check):
-    value, n = c[key], len(c.block_out_channels)
-    if not isinstance(value, tuple): return check(key, value)
-    if len(value) == n: return tuple(check(key, v) for v in value)
-    raise ConfigError(f"{key}: expected a number, or {n} of them as in block_out_channels, "
-                      f"got {value!r}")
-
-# %% ../nbs/03_sd_unet.ipynb #cell081b_3
-def _check_together(c):
-    "Keys that fit only together."
-    keys = ("block_out_channels", "attention_head_dim", "layers_per_block",
-            "transformer_layers_per_block")
-    widths, heads, layers, depth = (_per_level(c, key) for key in keys)
-    n, text = len(widths), _check_text_width(c)
-    listens = ["Attn" in a + b for a, b in zip(c.down_block_types, c.up_block_types[::-1])]
-    listens[-1] |= bool(c.mid_block_type)
-    for w, h, ear in zip(widths, heads, listens):
-        for key, divisor in dict(norm_num_groups=c.norm_num_groups, attention_head_dim=h).items():
-            if w % divisor and (ear or key == "norm_num_groups"):
-                raise ConfigError(f"block_out_channels: {w} is not a multiple of "
-                                  f"{key}={divisor}")
-    if any(not k and a != b for k, a, b in zip(layers, (widths[0], *widths), widths)):
-        raise ConfigError("layers_per_block: 0 leaves nothing that could change the "
-                          f"width in {widths}")
-    needs = dict(projection=c.class_embed_type, text_time=c.addition_embed_type)
-    if any(k == v for k, v in needs.items()) and not c.projection_class_embeddings_input_dim:
-        raise ConfigError("projection_class_embeddings_input_dim: class_embed_type='projection' "
-                          "and addition_embed_type='text_time' need it, got None")
-    if c.addition_embed_type == "text_time" and not c.addition_time_embed_dim:
-        raise ConfigError("addition_time_embed_dim: addition_embed_type='text_time' "
-                          "needs it, got None")
-    if c.addition_embed_type == "text" and text % c.addition_embed_type_num_heads:
-        raise ConfigError(f"addition_embed_type_num_heads: expected a divisor of {text}, the text's "
-                          f"width, got {c.addition_embed_type_num_heads}")
-    if c.freq_shift in {dim // 2 for dim in (widths[0], c.addition_time_embed_dim) if dim}:
-        raise ConfigError("freq_shift: expected anything but half a width, got "
-                          f"{c.freq_shift}")
-    blocks = sum((2 * k + 1) * (1 + d * ear) for k, d, ear in zip(layers, depth, listens))
-    weights = sum((2 * k + 1) * w * w * (20 + 16 * d * ear)
-                  for w, k, d, ear in zip(widths, layers, depth, listens))
-    if blocks > 2000 or weights > 3e10:
-        raise ConfigError(f"layers_per_block, transformer_layers_per_block: these {blocks} blocks "
-                          f"would hold some {weights / 1e9:.0f} billion weights; "
-                          "the largest real ones have 3")
+    reverse_transformer_layers_per_block=None, encoder_hid_dim=None,
+    encoder_hid_dim_type=None, num_attention_heads=None, dual_cross_attention=False,
+    resnet_time_scale_shift="default", resnet_skip_time_act=False,
+    resnet_out_scale_factor=1.0, time_embedding_type="positional",
+    time_embedding_dim=None, time_embedding_act_fn=None, timestep_post_act=None,
+    conv_in_kernel=3, conv_out_kernel=3, attention_type="default",
+    class_embeddings_concat=False, cross_attention_norm=None)
 
 # %% ../nbs/03_sd_unet.ipynb #cell082
 @patch_to(UNet2DConditionModel)
 def _build_decoder(self, c):
-    "The way up: a mirror of the way down that knows how wide the pictures on the stack are."
-    blocks = dict(UpBlock2D=UpBlock2D, CrossAttnUpBlock2D=CrossAttnUpBlock2D)
-    stack, last = [self.levels[0][0]], len(self.levels) - 1
-    for i, (below, n, *_) in enumerate(self.levels): stack += [below] * (n + (i < last))
+    "The way up: a mirror of the way down that knows how wide the skips are."
+    last = len(self.levels) - 1
+    below, *_ = self.levels[-1]
+    stack = [self.levels[0][0]]
+    for i, (w, n, *_) in enumerate(self.levels): stack += [w] * (n + (i < last))
     self.up_blocks = nn.ModuleList()
-    levels = enumerate(zip(c.up_block_types, self.levels[::-1]))
-    for i, (kind, (w, n, depth, transformer)) in levels:
-        skips, listens = [stack.pop() for _ in range(n + 1)], transformer if "Attn" in kind else None
-        self.up_blocks.append(blocks[kind](below, skips, w, i < last, self.resnet, listens, depth))
+    for i, (w, n, depth, transformer) in enumerate(self.levels[::-1]):
+        skips = [stack.pop() for _ in range(n + 1)]
+        listens = transformer if "Attn" in c.up_block_types[i] else None
+        kind = CrossAttnUpBlock2D if listens else UpBlock2D
+        self.up_blocks.append(kind(below, skips, w, i < last, self.resnet, listens,
+                                   depth))
         below = w
     self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, w, c.norm_eps)
     self.conv_act = ACTIVATIONS[c.act_fn]()
     self.conv_out = nn.Conv2d(w, c.out_channels, 3, padding=1)
 
+@patch_to(UNetEncoder)
+def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
+    "From the noisy picture to the bottom of the U: what arrives there, and the skips."
+    stack = [x := self.conv_in(x)]
+    for block in self.down_blocks:
+        x, steps = block(x, temb, context, mask)
+        stack += steps
+    if self.mid_block is not None: x = self.mid_block(x, temb, context, mask)
+    return x, stack
+
 # %% ../nbs/03_sd_unet.ipynb #cell084
 @patch_to(UNet2DConditionModel)
-def forward(self,
+def forward(
+    self,
     sample: Tensor, # (n, in_channels, h, w): the noisy picture
     timestep: Tensor | int | float, # how noisy it is: one number for all, or (n,)
     encoder_hidden_states: Tensor, # (n, tokens, cross_attention_dim): the text
-    added_cond_kwargs: dict | None = None, # XL: `text_embeds` (n, d) and `time_ids` (n, 6)
-    encoder_attention_mask: Tensor | None = None, # (n, tokens): 1 to listen to, 0 to leave out
+    added_cond_kwargs: dict | None = None, # XL: `text_embeds` (n, d), `time_ids` (n, 6)
+    encoder_attention_mask: Tensor | None = None, # (n, tokens): 1 to listen to, 0 not
     class_labels: Tensor | None = None, # (n,), where the model has classes
     timestep_cond: Tensor | None = None, # (n, time_cond_proj_dim)
-    down_block_additional_residuals: list[Tensor] | None = None, # a ControlNet's: added to the skips
-    mid_block_additional_residual: Tensor | None = None, # a ControlNet's: added at the bottom
-) -> Tensor: # (n, out_channels, h, w): the predicted noise, or what else it was trained to predict
+    down_block_additional_residuals: list[Tensor] | None = None, # added to the skips
+    mid_block_additional_residual: Tensor | None = None, # added at the bottom
+) -> Tensor: # (n, out_channels, h, w): the noise, or what else it learned to predict
     "Raises a `ValueError` where a shape does not fit the config."
-    text, mask = encoder_hidden_states, encoder_attention_mask
-    self.check(sample, text, mask, class_labels, timestep_cond, added_cond_kwargs)
-    temb = self.time_vector(sample, timestep, text, added_cond_kwargs, class_labels, timestep_cond)
+    text, mask, added = encoder_hidden_states, encoder_attention_mask, added_cond_kwargs
+    self.check(sample, text, mask, class_labels, timestep_cond, added)
+    temb = self.time_vector(sample, timestep, text, added, class_labels, timestep_cond)
     if mask is not None: mask = (1 - mask[:, None, None].to(sample)) * -10000.0
     x, stack = self.encode(sample, temb, text, mask)
     down, middle = down_block_additional_residuals, mid_block_additional_residual
     if down is not None or middle is not None:
-        _check_residuals([*stack, x], down, middle)
-        x, stack = x + middle, [s + r for s, r in zip(stack, down)]
+        check_residuals([*stack, x], down, middle)
+        stack = [skip + residual for skip, residual in zip(stack, down)]
+        x = x + middle
     for block in self.up_blocks: x = block(x, stack, temb, text, mask)
     return self.conv_out(self.conv_act(self.conv_norm_out(x)))
-
-def _check_residuals(own, down, middle):
-    "A ControlNet answers with one tensor for every skip, and one for the bottom."
-    names = ["down_block_additional_residuals"] * (len(own) - 1)
-    names.append("mid_block_additional_residual")
-    if not isinstance(down, (list, tuple)) or len(down) != len(own) - 1:
-        got = len(down) if isinstance(down, (list, tuple)) else down
-        raise ValueError(f"{names[0]}: expected {len(own) - 1} tensors, one for each "
-                         f"skip, got {got}")
-    for name, x, like in zip(names, (*down, middle), own):
-        if not torch.is_tensor(x): raise ValueError(f"{name}: expected a tensor, got {x!r}")
-        check_tensor(name, x, *like.shape)
 
 # %% ../nbs/03_sd_unet.ipynb #cell085
 @patch_to(UNet2DConditionModel)
 def enable_gradient_checkpointing(self, on: bool = True):
-    "Trade time for memory: the inside of a layer is computed again in the backward pass."
+    "Trade time for memory: a layer's inside is computed again in the backward pass."
     for module in self.modules():
         if isinstance(module, _Stack): module.checkpointing = on
 
@@ -739,26 +593,8 @@ def is_gradient_checkpointing(self) -> bool:
 
 @patch_to(UNet2DConditionModel)
 def zero_init(self) -> "UNet2DConditionModel": # itself
-    "Start from zero: every branch ends in a layer of zeros, so the net begins by predicting 0."
+    "Start from zero: every branch ends in a layer of zeros, so the net begins with 0."
     for name, module in self.named_modules():
         if name.endswith(("conv2", "proj_out", "conv_out")):
             for p in module.parameters(): nn.init.zeros_(p)
     return self
-
-# %% ../nbs/03_sd_unet.ipynb #cell134
-@contextmanager
-def record_attention(
-    model: nn.Module, # whose attention to record
-    name: str = "attn2", # "attn2" listens to the text, "attn1" looks around
-):
-    "Gives a list that, inside the `with`, collects weights (n, heads, tokens, context tokens)."
-    maps = []
-    def look(layer, args, _):
-        x, context, mask = (*args, None, None)[:3]
-        k = layer.to_k(x if context is None else context)
-        q, k = _heads(layer.to_q(x), layer.heads), _heads(k, layer.heads)
-        maps.append((q @ k.mT * q.shape[-1] ** -0.5 + (0 if mask is None else mask)).softmax(-1).detach())
-    hooks = [m.register_forward_hook(look) for key, m in model.named_modules() if key.endswith(name)]
-    try: yield maps
-    finally:
-        for hook in hooks: hook.remove()
