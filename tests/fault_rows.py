@@ -905,7 +905,7 @@ def on_meta(result):
 
 def tensor_calls(bench):
     "name -> (module, function, good arguments, {argument: kinds that may be left alone})."
-    from minidiff import plots, sd_unet, text_encoder, training, vae
+    from minidiff import optimizers, parallel, plots, sd_unet, text_encoder, training, vae
     from minidiff import pipeline as pipes
     from minidiff import scheduler as scheduling
     from minidiff.sketchbook import Sketchbook
