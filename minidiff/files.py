@@ -178,7 +178,7 @@ def write_json(content: dict, path):
 
 # %% ../nbs/workshop/files.ipynb #datafolder
 def data_folder(*names: str) -> Path:
-    "Where the package keeps its own drawings, stickers and weights: `minidiff/data`."
+    "The package's own drawings, stickers, weights and results: `minidiff/data`."
     import minidiff
     return Path(minidiff.__file__).parent.joinpath("data", *names)
 

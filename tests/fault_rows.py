@@ -1233,13 +1233,13 @@ def prompts(bench):
                 "tokenizer",
                 lambda b, v=value: torch.tensor(
                     b.pipe.tokenizer(v, padding="longest").input_ids).float(),
-                "tokenizer",
+                "text",
                 taken))
         rows.append(
             Row(f"tokenizer.tokenize({label})",
                 "tokenizer",
                 lambda b, v=value: b.pipe.tokenizer.tokenize(v),
-                "tokenizer"))
+                "text"))
     rows.append(
         Row("pipe(['a'] * 3, negative_prompt=['b'] * 2)", "pipeline",
             lambda b: b.paint_(["a"] * 3, negative_prompt=["b"] * 2),
@@ -1264,7 +1264,7 @@ def prompts(bench):
                 "tokenizer",
                 lambda b, v=value: torch.tensor(
                     b.pipe.tokenizer(v, padding="longest").input_ids).float(),
-                "tokenizer",
+                "text",
                 finite))
         if isinstance(value, str):
             rows.append(
@@ -1551,11 +1551,11 @@ def text_arguments(bench):
 
 def file_functions(bench):
     "Reading and writing single files."
-    from minidiff import hub
+    from minidiff import files
     rows = []
 
     def row(label, call, names, fine=None, also=()):
-        rows.append(Row(label, "hub", call, names, fine, also=also))
+        rows.append(Row(label, "files", call, names, fine, also=also))
 
     paths = [
         None, 5, "", b"x", "nowhere", [], nan, "a\0b", "/dev/null/x", "x" * 300, {},
@@ -1564,7 +1564,7 @@ def file_functions(bench):
     for value in paths:
         for name in ("read_json", "load_safetensors", "load_metadata", "find_folder"):
             row(f"{name}({shorten(value)})",
-                lambda b, n=name, v=value: getattr(hub, n)(v),
+                lambda b, n=name, v=value: getattr(files, n)(v),
                 "path|file|folder|name|there is",
                 anything if name == "find_folder" and value == "" else None)
         if value not in ("nowhere", True):
