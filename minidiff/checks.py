@@ -168,7 +168,7 @@ def one_timestep(timestep) -> float:
 def check_timesteps(timesteps, low, high, whole=False) -> Tensor:
     "The timesteps as a tensor, or a `ValueError` where they are none, or out of range."
     try: t = torch.as_tensor(timesteps)
-    except (TypeError, ValueError, RuntimeError): t = torch.tensor(False)
+    except (TypeError, ValueError, RuntimeError, OverflowError): t = torch.tensor(False)
     good = t.dtype != torch.bool and not (t.is_complex() or t.is_meta) and t.dim() < 2
     if good and t.device.type == "cpu":  # to look, a GPU would have to wait
         good = ((t >= low) & (t <= high) & (t == t.round() if whole else True)).all()
@@ -181,7 +181,7 @@ def falling(name: str, values, low, high, equal: bool = False) -> np.ndarray:
     """The values as float64 (n,), or a `ValueError` where they do not fall from at most
     `high` to at least `low`; neighbours may be `equal`."""
     try: array = torch.as_tensor(values, dtype=torch.float64, device="cpu").numpy()
-    except (TypeError, ValueError, RuntimeError): array = np.zeros(0)
+    except (TypeError, ValueError, RuntimeError, OverflowError): array = np.zeros(0)
     good = array.ndim == 1 and len(array) and (np.diff(array) < equal * 1e-12).all()
     if good and low <= array[-1] and array[0] <= high: return array
     raise ValueError(f"{name} are numbers that fall, between {high:g} and {low:g}; "

@@ -9,6 +9,8 @@ __all__ = ['add_noise', 'Memoriser']
 import torch
 from torch import Tensor
 
+from .checks import check_alike, check_tensor
+
 # %% ../nbs/00_dali.ipynb #add-noise
 def add_noise(
     x0: Tensor,  # clean pictures (n, ...)
@@ -16,12 +18,18 @@ def add_noise(
     alpha_bar: float | Tensor,  # share of x0's variance that is left, 0 to 1; or (n,)
 ) -> Tensor:
     "Noisy pictures: sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."
+    check_alike(noise=noise, x0=x0)
     alpha_bar = _per_picture(alpha_bar, x0)
     return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
 
 def _per_picture(alpha_bar, x):
     "A number, or one for each picture in a shape that multiplies pictures (n, ...)."
-    alpha_bar = torch.as_tensor(alpha_bar, dtype=x.dtype, device=x.device)
+    try: alpha_bar = torch.as_tensor(alpha_bar, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError, RuntimeError): alpha_bar = torch.tensor(-1.0)
+    fits = alpha_bar.numel() in (1, *x.shape[:1])
+    if not fits or not ((alpha_bar >= 0) & (alpha_bar <= 1)).all():
+        raise ValueError("alpha_bar: expected a number from 0 to 1, or one for each "
+                         "picture")
     return alpha_bar.reshape(-1, *[1] * (x.ndim - 1)) if alpha_bar.ndim else alpha_bar
 
 # %% ../nbs/00_dali.ipynb #memoriser
@@ -32,7 +40,8 @@ class Memoriser:
     error where clean pictures are drawn from `known`, all alike
     (Karras et al. 2022, appendix B.3)."""
     def __init__(self, known: Tensor):  # clean pictures (N, ...)
-        self.known = known
+        sides = known.shape[1:] if torch.is_tensor(known) else ["..."]
+        self.known = check_tensor("known", known, "N", *sides)
 
     def weights(
         self,
@@ -40,6 +49,7 @@ class Memoriser:
         alpha_bar: float | Tensor,  # share of the variance that is left; or (n,)
     ) -> Tensor:  # (n, N) in double precision
         "How probable it is that each known picture is underneath; each row sums to 1."
+        check_tensor("x", x, "n", *self.known.shape[1:])
         flat, known = x.flatten(1).double(), self.known.flatten(1).to(x.device).double()
         alpha_bar = _per_picture(alpha_bar, flat)
         near = alpha_bar.sqrt() * (flat @ known.T)

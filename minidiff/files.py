@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .checks import LoadError, check_path, one_line, shorten
+from .checks import LoadError, check_path, check_place, one_line, shorten
 
 # %% ../nbs/workshop/files.ipynb #cell014
 def atomic_write(
@@ -86,7 +86,8 @@ def _check_savable(tensors, metadata):
     for name, value in tensors.items():
         if not isinstance(name, str) or name == "__metadata__":
             raise ValueError(f"tensors: {shorten(name)} is no name for a tensor")
-        if not torch.is_tensor(value) or value.layout != torch.strided or value.is_meta:
+        dense = torch.is_tensor(value) and value.layout == torch.strided
+        if not dense or value.is_meta or value.is_quantized:
             raise ValueError("tensors: expected a dense one with data as "
                              f"{shorten(name)}, got {shorten(value)}")
     texts = isinstance(metadata,
@@ -123,6 +124,7 @@ def load_safetensors(
 
     A missing, truncated or pickled one raises a `LoadError` of one line.
     """
+    check_place(None, device)
     with _open_safetensors(path) as file:
         return {k: file.get_tensor(k).to(device) for k in file.keys()}
 
@@ -169,6 +171,8 @@ def _without_doubles(pairs):
 # %% ../nbs/workshop/files.ipynb #write-json
 def write_json(content: dict, path):
     "Write a dictionary as a JSON file, atomically."
+    if not isinstance(content, dict):
+        raise ValueError(f"content: expected a dictionary, got {shorten(content)}")
     try: text = json.dumps(content, indent=2) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
         reason = one_line(error)
@@ -216,7 +220,7 @@ def staged(
             if file not in files and replaces(file):
                 (folder/file).unlink(missing_ok=True)
         for file in sorted(files, key=last):
-            (folder/file).parent.mkdir(exist_ok=True)
+            (folder/file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(stage/file, folder/file)
     except OSError as error:  # said of the folder, not of the stage
         plain = functools.partial(re.sub, re.escape(f"{os.sep}{stage.name}"), "")
@@ -252,7 +256,8 @@ def only_run(
     path: str | Path,  # of a file to lock; it is made where there is none, and stays
 ):
     "Inside, no other process can lock this file: it gets a `LoadError`."
-    folder = Path(path).parent
+    path = check_path("path", path)
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try: file = open(path, "w")

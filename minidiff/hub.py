@@ -291,7 +291,11 @@ def weights_from_file(cls, weights: dict) -> dict:
     "Names on disk -> names in memory."
     used = {name: x for name, x in weights.items()
             if not re.match(cls.ignored_weights, name)}
-    return {name.removeprefix(cls.file_prefix): x for name, x in used.items()}
+    named = {name: name.removeprefix(cls.file_prefix) for name in used}
+    if len(set(named.values())) < len(named):
+        raise LoadError(f"some names of weights stand there with {cls.file_prefix} and "
+                        "without")
+    return {named[name]: x for name, x in used.items()}
 
 # %% ../nbs/workshop/hub.ipynb #cell031
 def find_folder(

@@ -31,7 +31,7 @@ from .scheduler import DDPMScheduler, training_target
 from .sd_unet import UNet2DConditionModel
 from .sketchbook import BACKGROUNDS, Critic, Scenes, Sketchbook, wilson
 from .text_encoder import contrastive_loss, small_clip
-from .tokenizer import caption_tokenizer
+from .tokenizer import CLIPTokenizer, caption_tokenizer, vocabulary
 from .optimizers import count_parameters
 from .training import (Trainer, fingerprint, seed_all, sigterm_as_ctrl_c,
                                step_generator)
@@ -529,6 +529,11 @@ def _check_networks(preset):
                           f"{shorten(widths)}")
     if size % 2 ** len(widths):
         raise ConfigError(f"text.widths: {size} pixels cannot be halved so often")
+    _tried("text", small_clip, lambda: dict(
+        tokenizer=CLIPTokenizer(vocabulary([]), []), size=size, **preset.text))
+    if preset.text_training["batch_size"] % 4:
+        raise ConfigError("text_training.batch_size is a multiple of 4; got "
+                          f"{preset.text_training['batch_size']}")
     unet = _tried("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae)).config
     c = vae.config.latent_channels
     width = whole_number("text.width", preset.text.get("width", 128), 1)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .checks import ConfigError
+from .checks import ConfigError, whole_number
 from .sketchbook import (BACKGROUNDS, COLORS, KINDS, PLACES, RELATIONS, SIZES,
                                  Scenes, Sketchbook, arrange, check_order, check_scenes,
                                  choose_mentioned, in_split, sample_scenes,
@@ -86,7 +86,7 @@ def describe(book: Sketchbook, scenes: Scenes, generator: torch.Generator) -> li
 
 def contrastive_batches(book: Sketchbook, tokenizer, batch_size: int):
     "A `batch_fn` for `Trainer`: images (n, 3, size, size), ids (n, 2, L); 4 divides n."
-    if batch_size % 4:
+    if whole_number("batch_size", batch_size, 4) % 4:
         raise ConfigError(f"batch_size is a multiple of 4 here; got {batch_size}")
     def batch(generator):
         scenes = book.sample_scenes(batch_size // 4, generator)
@@ -109,6 +109,8 @@ def caption_scores(
     seed: int = 0,
 ) -> Tensor:  # (1 + rivals, n) cosines
     "How well the right captions (first row) and others fit held-out pictures."
+    n = whole_number("n", n, 1)
+    rivals = whole_number("rivals", rivals, 1)
     generator = step_generator(seed, 2 ** 27)
     device = next(model.parameters()).device
     scenes = book.sample_scenes(n, generator, 2, "heldout")
@@ -123,4 +125,5 @@ def caption_scores(
 
 def pick_caption(*args, **settings) -> float:  # as `caption_scores` takes them
     "How often the right caption is found among hard negatives, on held-out pictures."
-    return (caption_scores(*args, **settings).argmax(0) == 0).float().mean().item()
+    right, *others = caption_scores(*args, **settings)
+    return (right > torch.stack(others).amax(0)).float().mean().item()  # a tie is wrong

@@ -59,6 +59,8 @@ class EMA:
     def update(self, module: nn.Module):
         "Move the average one step towards the weights of `module`; buffers are copied."
         ours = list(self.module.parameters())
+        if [p.shape for p in module.parameters()] != [p.shape for p in ours]:
+            raise ValueError("module: its weights are not those that are averaged")
         theirs = [p.detach().to(o.dtype) for p, o in zip(module.parameters(), ours)]
         torch._foreach_lerp_(ours, theirs, 1 - self.current_decay())
         for ours, theirs in zip(self.module.buffers(), module.buffers()):
@@ -110,6 +112,8 @@ class Muon(torch.optim.AdamW):
         for name in ("maximize", "differentiable"):
             if options.get(name): raise ConfigError(f"Muon has no {name}")
         super().__init__(*args, **options)
+        if any(g["maximize"] or g["differentiable"] for g in self.param_groups):
+            raise ConfigError("Muon has no maximize and no differentiable")
         self._step_supports_amp_scaling = False  # a scaler leaves overflowed steps out
 
     def _turns(self, p):

@@ -9,7 +9,7 @@ __all__ = ['shard', 'all_gather_with_grad']
 import torch
 from torch import Tensor
 
-from .checks import whole_number
+from .checks import shorten, whole_number
 
 # %% ../nbs/workshop/parallel.ipynb #cell021
 def shard(
@@ -18,6 +18,8 @@ def shard(
     parts: int,  # in how many equal parts to cut
 ) -> dict:
     "One of `parts` equal slices of a batch."
+    if not isinstance(batch, dict):
+        raise ValueError(f"batch: expected a dictionary, got {shorten(batch)}")
     parts = whole_number("parts", parts, 1)
     index = whole_number("index", index, 0, parts - 1)
     if parts == 1: return batch

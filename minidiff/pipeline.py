@@ -275,7 +275,7 @@ class _Guided:
     def __init__(self, pipeline, states, rescale, told):
         self.pipeline = pipeline
         self.states = states
-        self.rescale = rescale
+        self.rescale = number("guidance_rescale", rescale, 0, 1)
         self.told = told  # what else the U-Net is given, by name
 
     def __call__(self, x, t):

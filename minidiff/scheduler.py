@@ -141,7 +141,7 @@ def are_betas(name, value):
     "Betas given one by one, as a list, an array or a tensor: a tuple of numbers."
     if value is None: return None
     try: betas = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError): betas = torch.zeros(())
+    except (TypeError, ValueError, RuntimeError, OverflowError): betas = torch.zeros(())
     if betas.dim() == 1: return tuple(betas.tolist())
     raise ConfigError(f"{name} is a list of numbers; got a {type(value).__name__}")
 
@@ -544,6 +544,7 @@ def sample(
         output = model(scheduler.scale_model_input(x, t), t)
         output = scheduler.step(output, t, x, **step_kwargs)
         replaced = on_step(i, t, output) if on_step else None
+        if replaced is not None: check_alike(on_step=replaced, sample=x)
         x = output.prev_sample if replaced is None else replaced
     return x
 

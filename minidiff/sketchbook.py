@@ -577,6 +577,8 @@ def read_sketches(self, images: Tensor) -> Scenes:  # of (n, 3, 32, 32)
 # %% ../nbs/workshop/sketchbook.ipynb #wilson
 def wilson(right: float, n: int) -> tuple[float, float]:
     "The ends of the 95% interval of a share: `right` of `n` trials (Wilson 1927)."
+    n = whole_number("n", n, 1)
+    right = number("right", right, 0, n)
     z = 1.96
     share = right / n
     middle = share + z * z / (2 * n)

@@ -30,6 +30,7 @@ def sprites(side: int = 64) -> Tensor:
 
     The colours are multiplied by the cover, which is 0 outside and 1 inside."""
     from PIL import Image
+    side = whole_number("side", side, 1, 64)
     if side < 64:
         return F.interpolate(sprites(), (side, side), mode="bilinear", antialias=True)
     sheet = Image.open(data_folder("stickers", "sheet.png")).convert("RGBA")

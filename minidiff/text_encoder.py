@@ -189,7 +189,9 @@ class ImageEncoder(Pretrained, nn.Module):
         groups: int = 8,  # of the group norms
     ):
         super().__init__()
-        self._check_sizes()
+        dict.update(self.config, self._check_sizes())
+        image_size, widths, projection_dim, text_hidden_size, groups = (
+            self.config.values())
         layers = [nn.Conv2d(3, widths[0], 3, stride=2, padding=1)]
         for i, (width, before) in enumerate(zip(widths, (widths[0], *widths))):
             if i: layers.append(Downsample2D(before))
@@ -209,6 +211,7 @@ class ImageEncoder(Pretrained, nn.Module):
     def text_features(self, pooled: Tensor) -> Tensor:  # (n, width) -> (n, projected)
         "A text's pooled vector in the space that it shares with pictures."
         check_tensor("pooled", pooled, "n", self.text_projection.in_features)
+        check_dtype(self.text_projection.weight, pooled=pooled)
         return self.text_projection(pooled)
 
 # %% ../nbs/07_text_encoder.ipynb #ie_check
@@ -216,8 +219,8 @@ class ImageEncoder(Pretrained, nn.Module):
 def _check_sizes(self):
     "A `ConfigError` that names the key from which no net can be built."
     c = self.config
-    for key in ("image_size", "projection_dim", "text_hidden_size", "groups"):
-        whole_number(key, c[key], 1, 2 ** 15)
+    found = {key: whole_number(key, c[key], 1, 2 ** 15) for key in
+             ("image_size", "projection_dim", "text_hidden_size", "groups")}
     widths = c.widths if isinstance(c.widths, tuple) and len(c.widths) < 16 else ()
     numbers = [whole_number("widths", width, 1, 2 ** 15) for width in widths]
     if not widths or any(n % c.groups for n in numbers):
@@ -226,6 +229,14 @@ def _check_sizes(self):
     if c.image_size % 2 ** len(widths):
         raise ConfigError(f"image_size must be a multiple of {2 ** len(widths)}, to be "
                           f"halved {len(widths)} times, got {c.image_size}")
+    side = c.image_size // 2 ** len(widths)
+    pairs = zip(numbers, (numbers[0], *numbers))
+    weights = sum(9 * out * (2 * out + back) for out, back in pairs)
+    weights += numbers[-1] * side ** 2 * c.projection_dim
+    if weights > 1e9:
+        raise ConfigError("widths, image_size, projection_dim: an encoder of "
+                          f"{weights / 1e9:.0f} billion weights")
+    return {**found, "widths": tuple(numbers)}
 
 # %% ../nbs/07_text_encoder.ipynb #cell037
 def clip_loss(
@@ -482,7 +493,8 @@ class CLIPVisionModel(_Part, nn.Module):
     "CLIP's vision tower: one vector a patch and one for the whole picture."
     part = "vision"
     file_prefix = "vision_model."
-    ignored_weights = r".*position_ids$|text_|visual_|logit_scale"
+    ignored_weights = (r".*position_ids$|text_model\.|visual_projection\.|"
+                       r"text_projection\.|logit_scale$")
     config_extras = {"architectures": ["CLIPVisionModel"],
                      "model_type": "clip_vision_model"}
 
@@ -544,7 +556,8 @@ class CLIPModel(Pretrained, nn.Module):
         self.vision_model = CLIPVisionModel.from_config(vision_config or {})
         text, vision = self.text_model.config, self.vision_model.config
         dict.update(self.config, text_config=dict(text), vision_config=dict(vision))
-        whole_number("projection_dim", projection_dim, 1, 2 ** 15)
+        projection_dim = whole_number("projection_dim", projection_dim, 1, 2 ** 15)
+        dict.update(self.config, projection_dim=projection_dim)
         number("logit_scale_init_value", logit_scale_init_value)
         self.visual_projection, self.text_projection = (
             nn.Linear(c.hidden_size, projection_dim, False) for c in (vision, text))

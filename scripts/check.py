@@ -1,4 +1,5 @@
 """What `make test` runs: is the tree in step with its notebooks, is their code laid out well, do all run, do the tests pass?"""
+import argparse
 import hashlib
 import os
 import subprocess
@@ -48,4 +49,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     sys.exit(main())

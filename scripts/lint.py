@@ -9,6 +9,7 @@
 4. `a * b` has its spaces; a hint says `Tensor`, not `torch.Tensor`.
 5. What is public and exported has a docstring.
 """
+import argparse
 import ast
 import io
 import json
@@ -118,4 +119,6 @@ def main(names):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*")
+    sys.exit(main(parser.parse_args().notebooks))

@@ -5,6 +5,7 @@
 
 The names are those of the Unicode standard. Left out are pictures that are hard to tell apart when they are thirteen pixels wide, grey ones that vanish on
 the grey page, and names that do not follow "a" or "an"."""
+import argparse
 import json
 import unicodedata
 from pathlib import Path
@@ -53,4 +54,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

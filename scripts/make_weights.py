@@ -8,6 +8,7 @@ finished one in it, the CPU preset is trained into it first, or trained on. The 
 that were there are only replaced when the new ones are complete. The picture at the top
 of the README is painted with them.
 """
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -79,7 +80,9 @@ def card(pipe, results, judged, size):
 
 
 def main():
-    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/cpu")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/cpu"))
+    run = parser.parse_args().run
     if not (run / "results.json").is_file(): Job("cpu", run, resume=True).run()
     results = read_json(run / "results.json")
     pipe = open_run(run)

@@ -1,4 +1,5 @@
 """Make README.md from nbs/index.ipynb: its Markdown, its code in fences, and what the code printed."""
+import argparse
 import json
 import re
 from pathlib import Path
@@ -30,4 +31,5 @@ def main():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

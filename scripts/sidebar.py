@@ -1,4 +1,5 @@
 """Write nbs/sidebar.yml: the notebooks that are there, in the order of the story, under the names of its parts."""
+import argparse
 import json
 import re
 from pathlib import Path
@@ -38,4 +39,5 @@ def render(parts):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     (root / "nbs" / "sidebar.yml").write_text(render(contents()), encoding="utf-8")

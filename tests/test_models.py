@@ -777,7 +777,7 @@ def test_a_wrong_input_of_the_text_tower_is_named(ids, mask, name):
 
 @pytest.mark.parametrize("x", [None, torch.zeros(3, 16, 16), torch.zeros(1, 1, 16, 16), torch.zeros(1, 3, 16, 15), torch.zeros(1, 3, 16, 16).long(),
                                torch.zeros(1, 3, 16, 16).half()])
-def test_a_wrong_input_of_the_picture_tower_is_named(x):
+def test_a_wrong_input_of_the_image_encoder_is_named(x):
     with pytest.raises(ValueError, match="pixel_values"): CLIPVisionModel(**EYES)(x)
 
 
@@ -874,7 +874,7 @@ def test_training_captions_are_drawn_as_ever():
     for Book in (Sketchbook, StickerBook):
         for split, place in (("train", 0.55), ("heldout", 1.0)):
             scenes = Book(32).sample_scenes(4000, generator, 1, split)
-            said = Book(32).caption(scenes, generator)[1]
+            mentioned = Book(32).caption(scenes, generator)[1]
             for name, share in (("size", 0.55), ("background", 0.55), ("place", place)):
                 mask = mentioned[name][:, 0] if name == "size" else mentioned[name]
                 assert abs(mask.float().mean() - share) < 0.03

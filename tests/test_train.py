@@ -272,7 +272,7 @@ def test_a_wrong_argument_of_a_job_is_named(wrong, tmp_path):
         Job(**{"preset": "smoke", "out": tmp_path, **wrong})
 
 
-def test_batches_of_the_contrast_are_scenes_with_three_near_misses(tmp_path):
+def test_batches_of_the_contrast_are_scenes_with_three_hard_negatives(tmp_path):
     with pytest.raises(ConfigError, match="multiple of 4; got 6|batch_size is a multiple of 4"):
         job(changed("text_training", batch_size=6), tmp_path).train_text_encoder()
 
