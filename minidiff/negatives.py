@@ -110,7 +110,7 @@ def caption_scores(
 ) -> Tensor:  # (1 + rivals, n) cosines
     "How well the right captions (first row) and others fit held-out pictures."
     n = whole_number("n", n, 1)
-    rivals = whole_number("rivals", rivals, 1)
+    rivals = whole_number("rivals", rivals, 0)
     generator = step_generator(seed, 2 ** 27)
     device = next(model.parameters()).device
     scenes = book.sample_scenes(n, generator, 2, "heldout")
@@ -126,4 +126,5 @@ def caption_scores(
 def pick_caption(*args, **settings) -> float:  # as `caption_scores` takes them
     "How often the right caption is found among hard negatives, on held-out pictures."
     right, *others = caption_scores(*args, **settings)
+    if not others: raise ValueError("rivals: expected at least 1 to choose from")
     return (right > torch.stack(others).amax(0)).float().mean().item()  # a tie is wrong

@@ -1551,7 +1551,7 @@ def text_arguments(bench):
 
 def file_functions(bench):
     "Reading and writing single files."
-    from minidiff import files
+    from minidiff import files, hub
     rows = []
 
     def row(label, call, names, fine=None, also=()):
@@ -1564,7 +1564,7 @@ def file_functions(bench):
     for value in paths:
         for name in ("read_json", "load_safetensors", "load_metadata", "find_folder"):
             row(f"{name}({shorten(value)})",
-                lambda b, n=name, v=value: getattr(files, n)(v),
+                lambda b, n=name, v=value: getattr(hub if n == "find_folder" else files, n)(v),
                 "path|file|folder|name|there is",
                 anything if name == "find_folder" and value == "" else None)
         if value not in ("nowhere", True):

@@ -58,7 +58,15 @@ def test_the_temperature_is_one_weight_and_is_trained(book, tokenizer, model):
 def test_scores_hold_the_right_caption_first(book, tokenizer, model):
     scores = caption_scores(model, tokenizer, book, 30, rivals=3)
     assert scores.shape == (4, 30) and scores.abs().max() <= 1 + 1e-5
-    assert pick_caption(model, tokenizer, book, 30, rivals=0) == 1
+    with pytest.raises(ValueError, match="rivals"): pick_caption(model, tokenizer, book, 30, rivals=0)
+
+
+def test_who_says_the_same_of_all_is_never_right(book, tokenizer, model):
+    class Same(torch.nn.Module):
+        weight = torch.nn.Parameter(torch.ones(1))
+        def embed_images(self, images): return torch.ones(len(images), 1)
+        def embed_text(self, ids): return torch.ones(len(ids), 1)
+    assert pick_caption(Same(), tokenizer, book, 20) == 0
 
 
 @pytest.mark.parametrize("key, value", [
