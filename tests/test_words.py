@@ -63,7 +63,9 @@ def test_scores_hold_the_right_caption_first(book, tokenizer, model):
 
 def test_who_says_the_same_of_all_is_never_right(book, tokenizer, model):
     class Same(torch.nn.Module):
-        weight = torch.nn.Parameter(torch.ones(1))
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
         def embed_images(self, images): return torch.ones(len(images), 1)
         def embed_text(self, ids): return torch.ones(len(ids), 1)
     assert pick_caption(Same(), tokenizer, book, 20) == 0
