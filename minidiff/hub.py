@@ -221,6 +221,7 @@ def _bytes(size):
     raise ConfigError('max_shard_size is a number of bytes, or one as in "5GB"; got '
                       f'{shorten(size)}')
 
+# %% ../nbs/workshop/hub.ipynb #shardcode_b
 def _stem(weights_name, variant):
     "The name of a file of weights, without its end."
     stem = weights_name.removesuffix(".safetensors")
@@ -439,6 +440,7 @@ def _check_fit(model, weights, source):
             raise LoadError(f"{source}: {key} holds {kind} numbers, which the model "
                             "cannot compute with (is it quantised?)")
 
+# %% ../nbs/workshop/hub.ipynb #checkedcode_b
 @patch_to(Pretrained)
 def load_checked(self, weights: dict, source="the weights"):
     """Load weights that must fit exactly and be finite.

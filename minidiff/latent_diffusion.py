@@ -514,6 +514,7 @@ def _check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3
     _check_networks(preset)
     return preset
 
+# %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell_b
 def _check_networks(preset):
     "Can they be built, and do they fit each other and the size of the pictures?"
     arguments = list(inspect.signature(small_clip).parameters)

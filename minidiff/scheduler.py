@@ -388,6 +388,7 @@ def _indices(timesteps):
     for i, t in enumerate(timesteps): where.setdefault(t, []).append(i)
     return where
 
+# %% ../nbs/04_scheduler.ipynb #cell037b_b
 class StepCounter:
     """Counts steps, since a timestep may be visited twice: `step_index` is the next,
     `begin_index` where a loop begins, `model_outputs` what earlier steps have left."""

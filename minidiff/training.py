@@ -448,6 +448,7 @@ def _watch(self, bar):
     if self.show_bar and self.accelerator.is_main_process:
         bar.comment = f"{self.name} loss {recent:.4f}"
 
+# %% ../nbs/workshop/training.ipynb #cell047_b
 @patch_to(Trainer)
 def _due(self, every): return every is not None and self.step % every == 0
 
