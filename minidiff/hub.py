@@ -105,32 +105,6 @@ class Pretrained:
             if inspect.Parameter.VAR_KEYWORD not in several: break
         return list(keys)
 
-    @classmethod
-    def _check_config(cls, config):
-        """`config` without the keys that change nothing.
-
-        A key or value we do not support is an error.
-        """
-        known = cls.config_keys()
-        kept = {}
-        unknown = []
-        for key, value in config.items():
-            if isinstance(value, float) and math.isnan(value):
-                raise ConfigError(f"{cls.__name__}: {key} is NaN, which is no value")
-            if key in known: kept[key] = value
-            elif key in cls.fixed_config:
-                if _freeze(value) != _freeze(cls.fixed_config[key]):
-                    raise ConfigError(f"{cls.__name__} supports "
-                                      f"{key}={cls.fixed_config[key]!r} only, got "
-                                      f"{shorten(value)}")
-            elif not key.startswith("_") and key not in cls.ignored_config_keys:
-                unknown.append(key)
-        if unknown:
-            names = ", ".join(map(repr, unknown))
-            raise ConfigError(f"{cls.__name__} has no config key {names}; "
-                              f"it knows {', '.join(known)}")
-        return kept
-
 # %% ../nbs/workshop/hub.ipynb #cell026
 def patch_to(
     cls,  # the class to extend
@@ -138,13 +112,40 @@ def patch_to(
 ):
     "Decorator: adds a function to `cls`, so that a class can grow cell by cell."
     def add(function):
-        inner = function.__func__ if isinstance(function,
-                                                (classmethod,
-                                                 staticmethod)) else function
+        wrapped = isinstance(function, (classmethod, staticmethod))
+        inner = function.__func__ if wrapped else function
         inner.__qualname__ = f"{cls.__name__}.{inner.__name__}"
         setattr(cls, inner.__name__, property(function) if as_prop else function)
         return function
     return add
+
+# %% ../nbs/workshop/hub.ipynb #checkconfig
+@patch_to(Pretrained)
+@classmethod
+def _check_config(cls, config):
+    """`config` without the keys that change nothing.
+
+    A key or value we do not support is an error.
+    """
+    known = cls.config_keys()
+    kept = {}
+    unknown = []
+    for key, value in config.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(f"{cls.__name__}: {key} is NaN, which is no value")
+        if key in known: kept[key] = value
+        elif key in cls.fixed_config:
+            if _freeze(value) != _freeze(cls.fixed_config[key]):
+                raise ConfigError(f"{cls.__name__} supports "
+                                  f"{key}={cls.fixed_config[key]!r} only, got "
+                                  f"{shorten(value)}")
+        elif not key.startswith("_") and key not in cls.ignored_config_keys:
+            unknown.append(key)
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise ConfigError(f"{cls.__name__} has no config key {names}; "
+                          f"it knows {', '.join(known)}")
+    return kept
 
 # %% ../nbs/workshop/hub.ipynb #fromconfig
 @patch_to(Pretrained)

@@ -454,23 +454,25 @@ class PNDMScheduler(StepCounter, DDIMScheduler):
         if again and one_timestep(timestep) == self._known[2]: self.step_index = 2
         return super()._index(timestep)
 
-    def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
-        "From the last four network outputs to the next picture."
-        check_alike(model_output=model_output, sample=sample)
-        t = int(self._known[self._index(timestep)])
-        past = self.model_outputs
-        self.step_index += 1
-        if not past: self._first = sample
-        elif len(past) == 1 and self._first is not None:  # the repeated step
-            first = self._first
-            self._first = None
-            mean = (model_output + past[-1]) / 2
-            return self._move(mean, t + self._stride(), t, first)
-        past[:] = past[-3:] + [model_output]
-        weights = ([1], [-1 / 2, 3 / 2], [5 / 12, -16 / 12, 23 / 12],
-                   [-9 / 24, 37 / 24, -59 / 24, 55 / 24])[len(past) - 1]
-        mean = sum(weight * output for weight, output in zip(weights, past))
-        return self._move(mean, t, t - self._stride(), sample)
+# %% ../nbs/05_samplers.ipynb #cell068_b
+@patch_to(PNDMScheduler)
+def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
+    "From the last four network outputs to the next picture."
+    check_alike(model_output=model_output, sample=sample)
+    t = int(self._known[self._index(timestep)])
+    past = self.model_outputs
+    self.step_index += 1
+    if not past: self._first = sample
+    elif len(past) == 1 and self._first is not None:  # the repeated step
+        first = self._first
+        self._first = None
+        mean = (model_output + past[-1]) / 2
+        return self._move(mean, t + self._stride(), t, first)
+    past[:] = past[-3:] + [model_output]
+    weights = ([1], [-1 / 2, 3 / 2], [5 / 12, -16 / 12, 23 / 12],
+               [-9 / 24, 37 / 24, -59 / 24, 55 / 24])[len(past) - 1]
+    mean = sum(weight * output for weight, output in zip(weights, past))
+    return self._move(mean, t, t - self._stride(), sample)
 
 # %% ../nbs/05_samplers.ipynb #cell071
 def shift_time(sigma, shift: float):
