@@ -305,20 +305,25 @@ def test_python_m_minidiff_is_the_two_commands(tmp_path):
     assert "--resume" in as_module("train", "--help").stdout
 
 
+def listens():
+    """In a child process: hear Ctrl-C, even where the tests were started in the background and so told not to."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_painting(tmp_path, number):
     code = ("import minidiff.cli as l, os, sys\n"
             f"def slow(*_, **__): os.kill(os.getpid(), {int(number)}); import time; time.sleep(60)\n"
             f"l._paint = slow; sys.argv = ['minidiff_sample', 'a red circle', '--out', '{tmp_path}/x.png']\n"
             "sys.exit(l.sample_command())")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60, preexec_fn=listens)
     assert (done.returncode, done.stderr) == (130, "error: stopped; no picture was written\n") and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training(tmp_path, number):
     command = [str(BIN / "minidiff_train"), "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment())
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=listens)
     while process.poll() is None and not list(tmp_path.glob("checkpoints/*.safetensors")): time.sleep(0.01)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
