@@ -96,7 +96,8 @@ def written(package, entry, seen):
             if names.get(name) and names[name] not in seen}
     seen |= {*also}
     if also: parts.append(f"See also {', '.join(also.values())}.")
-    return parts + [part for method in entry.methods.values() for part in written(package, method, seen)]
+    for method in entry.methods.values(): parts += written(package, method, seen)
+    return parts
 
 
 def front(title, description):
@@ -111,23 +112,27 @@ def page(package, module):
     chapter = sidebar.title(module.notebook, package.nbs)
     where = (f"Written in [{docstrings.escape(chapter)}](../{module.notebook}); the module's "
              f"[source]({module.address}).")
-    parts = [front(f"{package.name}.{module.name}", module.doc), where]
+    title = f"{package.name}.{module.name}"
+    parts = [front(title, module.doc), where, linked(module.public())]
     for entry in module.public(): parts += written(package, entry, set())
     return "\n\n".join(parts).replace("](../api/", "](") + "\n"
 
 
 def index(package):
     """The page of all modules: where each comes from, and its public names."""
-    parts = [front("API", "Every module of the package, and every name in it")]
+    parts = [front("API", "Every module of the package, and every name in it"),
+             "Each module is written in a notebook, which tells why it is as it is. "
+             "These pages say what it holds and how it is called."]
     for part, notebooks in package.parts:
         modules = [m for m in package.modules.values() if m.notebook in notebooks]
         if modules: parts.append(f"## {part}")
         for m in modules:
             chapter = docstrings.escape(sidebar.title(m.notebook, package.nbs))
-            parts += [f"### [{package.name}.{docstrings.escape(m.name)}]({m.name}.html) {{#{m.name}}}",
+            title = docstrings.escape(f"{package.name}.{m.name}")
+            parts += [f"### [{title}]({m.name}.html) {{#{m.name}}}",
                       f"{docstrings.inline(m.doc.rstrip('.'))}. From [{chapter}](../{m.notebook}).",
                       linked(m.public())]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts).replace("](../api/", "](") + "\n"
 
 
 def write(folder, root=root):
@@ -135,11 +140,12 @@ def write(folder, root=root):
     package = read(root)
     out = Path(folder) / "api"
     out.mkdir(parents=True, exist_ok=True)
-    pages = {"index": index(package), **{m.name: page(package, m) for m in package.modules.values()}}
+    pages = {m.name: page(package, m) for m in package.modules.values()}
+    pages["index"] = index(package)
     for name, text in pages.items(): (out / f"{name}.qmd").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("folder", help="the site's folder of sources, such as _proc")
     write(parser.parse_args().folder)

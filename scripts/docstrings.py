@@ -5,7 +5,7 @@ import textwrap
 # what is Markdown in a docstring: code, links, addresses, formulas
 INLINE = re.compile(
     r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)"
-    r"|!?\[(?:[^\[\]]|\[[^\[\]]*\])*\]\((?:[^()\s]|\([^()\s]*\))+\)"
+    r"|\[(?:[^\[\]]|\[[^\[\]]*\])*\]\(https?:(?:[^()\s]|\([^()\s]*\))+\)"
     r"|(?P<url>https?://[^\s<>)\]]*[^\s<>)\].,;:])"
     r"|\$(?=[^$]*[\\^_])(?!\s)[^$]+(?<!\s)\$(?!\d)", re.S)
 LETTER = re.compile(r"-{2,}|\.{3,}|[\\`*_\]<>$^~|#@{}]")

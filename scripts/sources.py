@@ -175,8 +175,9 @@ class Package:
                 if isinstance(node.value, ast.Tuple) and isinstance(pairs[0][0], ast.Tuple):
                     pairs = zip(node.targets[0].elts, node.value.elts)
                 for name, value in [map(ast.unparse, pair) for pair in pairs]:
-                    made = re.match(r"(?:property|staticmethod)\((.*)\)$", value, re.S)
-                    alias = self.alias(module, made[1] if made else value)
+                    made = re.match(r"(?:property|staticmethod|classmethod)\((.*)\)$", value, re.S)
+                    code = made[1] if made else value
+                    alias = owner.methods.get(code) or self.alias(module, code)
                     if made or alias: self.take(owner, module, node, name, alias)
             order = [*self.modules]
             owner.methods = dict(sorted(owner.methods.items(), key=lambda item: (
@@ -220,15 +221,17 @@ class Package:
         if not isinstance(node, ast.ClassDef):
             lines = textwrap.dedent("\n".join(module.statement(node))).splitlines()
             if len(lines) <= LONG: return lines
-            return [*module.above(node), f"{entry.name} = ...  # {len(lines)} lines: see the source"]
+            short = f"{entry.name} = ...  # {len(lines)} lines: see the source"
+            return [*module.above(node), short]
         lines = module.fields(entry)
         data = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
         for base in [] if data else entry.lineage():
             made = [n for n in base.node.body if getattr(n, "name", "") == "__init__"]
             note = [] if base is entry else [f"    # as {base.name}"]
-            lines += note * len(made) + [f"    {line}" for n in made for line in base.module.header(n)
-                                         if not line.startswith("@")]
-            if made: break
+            if not made: continue
+            header = [line for line in base.module.header(made[0]) if line[0] != "@"]
+            lines += note + [f"    {line}" for line in header]
+            break
         return module.header(node) + lines
 
     def passed_on(self, entry):
