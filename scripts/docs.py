@@ -43,13 +43,13 @@ def prepare(folder):
     for path in sorted(folder.rglob("*.ipynb")):
         if any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
             continue
-        up = "../" * (len(path.relative_to(folder).parts) - 1)
+        depth = len(path.relative_to(folder).parts) - 1
         notebook = json.loads(path.read_text(encoding="utf-8"))
         seen = set()
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
-                source = BADGE.sub(lambda match: button(match[1], up), joined(cell["source"]))
-                cell["source"] = api.linkify(source, up, seen).splitlines(keepends=True)
+                source = BADGE.sub(lambda match: button(match[1], "../" * depth), joined(cell["source"]))
+                cell["source"] = api.linkify(source, depth, seen).splitlines(keepends=True)
         text = json.dumps(notebook, ensure_ascii=False, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
 
