@@ -3,8 +3,8 @@
 
     python scripts/make_card.py
 
-The home page's hero, wide and narrow, and the card that a shared link shows: Dali beside
-what the model of the package paints for him, the first captions of held-out scenes that
+The home page's hero, wide and narrow, and the card that a shared link shows: Dali
+beside what the model of the package paints, the first captions of held-out scenes that
 a seed gives; none is picked. And the favicon, from favicon.svg, for what reads no SVG.
 """
 import argparse
@@ -73,8 +73,8 @@ def draw_svg(axes, element, matrix, size, stroke=None, width=3.0):
     if shape is not None:
         scale = abs(matrix.get_matrix()[0, :2] @ matrix.get_matrix()[0, :2]) ** .5
         axes.add_patch(PathPatch(
-            shape, transform=matrix + axes.transData, alpha=float(element.get("opacity", 1)),
-            facecolor=element.get("fill"), edgecolor=stroke or "none",
+            shape, transform=matrix + axes.transData, facecolor=element.get("fill"),
+            edgecolor=stroke or "none", alpha=float(element.get("opacity", 1)),
             linewidth=width * scale * size if stroke != "none" else 0,
             capstyle="round", joinstyle="round", zorder=4))
     for inside in element:
@@ -124,8 +124,9 @@ class Sheet:
         """A speech bubble that stands above its speaker, its tail in the middle."""
         self.box(x, y, width, height, "#fffdf8", corner=16)
         middle, bottom = x + width / 2, y + height
-        tail = [(middle - 14, bottom - 2), (middle - 2, bottom + 24), (middle + 12, bottom - 2)]
-        self.axes.add_patch(PathPatch(Outline(tail), facecolor="#fffdf8", edgecolor=INK,
+        tail = Outline([(middle - 14, bottom - 2), (middle - 2, bottom + 24),
+                        (middle + 12, bottom - 2)])
+        self.axes.add_patch(PathPatch(tail, facecolor="#fffdf8", edgecolor=INK,
                                       linewidth=3 * 0.72, joinstyle="round"))
         lines = words.count("\n") + 1
         self.text(middle, y + (height - 1.3 * size * lines) / 2, words, size)
@@ -145,7 +146,7 @@ class Sheet:
 
 
 def painted(pipe, preset, count=10):
-    """[(caption, picture)]: what a model makes of the first held-out scenes of a seed."""
+    """[(caption, picture)]: what a model makes of a seed's first held-out scenes."""
     book = Sketchbook(preset["size"])
     generator = torch.Generator().manual_seed(16)
     captions = []

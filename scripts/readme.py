@@ -1,4 +1,4 @@
-"""Make README.md from nbs/index.ipynb: its Markdown, its code in fences, what it printed."""
+"""Make README.md from nbs/index.ipynb: its Markdown, its code, and what it printed."""
 import argparse
 import json
 import re
@@ -14,8 +14,8 @@ def text(source):
 def from_the_root(markdown):
     """Markdown whose addresses led from nbs/, and now lead from the folder above."""
     markdown = re.sub(r"\]\(\.\./", "](", markdown)
-    markdown = re.sub(r"\]\((?!https?:|#|mailto:)([\w./-]+\.(?:ipynb|png))", r"](nbs/\1",
-                      markdown)
+    local = r"\]\((?!https?:|#|mailto:)([\w./-]+\.(?:ipynb|png))"
+    markdown = re.sub(local, r"](nbs/\1", markdown)
     return re.sub(r'\b(src|srcset)="(?!https?:|data:)', r'\1="nbs/', markdown)
 
 
