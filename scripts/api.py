@@ -32,6 +32,29 @@ def linkify(markdown, depth=0, seen=None, root=root):
     return docstrings.linkify(markdown, read(root).prose, depth, seen)
 
 
+def linkify_notebook(cells, path, root=root):
+    """Make links of the names in the Markdown cells of a notebook, in place.
+
+    `path` is relative to the folder of notebooks. What the notebook defines itself leads to
+    its own module, or nowhere."""
+    package = read(root)
+    text = lambda cell: "".join(cell["source"])
+    code = "\n".join(text(cell) for cell in cells if cell["cell_type"] == "code")
+    defined = {*re.findall(r"^(?:def |class |)(\w+)(?=\(| = |:)", code, re.M)}
+    own = {entry.name: entry.target for module in package.modules.values()
+           if module.notebook == path for entry in module.public()}
+    names = {name: target for name, target in package.prose.items()
+             if name.removesuffix("()") not in defined}
+    names |= {name: target for name, target in own.items() if f"{name}()" not in package.prose}
+    names |= {f"{name}()": target for name, target in own.items()}
+    seen = set()
+    for cell in cells:
+        if cell["cell_type"] != "markdown": continue
+        linked = docstrings.linkify(text(cell), names, path.count("/"), seen)
+        lines = linked.splitlines(keepends=True)
+        cell["source"] = lines if isinstance(cell["source"], list) else linked
+
+
 def plain(lines):
     """Source lines with the Markdown of their comments taken off."""
     comment = re.compile(r"""^((?:[^"'#]|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')*)(#.*)$""")

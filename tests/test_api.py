@@ -420,6 +420,16 @@ def test_names_become_links():
     assert api.linkify("in [-1, 1], `Trainer` for $5 and [1] `EMA`").count("](api/") == 2
 
 
+def test_names_in_a_notebook_are_its_own_first():
+    cells = [{"cell_type": "code", "source": "def attend(q): ...\nEMA = 1\n"}, {"cell_type": "markdown", "source": ["`attend`, `EMA`\n", "and `Trainer`"]},
+             {"cell_type": "markdown", "source": "`Trainer`\n## Next\n`sample`, `Trainer`"}]
+    for path, attend in {"03_sd_unet.ipynb": "[`attend`](api/sd_unet.html#attend)", "index.ipynb": "`attend`", "workshop/plots.ipynb": "`attend`"}.items():
+        some = json.loads(json.dumps(cells))
+        api.linkify_notebook(some, path)
+        trainer = f"[`Trainer`]({'../' * path.count('/')}api/training.html#Trainer)"
+        assert [cell["source"] for cell in some] == [cells[0]["source"], [f"{attend}, `EMA`\n", f"and {trainer}"], f"`Trainer`\n## Next\n`sample`, {trainer}"]
+
+
 def test_links_lead_to_entries(pages):
     ids = {f"api/{page}.html#{name}" for page, text in pages.items() for _, name, _, _ in entries(text)} | {f"api/{name}.html" for name in MODULES}
     assert set(api.links().values()) <= ids
