@@ -27,6 +27,7 @@ cfg = cfg["DEFAULT"]
 SITE = f"{cfg['doc_host']}{cfg['doc_baseurl']}/"
 KATEX = root / "tests" / "node_modules" / "katex" / "dist"
 CARD = "images/card.png"
+CARD_ALT = "Dali with his wand, and the words: minidiff, Stable Diffusion, rebuilt by hand. Four framed pictures with their captions."
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
 
 
@@ -102,9 +103,12 @@ def finished(page, up):
     page = ELSEWHERE.sub(f"{up}site_libs/katex/", LOADERS.sub("", page))
     cards = "".join(f'<meta {kind}="{name}" content="{value}">\n' for kind, name, value in (
         ("property", "og:image", SITE + CARD), ("property", "og:image:width", 1200),
-        ("property", "og:image:height", 630), ("property", "og:image:alt", cfg["description"]),
+        ("property", "og:image:height", 630), ("property", "og:image:alt", CARD_ALT),
         ("name", "twitter:image", SITE + CARD)))
     page = CARDS.sub("", page).replace("</head>", cards + "</head>", 1)
+    if 'class="skip"' not in page:
+        skip = '<a class="skip" href="#quarto-document-content">Skip to the text</a>'
+        page = re.sub(r"<body[^>]*>", lambda match: f"{match[0]}\n{skip}", page, count=1)
     return short_contents(page)
 
 

@@ -2,6 +2,7 @@
 import argparse
 import json
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -30,6 +31,13 @@ def title(name, nbs=root / "nbs"):
     return (f"{number[1]} · " if number else "") + re.match(r"# (.+)", first)[1]
 
 
+def repository():
+    """Where the course is published, from settings.ini."""
+    settings = ConfigParser(delimiters=["="])
+    settings.read(root / "settings.ini", encoding="utf-8")
+    return settings["DEFAULT"]["git_url"]
+
+
 def modules(parts, nbs=root / "nbs"):
     """{module: the notebook it is written in}, in the order of the course."""
     exports = re.compile(r'^\s*"?#\| *default_exp (\w+)', re.M)
@@ -38,15 +46,15 @@ def modules(parts, nbs=root / "nbs"):
 
 
 def render(parts):
-    """The parts, open; then the API, whose list of modules opens on a click (Quarto's `collapse-level: 2`)."""
+    """The link to the repository, then the parts of the course, then the API, a page a module."""
     entry = lambda depth, text, href: [f"{' ' * depth}- text: {json.dumps(text, ensure_ascii=False)}", f"{' ' * depth}  href: {href}"]
-    lines = ["# Written by scripts/sidebar.py: don't edit.", "website:", "  sidebar:", "    contents:"]
+    lines = ["# Written by scripts/sidebar.py: don't edit.", "website:", "  navbar:", "    tools:", "      - icon: github",
+             "        text: The course on GitHub", f"        href: {repository()}", "  sidebar:", "    contents:"]
     for name, paths in parts:
         lines += [f"      - section: {name}", "        contents:"]
         for path in paths: lines += entry(10, title(path), path)
-    lines += ["      - section: API", "        contents:",
-              "          - section: All modules", "            href: api/index.qmd", "            contents:"]
-    for module in modules(parts): lines += entry(14, module, f"api/{module}.qmd")
+    lines += ["      - section: API", "        contents:", *entry(10, "All modules", "api/index.qmd")]
+    for module in modules(parts): lines += entry(10, module, f"api/{module}.qmd")
     return "\n".join(lines) + "\n"
 
 
