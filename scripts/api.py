@@ -1,8 +1,8 @@
 """The API pages of the site, one a module, from the text of the package alone:
 
-    python scripts/api.py FOLDER    writes FOLDER/api/index.qmd, FOLDER/api/scheduler.qmd, ...
+    python scripts/api.py FOLDER    writes FOLDER/api/index.qmd, FOLDER/api/vae.qmd, ...
 
-Nothing of the package is imported. A signature is the header as it stands in the source.
+Nothing of the package is imported. A signature is the header that the source has.
 """
 import argparse
 import ast
@@ -27,16 +27,16 @@ def links(root=root):
 def linkify(markdown, depth=0, seen=None, root=root):
     """Markdown whose code spans lead to the API where they are its names.
 
-    `depth` says how many folders the page lies below the site's home. Each name is a link
-    once in a section: give the cells of a notebook the same set `seen`."""
+    `depth` says how many folders the page lies below the site's home. Each name is a
+    link once in a section: give the cells of a notebook the same set `seen`."""
     return docstrings.linkify(markdown, read(root).prose, depth, seen)
 
 
 def linkify_notebook(cells, path, root=root):
     """Make links of the names in the Markdown cells of a notebook, in place.
 
-    `path` is relative to the folder of notebooks. What the notebook defines itself leads to
-    its own module, or nowhere."""
+    `path` is relative to the folder of notebooks. What the notebook defines itself
+    leads to its own module, or nowhere."""
     package = read(root)
     text = lambda cell: "".join(cell["source"])
     code = "\n".join(text(cell) for cell in cells if cell["cell_type"] == "code")
@@ -45,8 +45,9 @@ def linkify_notebook(cells, path, root=root):
            if module.notebook == path for entry in module.public()}
     names = {name: target for name, target in package.prose.items()
              if name.removesuffix("()") not in defined}
-    names |= {name: target for name, target in own.items() if f"{name}()" not in package.prose}
-    names |= {f"{name}()": target for name, target in own.items()}
+    for name, target in own.items():
+        names[f"{name}()"] = target
+        if f"{name}()" not in package.prose: names[name] = target
     seen = set()
     for cell in cells:
         if cell["cell_type"] != "markdown": continue
@@ -57,14 +58,15 @@ def linkify_notebook(cells, path, root=root):
 
 def plain(lines):
     """Source lines with the Markdown of their comments taken off."""
-    comment = re.compile(r"""^((?:[^"'#]|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')*)(#.*)$""")
+    string = r"""[^"'#]|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
+    comment = re.compile(rf"^((?:{string})*)(#.*)$")
     link = re.compile(r"\[([^\]]*)\]\((https?:[^)\s]*)\)")
     bare = lambda text: link.sub(r"\1, \2", text).replace("`", "")
     return [comment.sub(lambda m: m[1] + bare(m[2]), line) for line in lines]
 
 
 def linked(entries, short=False):
-    """Names with their links, if they have any; of methods, without their class if `short`."""
+    """Names, with their links if any; `short`: methods without their class."""
     name = lambda entry: entry.name.split(".")[-1] if short else entry.name
     link = lambda entry: f"[`{name(entry)}`]({'../' * entry.public}{entry.target})"
     return ", ".join(f"`{e}`" if isinstance(e, str) else link(e) for e in entries)
@@ -88,37 +90,47 @@ def names_for(package, entry):
     known |= {other.name: other.target for other in entry.module.public()
               if other.name in known or other.name not in package.links}
     for base in reversed(owner.lineage()):
-        known |= {name: method.target for name, method in base.methods.items() if method.public}
+        known |= {n: m.target for n, m in base.methods.items() if m.public}
     given = [node.arg for node in ast.walk(entry.node) if isinstance(node, ast.arg)]
     return {name: target for name, target in known.items()
             if name not in given and target not in (entry.target, owner.target)}
 
 
-def written(package, entry, seen):
-    """The entry of a name, below its heading of level 2 or 3, and those of its methods."""
-    title, lines = docstrings.escape(entry.name), package.signature(entry)
-    level = "###" if entry.owner else "##"
-    names = names_for(package, entry)
-    parts = [f"{level} {title} {{#{entry.name}}}", f"[source]({entry.source}){{.api-source}}",
-             "```python\n" + "\n".join(plain(lines)) + "\n```"]
-    said = [saying(entry)]
+def notes(package, entry):
+    """What is said below a signature: docstring, origin, what it also has."""
+    yield saying(entry)
     if entry.owner and entry.module is not entry.owner.module:
         page = entry.module.name
-        said.append(f"Added by [`{package.name}.{page}`](../api/{page}.html).")
-    if entry.alias and entry.alias.public: said.append(f"The same as {linked([entry.alias])}.")
+        yield f"Added by [`{package.name}.{page}`](../api/{page}.html)."
+    if entry.alias and entry.alias.public: yield f"The same as {linked([entry.alias])}."
     for name, others in package.passed_on(entry).items():
-        said.append(f"`**{name}` goes on to {linked(others)}.")
+        yield f"`**{name}` goes on to {linked(others)}."
     above = [f"from {linked([base])}: {linked(methods, short=True)}"
              for base, methods in entry.inherited()]
-    if above: said.append(f"Also has {'; '.join(above)}.")
-    parts += [docstrings.linkify(text, names, 1, seen) for text in said if text]
-    seen |= {target.removeprefix("../") for target in re.findall(r"\]\(([^)\s]+)\)", "".join(said))}
-    spans = re.findall(r"`([^`]+)`", "\n".join(lines))
-    types = [word for line in plain(lines) for word in re.findall(r"[A-Z]\w+", line.split("#")[0])]
-    also = {names[name]: f"[`{name}`](../{names[name]})" for name in spans + types
+    if above: yield f"Also has {'; '.join(above)}."
+
+
+def mentioned(lines, names, seen):
+    """Links to what a signature names in its comments and hints, once each."""
+    found = re.findall(r"`([^`]+)`", "\n".join(lines))
+    for line in plain(lines): found += re.findall(r"[A-Z]\w+", line.split("#")[0])
+    also = {names[name]: f"[`{name}`](../{names[name]})" for name in found
             if names.get(name) and names[name] not in seen}
     seen |= {*also}
-    if also: parts.append(f"See also {', '.join(also.values())}.")
+    return f"See also {', '.join(also.values())}." if also else ""
+
+
+def written(package, entry, seen):
+    """The entry of a name, below a heading of level 2 or 3, and of its methods."""
+    level, title = "###" if entry.owner else "##", docstrings.escape(entry.name)
+    names, lines = names_for(package, entry), package.signature(entry)
+    shown = "\n".join(plain(lines))
+    parts = [f"{level} {title} {{#{entry.name}}}",
+             f"[source]({entry.source}){{.api-source}}", f"```python\n{shown}\n```"]
+    for text in filter(None, notes(package, entry)):
+        parts.append(docstrings.linkify(text, names, 1, seen))
+        seen |= {*re.findall(r"\]\(\.\./([^)\s]+)\)", text)}
+    parts += filter(None, [mentioned(lines, names, seen)])
     for method in entry.methods.values(): parts += written(package, method, seen)
     return parts
 
@@ -133,8 +145,8 @@ def front(title, description):
 def page(package, module):
     """The page of a module."""
     chapter = sidebar.title(module.notebook, package.nbs)
-    where = (f"Written in [{docstrings.escape(chapter)}](../{module.notebook}); the module's "
-             f"[source]({module.address}).")
+    where = (f"Written in [{docstrings.escape(chapter)}](../{module.notebook}); the "
+             f"module's [source]({module.address}).")
     title = f"{package.name}.{module.name}"
     parts = [front(title, module.doc), where, linked(module.public())]
     for entry in module.public(): parts += written(package, entry, set())
@@ -152,9 +164,9 @@ def index(package):
         for m in modules:
             chapter = docstrings.escape(sidebar.title(m.notebook, package.nbs))
             title = docstrings.escape(f"{package.name}.{m.name}")
+            said = docstrings.inline(m.doc.rstrip("."))
             parts += [f"### [{title}]({m.name}.html) {{#{m.name}}}",
-                      f"{docstrings.inline(m.doc.rstrip('.'))}. From [{chapter}](../{m.notebook}).",
-                      linked(m.public())]
+                      f"{said}. From [{chapter}](../{m.notebook}).", linked(m.public())]
     return "\n\n".join(parts).replace("](../api/", "](") + "\n"
 
 
@@ -165,7 +177,8 @@ def write(folder, root=root):
     out.mkdir(parents=True, exist_ok=True)
     pages = {m.name: page(package, m) for m in package.modules.values()}
     pages["index"] = index(package)
-    for name, text in pages.items(): (out / f"{name}.qmd").write_text(text, encoding="utf-8")
+    for name, text in pages.items():
+        (out / f"{name}.qmd").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Docstrings as pandoc's Markdown, and links from the names in a text; used by scripts/api.py."""
+"""Docstrings as pandoc's Markdown, and names in prose as links; for scripts/api.py."""
 import re
 import textwrap
 
@@ -54,7 +54,8 @@ def block(kind, lines):
     text = "\n".join(lines)
     if kind == "code": return f"```text\n{textwrap.dedent(text)}\n```"
     if kind == "text": return inline(text)
-    parts = re.split(rf"(^\s*{ITEM.pattern})", text, flags=re.M)  # every second is a marker
+    # every second part is the marker of an item
+    parts = re.split(rf"(^\s*{ITEM.pattern})", text, flags=re.M)
     return "".join(part if i % 2 else inline(part) for i, part in enumerate(parts))
 
 

@@ -1,4 +1,4 @@
-"""What the package defines, read from its text: nothing is imported. Used by scripts/api.py."""
+"""What the package defines, read from its text and not imported; for scripts/api.py."""
 import ast
 import functools
 import re
@@ -15,7 +15,7 @@ LONG = 12  # the most lines of a value that is shown
 # what tells how a thing is used; other decorators tell how it is made
 DECORATORS = ("classmethod", "staticmethod", "property", "contextmanager", "dataclass",
               "torch.no_grad")
-SPECIAL = ("__call__", "__len__", "__getitem__")  # the last two if they have a docstring
+SPECIAL = ("__call__", "__len__", "__getitem__")  # two of them if documented
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINED = (*FUNCTIONS, ast.ClassDef)
 
@@ -62,7 +62,8 @@ class Entry:
         """[(class above, [its methods that are not replaced below])]"""
         seen, found = {*self.methods}, []
         for base in self.lineage()[1:]:
-            found.append((base, [m for name, m in base.methods.items() if name not in seen]))
+            new = [m for name, m in base.methods.items() if name not in seen]
+            found.append((base, new))
             seen |= {*base.methods}
         return [(base, methods) for base, methods in found if methods]
 
@@ -77,8 +78,9 @@ class Module:
         self.all, self.imports, self.entries = [], {}, {}
         for node in self.tree.body:
             if isinstance(node, ast.ImportFrom) and node.level == 1:
-                for a in node.names: self.imports[a.asname or a.name] = node.module, a.name
-            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                for name in node.names:
+                    self.imports[name.asname or name.name] = node.module, name.name
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets) == "__all__":
                 self.all = ast.literal_eval(node.value)
 
     def public(self):
@@ -101,7 +103,8 @@ class Module:
         while not lines[-1].strip() or lines[-1].lstrip()[0] in "#@": lines.pop()
         named = [(ast.unparse(getattr(d, "func", d)), d) for d in node.decorator_list]
         kept = [f"@{ast.unparse(d)}" for name, d in named if name in DECORATORS]
-        if any("as_prop=True" in ast.unparse(d) for _, d in named): kept.append("@property")
+        if "as_prop=True" in "".join(ast.unparse(d) for _, d in named):
+            kept.append("@property")
         return kept + textwrap.dedent("\n".join(map(str.rstrip, lines))).splitlines()
 
     def fields(self, entry):
@@ -109,11 +112,11 @@ class Module:
         methods = {id(method.node) for method in entry.methods.values()}
         lines = []
         for part in entry.node.body:
-            if not isinstance(part, (ast.Assign, ast.AnnAssign)) or id(part) in methods: continue
+            a_field = isinstance(part, ast.AnnAssign)
+            if not a_field and not isinstance(part, ast.Assign): continue
+            if id(part) in methods or ast.unparse(part).startswith("_"): continue
             source = self.statement(part)
-            named = not ast.unparse(part).startswith("_")
-            if isinstance(part, ast.AnnAssign) or named and any("#" in line for line in source):
-                lines += source
+            if a_field or "#" in "".join(source): lines += source
         return lines
 
 
@@ -137,19 +140,21 @@ class Package:
     def define(self, module):
         """Note a module's functions, classes and constants."""
         for node in module.tree.body:
-            if "patch_to(" in "".join(map(ast.unparse, getattr(node, "decorator_list", ()))):
-                continue
+            decorators = map(ast.unparse, getattr(node, "decorator_list", ()))
+            if "patch_to(" in "".join(decorators): continue
             targets = getattr(node, "targets", [getattr(node, "target", None)])
             names = [n.id for t in targets if t for n in ast.walk(t)
                      if isinstance(n, ast.Name) and n.id in module.all]
             if isinstance(node, DEFINED): names = [node.name]
-            for name in names: module.entries.setdefault(name, Entry(name, module, node))
+            for name in names:
+                module.entries.setdefault(name, Entry(name, module, node))
 
     def find(self, module, name):
         """The entry that a name in a module's code stands for, or None."""
         head, _, rest = name.partition(".")
         there, known = module.imports.get(head, (module.name, head))
-        entry = self.modules[there].entries.get(known) if there in self.modules else None
+        home = self.modules.get(there)
+        entry = home and home.entries.get(known)
         return entry.methods.get(rest) if entry and rest else entry
 
     def fill(self, module):
@@ -160,7 +165,8 @@ class Package:
                 bases = [self.find(module, ast.unparse(base)) for base in node.bases]
                 owner.bases = [base for base in bases if base]
                 for part in node.body:
-                    if isinstance(part, FUNCTIONS): self.take(owner, module, part, part.name)
+                    if not isinstance(part, FUNCTIONS): continue
+                    self.take(owner, module, part, part.name)
             for decorator in getattr(node, "decorator_list", ()):
                 patched = re.match(r"patch_to\(([\w.]+)", ast.unparse(decorator))
                 owner = patched and self.find(module, patched[1])
@@ -168,18 +174,21 @@ class Package:
 
     def assign(self, module):
         """The methods and properties that are made by an assignment."""
-        for owner in [e for e in module.entries.values() if isinstance(e.node, ast.ClassDef)]:
+        order = [*self.modules]
+        wrapped = re.compile(r"(?:property|staticmethod|classmethod)\((.*)\)$", re.S)
+        for owner in module.entries.values():
+            if not isinstance(owner.node, ast.ClassDef): continue
             for node in owner.node.body:
                 if not isinstance(node, ast.Assign): continue
-                pairs = [(node.targets[0], node.value)]
-                if isinstance(node.value, ast.Tuple) and isinstance(pairs[0][0], ast.Tuple):
-                    pairs = zip(node.targets[0].elts, node.value.elts)
+                target, value = node.targets[0], node.value
+                pairs = [(target, value)]
+                if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                    pairs = zip(target.elts, value.elts)
                 for name, value in [map(ast.unparse, pair) for pair in pairs]:
-                    made = re.match(r"(?:property|staticmethod|classmethod)\((.*)\)$", value, re.S)
+                    made = wrapped.match(value)
                     code = made[1] if made else value
                     alias = owner.methods.get(code) or self.alias(module, code)
                     if made or alias: self.take(owner, module, node, name, alias)
-            order = [*self.modules]
             owner.methods = dict(sorted(owner.methods.items(), key=lambda item: (
                 item[1].module is not module, order.index(item[1].module.name),
                 item[1].node.lineno)))
@@ -188,7 +197,8 @@ class Package:
         """Note a method, unless it is private."""
         doc = isinstance(node, DEFINED) and ast.get_docstring(node)
         if not name.startswith("_") or name in SPECIAL[:1] or name in SPECIAL and doc:
-            owner.methods[name] = Entry(f"{owner.name}.{name}", module, node, owner, alias)
+            full = f"{owner.name}.{name}"
+            owner.methods[name] = Entry(full, module, node, owner, alias)
 
     def alias(self, module, code):
         """The function or method of the package that code stands for, or None."""
@@ -197,18 +207,19 @@ class Package:
 
     @functools.cached_property
     def links(self):
-        """{name: address from the site's home}: `name`, `Class.method`, `module.name`."""
+        """{name, `Class.method` or `module.name`: address from the site's home}"""
         public = [e for m in self.modules.values() for e in m.public()]
         known = [*public, *(e for owner in public for e in owner.methods.values())]
         count = Counter(entry.name for entry in known)
         found = {entry.name: entry.target for entry in known if count[entry.name] == 1}
         for entry in public:
             found[f"{entry.module.name}.{entry.name}"] = entry.target
-        return {**found, **{f"{self.name}.{name}": f"api/{name}.html" for name in self.modules}}
+        pages = {f"{self.name}.{name}": f"api/{name}.html" for name in self.modules}
+        return found | pages
 
     @functools.cached_property
     def prose(self):
-        """The names for prose: one that is also a parameter is a link only with `()`."""
+        """The names for prose: what is a parameter too is a link only with `()`."""
         parameters = {node.arg for module in self.modules.values()
                       for node in ast.walk(module.tree) if isinstance(node, ast.arg)}
         return {f"{name}()" if name in parameters else name: target
@@ -235,15 +246,16 @@ class Package:
         return module.header(node) + lines
 
     def passed_on(self, entry):
-        """{name of a function's `**options`: [entries, or names of other code, that get them]}"""
+        """{name of a function's `**options`: [entries, or other names, with them]}"""
         node, owner = entry.node, entry.owner or entry
         if isinstance(node, ast.ClassDef):
-            node = next((n for n in node.body if getattr(n, "name", "") == "__init__"), node)
+            inits = [n for n in node.body if getattr(n, "name", "") == "__init__"]
+            node = (inits or [node])[0]
         rest = getattr(getattr(node, "args", None), "kwarg", None)
         above = [ast.unparse(base) for base in getattr(owner.node, "bases", ())]
         found = []
         for call in ast.walk(node) if rest else ():
-            given = [key.value for key in getattr(call, "keywords", ()) if key.arg is None]
+            given = [k.value for k in getattr(call, "keywords", ()) if k.arg is None]
             words = {getattr(n, "id", "") for value in given for n in ast.walk(value)}
             if rest.arg not in words: continue
             name = ast.unparse(call.func)
