@@ -44,13 +44,14 @@ def prepare(folder):
     for path in sorted(folder.rglob("*.ipynb")):
         if any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
             continue
-        depth = len(path.relative_to(folder).parts) - 1
+        name = path.relative_to(folder)
+        up = "../" * (len(name.parts) - 1)
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        seen = set()
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
-                source = BADGE.sub(lambda match: button(match[1], "../" * depth), joined(cell["source"]))
-                cell["source"] = api.linkify(source, depth, seen).splitlines(keepends=True)
+                source = BADGE.sub(lambda match: button(match[1], up), joined(cell["source"]))
+                cell["source"] = source.splitlines(keepends=True)
+        api.linkify_notebook(notebook["cells"], name.as_posix())
         text = json.dumps(notebook, ensure_ascii=False, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
 
@@ -138,7 +139,7 @@ def build_plain(out):
         source = process(Path(work))
         prepare(source)
         listed = (source / "sidebar.yml").read_text(encoding="utf-8")
-        names = re.findall(r"href: (\S+)$", listed, re.M)
+        names = re.findall(r"href: (\S+\.(?:ipynb|qmd))$", listed, re.M)
         built = {name: built_name(source / name, source) for name in [*names, "404.qmd"]}
         for name, previous, following in zip(names, ["", *names], [*names[1:], ""]):
             page(source / name, out, built, built.get(previous, ""), built.get(following, ""))
