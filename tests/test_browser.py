@@ -424,7 +424,7 @@ def site(tmp_path_factory):
     if (built / "index.html").exists():
         return built
     out = tmp_path_factory.mktemp("plain")
-    spec = importlib.util.spec_from_file_location("minidiff_site", root / "scripts/site.py")
+    spec = importlib.util.spec_from_file_location("minidiff_docs", root / "scripts/docs.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.build_plain(out)
