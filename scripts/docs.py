@@ -116,10 +116,10 @@ def finished(page, up):
 def short_contents(page):
     """On a narrow screen Quarto hides the contents: a copy in a box that opens, under the title."""
     found = CONTENTS.search(page)
-    if not found or 'class="contents"' in page:
+    if not found or 'class="toc"' in page:
         return page
     entries = re.sub(r' (id|class|data-scroll-target)="[^"]*"', "", found[1])
-    box = f'<details class="contents"><summary>On this page</summary>{entries}</details>'
+    box = f'<details class="toc"><summary>On this page</summary>{entries}</details>'
     return TITLE.sub(lambda match: f"{match[0]}\n{box}", page, 1)
 
 

@@ -95,7 +95,7 @@ def test_a_page_is_finished():
     for gone in ("cloudflare", "jquery", "jsdelivr", "data:image"): assert gone not in page, gone
     assert page.count('src="site_libs/quarto.js"') == 1 and 'href="../site_libs/katex/katex.min.css"' in page
     assert page.count('property="og:image"') == 1 and f'content="{docs.SITE}{docs.CARD}"' in page
-    assert '</header>\n<details class="contents">' in page and page.count('id="toc-a"') == 1
+    assert '</header>\n<details class="toc">' in page and page.count('id="toc-a"') == 1
     assert docs.finished(page, "../").count('property="og:image"') == 1
     entry = {"title": "t", "text": "import torch\nfrom minidiff.dali import add_noise\nAn import of tea"}
     assert docs.searchable(entry) == {"title": "t", "text": "An import of tea"}
