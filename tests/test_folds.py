@@ -64,7 +64,8 @@ def plumbing(books):
         for i, source, _ in code_of(cells):
             if not seen(source): continue
             tree, said = parsed(source), directives(source)
-            lesson = "export" in said or "exports" in said or any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+            checks = any(isinstance(node, ast.Assert) for node in ast.walk(tree)) or any((called(node) or "").startswith(("assert_", "expect_error")) for node in calls(tree))
+            lesson = checks or "export" in said or "exports" in said
             if not lesson and any(called(node) == "illustration" for node in calls(tree)): problems.append(f"{name}, cell {i}: an illustration is not code to read: `#| echo: false`")
             elif not lesson and draws(tree): problems.append(f"{name}, cell {i}: drawing is open: `#| code-fold: true`")
             elif described(tree) > LONG: problems.append(f"{name}, cell {i}: a description of {described(tree)} characters is open: `#| code-fold: true`")
@@ -250,7 +251,8 @@ BROKEN = [
 
 FINE = [
     py('#| echo: false\nillustration("dali")', **FIGURE),
-    py('with expect_error(ValueError): illustration("nobody")\nassert True'),
+    py('with expect_error(ValueError): illustration("nobody")'),
+    py("ax.plot(x)\ntorch.testing.assert_close(x, y)"),
     py(FOLD + f'fig, ax = plt.subplots()\nax.plot(x)\nshow(fig, "{ALT}")', **FIGURE),
     py("#| hide\ndef draw(ax): ax.imshow(x)"),
     py("#| export\ndef draw(ax): ax.imshow(x)"),
