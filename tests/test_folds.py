@@ -31,8 +31,8 @@ def seen(source):
 
 def parsed(source):
     """The syntax tree of a cell, with `pass` in place of IPython's own commands."""
-    if source.startswith("%%"): return ast.parse("")
-    return ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", re.sub(r"^(.*\S)\?$", "pass", source, flags=re.M), flags=re.M))
+    try: return ast.parse(source)
+    except SyntaxError: return ast.parse(re.sub(r"^(\s*)[%!]\S.*$", r"\1pass", source, flags=re.M))
 
 
 def called(node):
@@ -260,6 +260,9 @@ FINE = [
     py("import matplotlib.pyplot as plt"),
     py("words = [first.title(), second.text]\nassert words"),
     py("%pip install -q x"),
+    py("if x:\n    !ls"),
+    py("assert (1\n    %2) == 1, 'is it?'"),
+    py('print("Is it?\\n"\n      "Yes?")'),
     py(f'title = "{ALT}"\nraise_if(title, "{ALT}")'),
     py("x", **{"text/html": '<img alt="A red circle" src="data:image/png;base64,/tmp/abcd">', "text/plain": "<IPython.core.display.HTML object>"}),
     py("x", **{"text/html": "<progress max=4 value=4></progress> 100.00% [4/4 00:01]"}),
