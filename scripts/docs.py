@@ -7,6 +7,7 @@
 `make docs` runs the first two through Quarto (`pre-render` and `post-render` in nbs/_quarto.yml).
 """
 import argparse
+import ast
 import json
 import os
 import re
@@ -38,7 +39,7 @@ def joined(source):
 # ---------------------------------------------------------------- before Quarto
 
 def prepare(folder):
-    """API pages, and in every notebook links to them and a Colab button of our own."""
+    """API pages, and in each notebook links to them, our own Colab button, folded imports."""
     folder = Path(folder)
     api.write(folder)
     for path in sorted(folder.rglob("*.ipynb")):
@@ -51,9 +52,23 @@ def prepare(folder):
             if cell["cell_type"] == "markdown":
                 source = BADGE.sub(lambda match: button(match[1], up), joined(cell["source"]))
                 cell["source"] = source.splitlines(keepends=True)
+            elif cell["cell_type"] == "code" and path.stem != "index" \
+                    and only_imports(joined(cell["source"])):
+                cell["source"] = [*FOLDED, *joined(cell["source"]).splitlines(keepends=True)]
         api.linkify_notebook(notebook["cells"], name.as_posix())
         text = json.dumps(notebook, ensure_ascii=False, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
+
+
+FOLDED = ["#| code-fold: true\n", '#| code-summary: "the imports"\n']
+
+
+def only_imports(code):
+    """Does a cell import things, and nothing else?"""
+    if re.search(r"^\s*[%!]|^#\|\s*(hide|code-fold|echo)", code, re.M):
+        return False
+    body = ast.parse(code).body
+    return bool(body) and all(isinstance(line, ast.Import | ast.ImportFrom) for line in body)
 
 
 def button(address, up):
