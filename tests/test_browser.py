@@ -20,7 +20,8 @@ GIT = cfg["git_url"]
 KATEX = here / "node_modules" / "katex" / "dist"
 CDN = "https://cdn.jsdelivr.net/npm/katex@0.16.22/dist/"
 SETTLE = """document.querySelectorAll(".math").forEach(
-  e => katex.render(e.textContent, e, {throwOnError: false}))"""
+  e => katex.render(e.textContent, e, {throwOnError: false,
+    displayMode: e.classList.contains("display")}))"""
 DARK = "@media (prefers-color-scheme: dark)"
 
 PICTURE = """<svg xmlns="http://www.w3.org/2000/svg" width="300" height="120">
@@ -38,6 +39,8 @@ a { color: var(--link) }
 .navbar a, .navbar input { display: inline-block; padding: 6px 0; margin-right: 16px }
 main, .page-navigation, details.toc { max-width: 800px; margin: 16px auto }
 main, #quarto-sidebar, .page-navigation, details.toc { padding: 0 16px }
+.navbar input { background: var(--paper) }
+.navbar input::placeholder { color: var(--quiet) }
 pre, code, .callout { background: var(--box) }
 pre { overflow: auto; padding: 8px; font-size: 14px }
 .sourceCode .kw { color: var(--word) } .sourceCode .co { color: var(--quiet) }
@@ -164,6 +167,7 @@ QUARTO = '<meta name="generator" content="quarto-1.7.34">'
 SCRIPT = '<script defer src="/minidiff/site_libs/katex/katex.min.js"></script>'
 SHEET = '<link rel="stylesheet" href="/minidiff/site_libs/katex/katex.min.css">'
 DEFINE = "<script>window.define = function () {}; define.amd = {}</script>"
+HUSH = '<script>addEventListener("error", e => e.preventDefault())</script>'
 REQUIRE = ('<script src="https://cdnjs.cloudflare.com/ajax/libs/require.js/2.3.6/'
            'require.min.js" integrity="sha512-c3Nl8" crossorigin="anonymous"></script>')
 OG = f'<meta property="og:image" content="{HOME}images/og.png">'
@@ -185,12 +189,12 @@ BAD = {
     "no-katex": ("formula console", "", SCRIPT, ""),
     "no-katex-in-silence": ("formula", "", f"{{ {SETTLE} }}", "{ }"),
     "amd": ("formula console", "", SCRIPT, DEFINE + SCRIPT),
-    "amd-in-silence": ("formula", "", "{ document.q", "{ if (window.katex) document.q"),
+    "amd-in-silence": ("formula", "", SCRIPT, HUSH + DEFINE + SCRIPT),
     "require-js": ("formula console elsewhere", "", SCRIPT, REQUIRE + SCRIPT),
     "refused": ("formula", "", "x_0", "\\frac{"),
     "unknown-macro": ("formula", "", "x_0", "\\nosuchmacro x"),
     "hidden-formula": ("formula", "", *css(".math { display: none }")),
-    "no-sheet": ("formula", "", SHEET, ""),
+    "no-sheet": ("formula overflow", "", SHEET, ""),
     "dollars": ("formula", "", "A callout.", "A callout: $$x^2$$."),
     "raw-tex": ("formula", "", "A callout.", "A callout: \\begin{aligned}x."),
     "raw-macro": ("formula", "", "Forty-two.", "Forty-two: \\frac{a}{b}."),
@@ -201,7 +205,7 @@ BAD = {
                     "summary", "head", "comment")},
     "black-on-dark": ("contrast", "dark", *dark(".cell-output code { color: #000 }")),
     "inline-ground": ("contrast", "dark", *dark("p code { background: #f8f9fa }")),
-    "hint": ("contrast", "dark", *dark("input::placeholder { color: #555 }")),
+    "hint": ("contrast", "dark", *dark(".navbar input::placeholder { color: #555 }")),
     "faded": ("contrast", "", *css(".callout p { opacity: .45 }")),
     "alpha": ("contrast", "light", *light(".callout p { color: rgb(0 0 0 / .4) }")),
     "see-through": ("contrast", "dark", *css(".answer { background: rgb(128 128 128 / .8) }")),
@@ -227,7 +231,7 @@ BAD = {
     "cut-formula": ("cut", "1280", "\\sqrt{x}", "\\displaystyle " + "a+b+c+d" * 30),
     "torn-words": ("mangled", "", *css("td { word-break: break-all; max-width: 4ch }")),
     "anywhere": ("mangled", "320", *css(
-        "@media (max-width: 330px) { td { overflow-wrap: anywhere; max-width: 3ch } }")),
+        "@media (max-width: 330px) { main { overflow-wrap: anywhere } table { width: 60px } }")),
     "tiny-badge": ("mangled", "", 'width="117"', 'width="36"'),
     "no-alt": ("alt", "", 'alt="An orange field"', ""),
     "empty-alt": ("alt", "", 'alt="An orange field"', 'alt=" "'),
@@ -283,7 +287,7 @@ BAD = {
     "no-colab": ("colab", "", "https://colab.research.google.com/github/x", GIT),
     "no-steps": ("steps", "", "nav-page nav-page-", "page-"),
     "no-favicon": ("favicon", "", '<link rel="icon" href="/minidiff/images/icon.png">', ""),
-    "favicon-not-there": ("favicon", "", "images/icon.png", "images/no.ico"),
+    "favicon-not-there": ("favicon console", "", "images/icon.png", "images/no.ico"),
     "no-github": ("github", "", f'id="git" href="{GIT}"', 'href="https://example.com"'),
     "no-search": ("search", "", 'id="quarto-search"', ""),
     "import-first": ("search", "", "", ""),
