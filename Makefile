@@ -28,11 +28,12 @@ test: setup
 execute: setup
 	$(BIN)/python scripts/execute.py $(NB)
 
-# The site, into _docs/; needs Quarto 1.7.34 on the PATH. The README has its own source (scripts/readme.py), which nbdev leaves alone when it is the newer file.
+# The site, into _docs/; needs Quarto 1.7.34 and npm on the PATH. The README has its own source (scripts/readme.py), which nbdev leaves alone when it is the newer file.
 docs: setup
 	$(BIN)/python scripts/sidebar.py
+	cd tests && npm ci --no-audit --no-fund --ignore-scripts
 	touch README.md
-	$(BIN)/nbdev_docs
+	PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_docs
 
 # Every notebook in an environment like Colab's (built in .colab, some 7 GB the first time).
 colab: setup

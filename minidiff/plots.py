@@ -428,13 +428,16 @@ def expect_error(
 
     Anything else it does is the error.
     """
+    from textwrap import fill
     exceptions = exceptions or (Exception,)
     try: yield
     except exceptions as error:
         if match and not re.search(match, str(error)):
             raise AssertionError(f"expected a message with {match!r}, got "
                                  f"{error}") from error
-        print(f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        print(*(fill(line, 88, subsequent_indent="    ", break_long_words=False,
+                     break_on_hyphens=False) for line in text.splitlines()), sep="\n")
     else:
         names = " or ".join(e.__name__ for e in exceptions)
         raise AssertionError(f"expected {names}, and nothing was raised")

@@ -246,6 +246,7 @@ class AutoencoderKL(Pretrained, nn.Module):
 
 # %% ../nbs/09_vae.ipynb #cell060
 #| code-fold: true
+#| code-summary: "the checks of a config"
 _FLAGS = ("force_upcast", "use_quant_conv", "use_post_quant_conv",
           "mid_block_add_attention")
 

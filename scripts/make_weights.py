@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 import judge
+import make_card
 from minidiff.files import read_json, write_json
-from minidiff.latent_diffusion import Job, caption_grid, open_run
-from minidiff.sketchbook import Sketchbook
+from minidiff.latent_diffusion import Job, open_run
 from minidiff.text_encoder import ImageEncoder
 
 root = Path(__file__).resolve().parent.parent
@@ -45,20 +45,6 @@ A latent diffusion model in the form of Stable Diffusion (VAE, CLIP text encoder
 
 It opens in `minidiff.latent_diffusion.open_run`, and in `diffusers.StableDiffusionPipeline.from_pretrained` with `torch_dtype=torch.float32`, or `torch.float16` on a GPU.
 """
-
-
-def hero(pipe, preset, path):
-    """The first sixteen captions of held-out scenes that a seed gives; none is picked."""
-    book = Sketchbook(preset["size"])
-    generator = torch.Generator().manual_seed(16)
-    captions = []
-    for n_objects in [2, 1] * 8:
-        scenes = book.sample_scenes(1, generator, n_objects, "heldout")
-        captions += book.caption(scenes, generator)[0]
-    images = pipe(captions, num_inference_steps=preset["steps"],
-                  guidance_scale=preset["scale"], generator=generator, output_type="pt")
-    path.parent.mkdir(exist_ok=True)
-    caption_grid(captions, images).savefig(path)
 
 
 def card(pipe, results, judged, size):
@@ -106,7 +92,7 @@ def main():
     (target / "README.md").write_text(text, encoding="utf-8")
     shutil.rmtree(shipped, ignore_errors=True)
     target.rename(shipped)
-    hero(open_run(), results["preset"], root / "nbs" / "images" / "hero.png")
+    make_card.draw(open_run(), results["preset"])
     print(f"{shipped}: {size / 1e6:.1f} MB")
 
 

@@ -1,11 +1,13 @@
-"""Write nbs/sidebar.yml: the notebooks that are there, in the order of the story, under the names of its parts."""
+"""Write nbs/sidebar.yml: the notebooks that are there, in the order of the story, under the names of its parts, then the API."""
 import argparse
 import json
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-WORKSHOP = ["plots", "sketchbook", "stickers", "optimizers", "parallel", "training", "checks", "files", "hub", "terminal"]
+WORKSHOP = ["plots", "sketchbook", "stickers", "negatives", "optimizers", "parallel",
+            "training", "checks", "unet_checks", "files", "hub", "terminal"]
 PARTS = [("Components", 1, 9), ("Maths", 10, 12), ("Putting it together", 13, 99)]
 
 
@@ -29,12 +31,30 @@ def title(name, nbs=root / "nbs"):
     return (f"{number[1]} · " if number else "") + re.match(r"# (.+)", first)[1]
 
 
+def repository():
+    """Where the course is published, from settings.ini."""
+    settings = ConfigParser(delimiters=["="])
+    settings.read(root / "settings.ini", encoding="utf-8")
+    return settings["DEFAULT"]["git_url"]
+
+
+def modules(parts, nbs=root / "nbs"):
+    """{module: the notebook it is written in}, in the order of the course."""
+    exports = re.compile(r'^\s*"?#\| *default_exp (\w+)', re.M)
+    found = {path: exports.search((nbs / path).read_text(encoding="utf-8")) for _, paths in parts for path in paths}
+    return {module[1]: path for path, module in found.items() if module}
+
+
 def render(parts):
-    lines = ["# Written by scripts/sidebar.py: don't edit.", "website:", "  sidebar:", "    contents:"]
+    """The link to the repository, then the parts of the course, then the API, a page a module."""
+    entry = lambda depth, text, href: [f"{' ' * depth}- text: {json.dumps(text, ensure_ascii=False)}", f"{' ' * depth}  href: {href}"]
+    lines = ["# Written by scripts/sidebar.py: don't edit.", "website:", "  navbar:", "    tools:", "      - icon: github",
+             "        text: The course on GitHub", f"        href: {repository()}", "  sidebar:", "    contents:"]
     for name, paths in parts:
         lines += [f"      - section: {name}", "        contents:"]
-        for path in paths:
-            lines += [f"          - text: {json.dumps(title(path), ensure_ascii=False)}", f"            href: {path}"]
+        for path in paths: lines += entry(10, title(path), path)
+    lines += ["      - section: API", "        contents:", *entry(10, "All modules", "api/index.qmd")]
+    for module in modules(parts): lines += entry(10, module, f"api/{module}.qmd")
     return "\n".join(lines) + "\n"
 
 

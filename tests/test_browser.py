@@ -1,17 +1,20 @@
 """The pages in a browser (site.mjs): nothing is found in the site, and every fault is
 found in the bad pages of browser_pages.py."""
-import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 
 import pytest
 
 from browser_pages import API, BAD, CHAPTER, good, write
 from pages import browser, cfg, here, npm_ready, root
+
+sys.path.insert(0, str(root / "scripts"))
+import docs  # noqa: E402
 
 
 def ready():
@@ -106,11 +109,7 @@ def site(tmp_path_factory):
     if (built / "index.html").exists():
         return built
     out = tmp_path_factory.mktemp("plain")
-    path = root / "scripts" / "site.py"  # `import site` is Python's own
-    spec = importlib.util.spec_from_file_location("minidiff_site", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.build_plain(out)
+    docs.build_plain(out)
     return out
 
 

@@ -15,8 +15,13 @@ export async function layout(tools, { width, scheme }) {
     const edge = box(main).right + 1;
     const inner = "pre *, .katex *, svg *, .column-margin, .visually-hidden";
     const free = all("main *").filter(e => !e.closest(inner));
-    let out = free.filter(e => box(e).right > edge && box(e).height > 1 && !scrolls(e));
-    const spills = e => e.clientWidth && e.scrollWidth > e.clientWidth + 1;
+    // Where a line wraps within inline code, its padding may hang out a little.
+    const hang = e => (getComputedStyle(e).display === "inline" ? 10 : 0);
+    const isOut = e => box(e).height > 1 && box(e).right > edge + hang(e);
+    let out = free.filter(e => isOut(e) && !scrolls(e));
+    const visible = e => getComputedStyle(e).overflowX === "visible";
+    const spills = e =>
+      e.clientWidth && e.scrollWidth > e.clientWidth + 1 && visible(e);
     if (across > 0 && !out.length) out = free.filter(e => spills(e) && !scrolls(e));
     if (across <= 0 && !out.length) return;
     const first = out.filter(e => !out.includes(e.parentElement));
