@@ -229,6 +229,8 @@ BAD = {
         "@media (min-width: 380px) and (max-width: 400px) { h2 { width: 500px } }")),
     "wide-at-1280": ("overflow", "1280", *css(
         "@media (min-width: 1200px) { .callout { width: 1400px } }")),
+    "wide-steps": ("overflow", "320", *css(
+        "@media (width: 320px) { .nav-page-next { width: 340px } }")),
     "out-of-main": ("overflow", "1280", *css(
         "@media (min-width: 1200px) { .callout { width: 900px } }")),
     "cut-code": ("cut", "1280", "# a comment", "# " + "a long comment " * 9),

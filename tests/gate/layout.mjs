@@ -14,11 +14,13 @@ export async function layout(tools, { width, scheme }) {
     const across = page.scrollWidth - page.clientWidth;
     const edge = box(main).right + 1;
     const inner = "pre *, .katex *, svg *, .column-margin, .visually-hidden";
-    const free = all("main *").filter(e => !e.closest(inner));
+    const free = all("body *").filter(e => !e.closest(inner));
     // Where a line wraps within inline code, its padding may hang out a little.
     const hang = e => (getComputedStyle(e).display === "inline" ? 10 : 0);
-    const isOut = e => box(e).height > 1 && box(e).right > edge + hang(e);
-    let out = free.filter(e => isOut(e) && !scrolls(e));
+    const limit = e => (main.contains(e) ? edge + hang(e) : page.clientWidth + 1);
+    const isOut = e => box(e).height > 1 && box(e).right > limit(e);
+    const counts = e => main.contains(e) || across > 0;
+    let out = free.filter(e => counts(e) && isOut(e) && !scrolls(e));
     const visible = e => getComputedStyle(e).overflowX === "visible";
     const spills = e =>
       e.clientWidth && e.scrollWidth > e.clientWidth + 1 && visible(e);
