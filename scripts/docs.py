@@ -89,13 +89,18 @@ def finish(folder):
                     ignore=lambda _, names: [name for name in names if unused(name)])
     for path in folder.rglob("*.html"):
         if "site_libs" not in path.parts:
-            up = "../" * (len(path.relative_to(folder).parts) - 1)
+            up = to_home(path.relative_to(folder))
             page = path.read_text(encoding="utf-8")
             path.write_text(finished(page, up), encoding="utf-8")
     search = folder / "search.json"
     if search.exists():
         entries = [searchable(entry) for entry in json.loads(search.read_text("utf-8"))]
         search.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
+
+
+def to_home(page):
+    """The way from a page to the site's folder; 404.html stands for pages of any depth."""
+    return f"{cfg['doc_baseurl']}/" if page.name == "404.html" else "../" * (len(page.parts) - 1)
 
 
 def unused(name):
@@ -195,8 +200,8 @@ def page(path, out, built, previous="", following=""):
         text = markdown(json.loads(text)["cells"])
     name = next(name for name in built if path.as_posix().endswith(f"/_proc/{name}"))
     folder = Path(name).parent
-    up = "../" * len(folder.parts)
-    variables = {"up": up, "repository": cfg["git_url"], "previous": previous,
+    home = to_home(Path(built[name]))
+    variables = {"up": home, "repository": cfg["git_url"], "previous": previous,
                  "next": following, **theme()}
     arguments = ["--template", str(root / "scripts" / "plain.html"), "--toc", "--toc-depth=2",
                  "--katex=https://cdn.jsdelivr.net/npm/katex@0/dist/", "--wrap=preserve"]
@@ -208,6 +213,8 @@ def page(path, out, built, previous="", following=""):
         return f'href="{os.path.relpath(built.get(target, target), folder)}'
 
     html = re.sub(r'href="(?!\w+:)([^"#]+\.(?:ipynb|qmd))', to_page, html)
+    if home.startswith("/"):
+        html = re.sub(r'(href|src)="(?!\w+:|[/#])', rf'\1="{home}', html)
     target = out / built[name]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(html, encoding="utf-8")
