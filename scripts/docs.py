@@ -39,7 +39,7 @@ def joined(source):
 # ---------------------------------------------------------------- before Quarto
 
 def prepare(folder):
-    """API pages, and in each notebook links to them, our own Colab button, folded imports."""
+    """API pages, and in each notebook links to them, our Colab button and fewer open boxes."""
     folder = Path(folder)
     api.write(folder)
     for path in sorted(folder.rglob("*.ipynb")):
@@ -52,23 +52,58 @@ def prepare(folder):
             if cell["cell_type"] == "markdown":
                 source = BADGE.sub(lambda match: button(match[1], up), joined(cell["source"]))
                 cell["source"] = source.splitlines(keepends=True)
-            elif cell["cell_type"] == "code" and path.stem != "index" \
-                    and only_imports(joined(cell["source"])):
-                cell["source"] = [*FOLDED, *joined(cell["source"]).splitlines(keepends=True)]
+            elif cell["cell_type"] == "code" and path.stem != "index":
+                cell["source"] = folded(joined(cell["source"])).splitlines(keepends=True)
+        notebook["cells"] = in_one_box(notebook["cells"])
         api.linkify_notebook(notebook["cells"], name.as_posix())
         text = json.dumps(notebook, ensure_ascii=False, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
 
 
-FOLDED = ["#| code-fold: true\n", '#| code-summary: "the imports"\n']
-
-
-def only_imports(code):
-    """Does a cell import things, and nothing else?"""
-    if re.search(r"^\s*[%!]|^#\|\s*(hide|code-fold|echo)", code, re.M):
-        return False
+def folded(code):
+    """A cell that only imports, or only defines private helpers, in a box that opens."""
+    if re.search(r"^\s*[%!]|^#\|\s*(hide|code-fold|echo|eval|output)", code, re.M):
+        return code
     body = ast.parse(code).body
-    return bool(body) and all(isinstance(line, ast.Import | ast.ImportFrom) for line in body)
+    names = [name for line in body for name in defined(line)]
+    if body and all(isinstance(line, ast.Import | ast.ImportFrom) for line in body):
+        summary = "the imports"
+    elif names and all(re.match(r"_[^_]", name) for name in names):
+        summary = "helpers: " + ", ".join(names)
+    else:
+        return code
+    return f'#| code-fold: true\n#| code-summary: "{summary}"\n{code}'
+
+
+def defined(line):
+    """What a statement at the top of a cell names; "" where it does something else."""
+    if isinstance(line, ast.FunctionDef | ast.ClassDef):
+        return [line.name]
+    if isinstance(line, ast.Assign):
+        return [name.id for part in line.targets for name in ast.walk(part)
+                if isinstance(name, ast.Name)]
+    return [""]
+
+
+FOLD = re.compile(r'#\| code-fold: true\n#\| code-summary: "(.*)"\n')
+
+
+def in_one_box(cells):
+    """Boxes that follow each other, with no output between them, become one."""
+    kept = []
+    for cell in cells:
+        box = FOLD.search(joined(cell["source"])) if cell["cell_type"] == "code" else None
+        last = kept[-1] if kept else {"cell_type": "", "source": ""}
+        before = FOLD.search(joined(last["source"])) if last["cell_type"] == "code" else None
+        if box and before and not last.get("outputs"):
+            summaries = dict.fromkeys([*before[1].split("; "), *box[1].split("; ")])
+            rest = joined(last["source"]).replace(before[0], "").rstrip("\n")
+            source = joined(cell["source"]).replace(box[0], "")
+            head = f'#| code-fold: true\n#| code-summary: "{"; ".join(summaries)}"\n'
+            kept[-1] = {**cell, "source": f"{head}{rest}\n\n{source}".splitlines(True)}
+        else:
+            kept.append(cell)
+    return kept
 
 
 def button(address, up):

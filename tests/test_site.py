@@ -50,8 +50,8 @@ def not_prepared(name, cells, page):
     title = re.match(r"# (.*)", text(cells[0]["source"]))[1]
     if page[0]["cell_type"] != "raw" or not re.search(r"^output-file: ", front, re.M) or not re.search(r"^description: ", front, re.M): problems.append("front matter")
     if title not in re.sub(r"\s+", " ", front).replace("''", "'"): problems.append(f"title {title!r}")
-    code = {bare(source) for _, source, _ in code_of(page)}
-    problems += [f"the code of cell {i}" for i, source, _ in code_of(cells) if bare(source) not in {*code, ""} and not re.search(r"^#\|\s*hide|^\s*%", source, re.M)]
+    code = "\n\n".join(bare(source) for _, source, _ in code_of(page))
+    problems += [f"the code of cell {i}" for i, source, _ in code_of(cells) if bare(source) not in code and not re.search(r"^#\|\s*hide|^\s*%", source, re.M)]
     before, after = ([formula for _, markdown in prose(some) for formula, _ in formulas(markdown)[0]] for some in (cells, page))
     problems += [f"formula {formula}" for formula in before if formula not in after]
     problems += [f"Quarto does not know the directive {line}" for _, source, _ in code_of(page) for line in source.splitlines() if re.match(r"#\|(?!\s*[\w-]+: )", line)]
@@ -99,3 +99,28 @@ def test_a_page_is_finished():
     assert docs.finished(page, "../").count('property="og:image"') == 1
     entry = {"title": "t", "text": "import torch\nfrom minidiff.dali import add_noise\nAn import of tea"}
     assert docs.searchable(entry) == {"title": "t", "text": "An import of tea"}
+
+
+CELLS = [
+    ("import torch\nfrom minidiff import dali", '#| code-fold: true\n#| code-summary: "the imports"\n'),
+    ("#| export\ndef _a(): pass\n_B = 3", '#| code-fold: true\n#| code-summary: "helpers: _a, _B"\n'),
+    ("#| export\n@patch_to(X)\ndef _a(self): pass\n\n@patch_to(X)\ndef b(self): pass", ""),
+    ("def __init__(self): pass", ""), ("import torch\nprint(1)", ""), ("_a = 1\nassert _a", ""), ("x = 1", ""),
+    ("#| echo: false\nimport torch", ""), ("%pip install x", ""), ("# a comment", ""),
+]
+
+
+@pytest.mark.parametrize("code, added", CELLS)
+def test_what_is_folded(code, added):
+    assert docs.folded(code) == added + code
+
+
+def test_boxes_without_outputs_between_them_become_one():
+    box = lambda summary, code, **rest: {"cell_type": "code", "source": f'#| code-fold: true\n#| code-summary: "{summary}"\n{code}', **rest}
+    shown, said = {"output_type": "stream"}, {"cell_type": "markdown", "source": "so"}
+    cells = [box("a", "x = 1"), box("b", "x += 1", outputs=[shown]), box("c", "y"), said, box("c", "z"), box("c", "z")]
+    kept = docs.in_one_box(cells)
+    assert ["".join(cell["source"]) for cell in kept] == [
+        '#| code-fold: true\n#| code-summary: "a; b"\nx = 1\n\nx += 1', '#| code-fold: true\n#| code-summary: "c"\ny', "so",
+        '#| code-fold: true\n#| code-summary: "c"\nz\n\nz']
+    assert kept[0]["outputs"] == [shown] and cells[0]["source"].endswith("x = 1")
