@@ -116,6 +116,8 @@ LOADERS = re.compile(r"""<script\b[^>]*\bsrc="[^"]*/(?:require|jquery)(?:\.min)?
 ELSEWHERE = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@[^/"]*/dist/')
 CONTENTS = re.compile(r'<nav id="TOC".*?</h2>\s*(<ul.*?)</nav>', re.S)
 TITLE = re.compile(r'<header id="title-block-header".*?</header>', re.S)
+IMPORTS = re.compile(
+    r"^[ \t]*(?:import \w.*|from [\w.]+ import (?:\([^)]*\).*|(?:.*\\\n)*.*))(?:\n|\Z)", re.M)
 CARDS = re.compile(r'<meta (?:property|name)="(?:og|twitter):image[^>]*>\s*')
 
 
@@ -145,9 +147,7 @@ def short_contents(page):
 
 def searchable(entry):
     """A section of the search index without the imports it begins with."""
-    lines = entry.get("text", "").splitlines()
-    kept = [line for line in lines if not re.match(r"\s*(import \w|from [\w.]+ import )", line)]
-    return {**entry, "text": "\n".join(kept)}
+    return {**entry, "text": IMPORTS.sub("", entry.get("text", ""))}
 
 
 # ---------------------------------------------------------------- without Quarto

@@ -74,6 +74,14 @@ def test_a_page_without_its_parts_is_noticed(processed):
         assert plain or not_prepared(name, NOTEBOOKS[name], rest), source
 
 
+def test_preparing_twice_is_preparing_once(processed):
+    """`quarto preview` prepares again whenever a page changes."""
+    files = lambda: {path: path.read_bytes() for path in processed.rglob("*") if path.suffix in (".ipynb", ".qmd")}
+    before = files()
+    docs.prepare(processed)
+    assert [path.name for path, data in files().items() if data != before.get(path)] == []
+
+
 def test_preparing_the_site_leaves_the_tree_clean(processed):
     assert not (root / "_proc").is_symlink() and processed.parent != root
     for name in NOTEBOOKS: assert read(processed.parent / cfg["nbs_path"] / name) == NOTEBOOKS[name]
@@ -99,3 +107,5 @@ def test_a_page_is_finished():
     assert docs.finished(page, "../").count('property="og:image"') == 1
     entry = {"title": "t", "text": "import torch\nfrom minidiff.dali import add_noise\nAn import of tea"}
     assert docs.searchable(entry) == {"title": "t", "text": "An import of tea"}
+    long = {"text": "Look.\nfrom a import (b,\n     c)\n  from . import d, \\\n  e\nimport f.g as h, i\nx = 1\n"}
+    assert docs.searchable(long) == docs.searchable(docs.searchable(long)) == {"text": "Look.\nx = 1\n"}
