@@ -67,7 +67,8 @@ def only_imports(code):
     """Does a cell import things, and nothing else?"""
     if re.search(r"^\s*[%!]|^#\|\s*(hide|code-fold|echo)", code, re.M):
         return False
-    body = ast.parse(code).body
+    try: body = ast.parse(code).body
+    except SyntaxError: return False  # a command of IPython, such as `x = !ls`
     return bool(body) and all(isinstance(line, ast.Import | ast.ImportFrom) for line in body)
 
 

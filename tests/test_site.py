@@ -98,6 +98,12 @@ LOADED = """<html><head><script src="https://cdnjs.cloudflare.com/ajax/libs/requ
 <nav id="TOC"><h2>On this page</h2><ul><li><a href="#a" id="toc-a" class="nav-link">A</a></li></ul></nav></body></html>"""
 
 
+def test_imports_are_folded():
+    yes = ["import a", "#| export\nfrom a import (b,\n    c)\nimport d"]
+    no = ["", "# import a", "import a\nx = a", "x = !ls", "names?", "%pip install a\nimport a", "#| hide\nimport a", '#| code-fold: true\n#| code-summary: "a"\nimport a']
+    assert [*map(docs.only_imports, [*yes, *no])] == [True] * len(yes) + [False] * len(no)
+
+
 def test_a_page_is_finished():
     page = docs.finished(LOADED, "../")
     for gone in ("cloudflare", "jquery", "jsdelivr", "data:image"): assert gone not in page, gone
