@@ -81,8 +81,9 @@ export async function visit(tab, address, { scheme, name, git, shot, tell }) {
   for (const width of WIDTHS) {
     const view = { width, scheme, name, git };
     if (width !== WIDTHS[0]) await resize(width);
-    if ([1024, 768].includes(width) && scheme === "dark") continue; // looked at before
-    if (shot && [1280, 390].includes(width)) await page.screenshot({ path: shot(width) });
+    if (width === 1024 || width === 768) if (scheme === "dark") continue;
+    const main = width === 1280 || width === 390;
+    if (shot && main) await page.screenshot({ path: shot(width) });
     await page.evaluate(() => {
       for (const fold of document.querySelectorAll("details:not([open])")) {
         fold.open = true;
@@ -90,7 +91,7 @@ export async function visit(tab, address, { scheme, name, git, shot, tell }) {
       }
     });
     const found = await inside(page, layout, view);
-    if ([1280, 390].includes(width)) found.push(...(await inside(page, contrast, view)));
+    if (main) found.push(...(await inside(page, contrast, view)));
     if (width === WIDTHS[0]) {
       seen = await inside(page, words, view);
       found.push(...seen.found);

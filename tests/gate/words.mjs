@@ -12,7 +12,7 @@ export function words(tools, { scheme, name, git }) {
 
   function markdown() {
     const raw =
-      /(?<!\w)\[[^\]]+\]\([^\s)]+\)|(?<!\w)\*\*[^*\s][^*]*\*\*|^:{3,}|`[^`\s][^`]*`|^#{2,} /m;
+      /(?<!\w)(\[[^\]]+\]\([^\s)]+\)|\*\*[^*\s][^*]*\*\*)|`[^`\s][^`]*`|^(:::|## )/m;
     const [one] = plain().filter(t => raw.test(t.data));
     if (one) say("markdown", `raw Markdown in the text: ${clip(one.data, 60)}`);
   }
@@ -55,7 +55,7 @@ export function words(tools, { scheme, name, git }) {
       const caption = figure.querySelector("figcaption")?.textContent.trim();
       return caption && all("img", figure).some(i => i.alt.trim() === caption);
     };
-    const empty = /\.(png|jpe?g|svg|gif|webp)$|^<|^(image|picture|figure|output)\b.?$/i;
+    const empty = /\.(png|jpe?g|svg|gif|webp)$|^<|^(image|picture|figure|output)$/i;
     const idle = all("main img").filter(i => empty.test(i.alt.trim()));
     if (idle.length) say("alt", `${idle.length} descriptions say nothing: ${some(idle)}`);
     const twice = all("main figure").filter(repeats);
@@ -66,12 +66,13 @@ export function words(tools, { scheme, name, git }) {
   function machine() {
     const said = texts(main, "div.sourceCode, pre.sourceCode, script, style, .katex");
     const path =
-      /(?<![\w.~:/])((?:file:\/\/)?\/(?:tmp|work|root|home|Users|var|private)\/.{0,40})/;
+      /(?<![\w.~:/])((file:\/)?\/(tmp|work|root|home|Users|var|private)\/.{0,40})/;
     const paths = said.filter(t => path.test(t.data));
     const [one] = paths.map(t => clip(t.data.match(path)[1], 50));
     if (one) say("path", `${paths.length} paths of a machine: ${one}`);
-    const warning =
-      /\b[A-Z]\w*Warning: |site-packages|warnings\.warn\(|Traceback \(most| at 0x[\da-f]{6}|<Figure size|\d%\|/;
+    const library = /\b[A-Z]\w*Warning: |site-packages|warnings\.warn\(/;
+    const remains = /Traceback \(most| at 0x[\da-f]{6}|<Figure size|\d%\|/;
+    const warning = new RegExp(`${library.source}|${remains.source}`);
     const warned = said.find(
       t => t.parentElement.closest(".cell-output") && warning.test(t.data),
     );
