@@ -107,7 +107,7 @@ def notes(package, entry):
         yield f"`**{name}` goes on to {linked(others)}."
     above = [f"from {linked([base])}: {linked(methods, short=True)}"
              for base, methods in entry.inherited()]
-    if above: yield f"Also has {'; '.join(above)}."
+    if above: yield f"Inherited {'; '.join(above)}."
 
 
 def mentioned(lines, names, seen):
@@ -120,12 +120,20 @@ def mentioned(lines, names, seen):
     return f"See also {', '.join(also.values())}." if also else ""
 
 
+def heading(entry):
+    """A name that may part between its words; the contents leave out a method's class."""
+    part = lambda name: "`<wbr>`{=html}".join(
+        map(docstrings.escape, re.split(r"(?<=[a-z0-9])(?=[A-Z])|(?<=_)(?=[a-z0-9])", name)))
+    *owner, name = entry.name.split(".")
+    return f"[{part(owner[0])}.]{{.api-class}}{part(name)}" if owner else part(name)
+
+
 def written(package, entry, seen):
     """The entry of a name, below a heading of level 2 or 3, and of its methods."""
-    level, title = "###" if entry.owner else "##", docstrings.escape(entry.name)
+    level = "###" if entry.owner else "##"
     names, lines = names_for(package, entry), package.signature(entry)
     shown = "\n".join(plain(lines))
-    parts = [f"{level} {title} {{#{entry.name}}}",
+    parts = [f"{level} {heading(entry)} {{#{entry.name}}}",
              f"[source]({entry.source}){{.api-source}}", f"```python\n{shown}\n```"]
     for text in filter(None, notes(package, entry)):
         parts.append(docstrings.linkify(text, names, 1, seen))
@@ -148,7 +156,7 @@ def page(package, module):
     where = (f"Written in [{docstrings.escape(chapter)}](../{module.notebook}); the "
              f"module's [source]({module.address}).")
     title = f"{package.name}.{module.name}"
-    parts = [front(title, module.doc), where, linked(module.public())]
+    parts = [front(title, module.doc), where, *(summary(e) for e in module.public())]
     for entry in module.public(): parts += written(package, entry, set())
     return "\n\n".join(parts).replace("](../api/", "](") + "\n"
 

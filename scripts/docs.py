@@ -64,7 +64,10 @@ def folded(code):
     """A cell that only imports, or only defines private helpers, in a box that opens."""
     if re.search(r"^\s*[%!]|^#\|\s*(hide|code-fold|echo|eval|output)", code, re.M):
         return code
-    body = ast.parse(code).body
+    try:
+        body = ast.parse(code).body
+    except SyntaxError:  # a command of IPython, such as `x = !ls`
+        return code
     names = [name for line in body for name in defined(line)]
     if body and all(isinstance(line, ast.Import | ast.ImportFrom) for line in body):
         summary = "the imports"
@@ -151,6 +154,8 @@ LOADERS = re.compile(r"""<script\b[^>]*\bsrc="[^"]*/(?:require|jquery)(?:\.min)?
 ELSEWHERE = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@[^/"]*/dist/')
 CONTENTS = re.compile(r'<nav id="TOC".*?</h2>\s*(<ul.*?)</nav>', re.S)
 TITLE = re.compile(r'<header id="title-block-header".*?</header>', re.S)
+IMPORTS = re.compile(
+    r"^[ \t]*(?:import \w.*|from [\w.]+ import (?:\([^)]*\).*|(?:.*\\\n)*.*))(?:\n|\Z)", re.M)
 CARDS = re.compile(r'<meta (?:property|name)="(?:og|twitter):image[^>]*>\s*')
 
 
@@ -180,9 +185,7 @@ def short_contents(page):
 
 def searchable(entry):
     """A section of the search index without the imports it begins with."""
-    lines = entry.get("text", "").splitlines()
-    kept = [line for line in lines if not re.match(r"\s*(import \w|from [\w.]+ import )", line)]
-    return {**entry, "text": "\n".join(kept)}
+    return {**entry, "text": IMPORTS.sub("", entry.get("text", ""))}
 
 
 # ---------------------------------------------------------------- without Quarto

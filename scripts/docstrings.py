@@ -85,6 +85,7 @@ def linkify(text, names, depth=0, seen=None):
 
     def link(match):
         if match["heading"] in ("#", "##") or match["underlined"]: seen.clear()
+        seen.update(re.findall(r"\]\((?:\.\./)*(api/[^)\s]+)\)", match[0]))  # links already
         name = match["code"] and match["code"].removesuffix("()")
         target = names.get(match["code"]) or names.get(name)
         if not name or not target or target in seen: return match[0]

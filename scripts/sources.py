@@ -13,11 +13,17 @@ import sidebar
 root = Path(__file__).resolve().parent.parent
 LONG = 12  # the most lines of a value that is shown
 # what tells how a thing is used; other decorators tell how it is made
-DECORATORS = ("classmethod", "staticmethod", "property", "contextmanager", "dataclass",
-              "torch.no_grad")
+DECORATORS = ("classmethod", "staticmethod", "property", "cached_property",
+              "contextmanager", "dataclass", "no_grad")
 SPECIAL = ("__call__", "__len__", "__getitem__")  # two of them if documented
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINED = (*FUNCTIONS, ast.ClassDef)
+
+
+def setter(node):
+    """Is a function what a property does when it is set or deleted?"""
+    made = map(ast.unparse, node.decorator_list)
+    return any(name.endswith((".setter", ".deleter")) for name in made)
 
 
 @dataclass(eq=False)
@@ -102,7 +108,8 @@ class Module:
         lines[-1] = lines[-1].encode()[:body.col_offset].decode()
         while not lines[-1].strip() or lines[-1].lstrip()[0] in "#@": lines.pop()
         named = [(ast.unparse(getattr(d, "func", d)), d) for d in node.decorator_list]
-        kept = [f"@{ast.unparse(d)}" for name, d in named if name in DECORATORS]
+        kept = [f"@{ast.unparse(d)}" for name, d in named
+                if name.split(".")[-1] in DECORATORS]
         if "as_prop=True" in "".join(ast.unparse(d) for _, d in named):
             kept.append("@property")
         return kept + textwrap.dedent("\n".join(map(str.rstrip, lines))).splitlines()
@@ -116,9 +123,9 @@ class Module:
             if not a_field and not isinstance(part, ast.Assign): continue
             if id(part) in methods or ast.unparse(part).startswith("_"): continue
             source = self.statement(part)
+            if source == lines[-len(source):]: continue  # a second one on its line
             if a_field or "#" in "".join(source): lines += source
         return lines
-
 
 
 class Package:
@@ -147,7 +154,9 @@ class Package:
                      if isinstance(n, ast.Name) and n.id in module.all]
             if isinstance(node, DEFINED): names = [node.name]
             for name in names:
-                module.entries.setdefault(name, Entry(name, module, node))
+                again = isinstance(node, DEFINED)  # overloads: the last one is called
+                if again or name not in module.entries:
+                    module.entries[name] = Entry(name, module, node)
 
     def find(self, module, name):
         """The entry that a name in a module's code stands for, or None."""
@@ -165,7 +174,7 @@ class Package:
                 bases = [self.find(module, ast.unparse(base)) for base in node.bases]
                 owner.bases = [base for base in bases if base]
                 for part in node.body:
-                    if not isinstance(part, FUNCTIONS): continue
+                    if not isinstance(part, FUNCTIONS) or setter(part): continue
                     self.take(owner, module, part, part.name)
             for decorator in getattr(node, "decorator_list", ()):
                 patched = re.match(r"patch_to\(([\w.]+)", ast.unparse(decorator))
@@ -259,7 +268,7 @@ class Package:
             words = {getattr(n, "id", "") for value in given for n in ast.walk(value)}
             if rest.arg not in words: continue
             name = ast.unparse(call.func)
-            name = above[0] if name == "super().__init__" else name
+            name = above[0] if above and name == "super().__init__" else name
             own = owner.methods.get(re.sub(r"^(self|cls)\.", "", name))
             got = own or self.find(entry.module, name)
             if got and not got.public: found += self.passed_on(got).get(rest.arg, [])

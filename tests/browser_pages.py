@@ -121,15 +121,15 @@ and <a href="#two">a link</a>.</p>
 </svg></section></main>""" + FOOT
 
 API = HEAD + f"""<main><h1>minidiff.x</h1>
-<section id="first"><h2 id="one">first</h2><a href="{GIT}/blob/main/x.py#L10">source</a>
+<section id="first"><h2 id="one">first</h2><a href="{GIT}/blob/main/minidiff/vae.py#L10">source</a>
 <div class="sourceCode signature"><pre class="sourceCode python"><code>def first(
     x,  # pictures
     **options,
 )</code></pre></div><p>It does one thing.</p></section>
-<section><h2 id="two">Second</h2><a href="{GIT}/blob/main/x.py#L20">source</a>
+<section><h2 id="two">Second</h2><a href="{GIT}/blob/main/minidiff/vae.py#L20">source</a>
 <div class="sourceCode signature"><pre class="sourceCode python"><code>class Second(x)
 </code></pre></div>
-<h3 id="Second.go">Second.go</h3><a href="{GIT}/blob/main/x.py#L15">source</a>
+<h3 id="Second.go">Second.go</h3><a href="{GIT}/blob/main/minidiff/vae.py#L15">source</a>
 <div class="sourceCode signature"><pre class="sourceCode python"><code>def go(self)
 </code></pre></div></section></main>""" + FOOT
 
@@ -175,6 +175,8 @@ HUSH = '<script>addEventListener("error", e => e.preventDefault())</script>'
 REQUIRE = ('<script src="https://cdnjs.cloudflare.com/ajax/libs/require.js/2.3.6/'
            'require.min.js" integrity="sha512-c3Nl8" crossorigin="anonymous"></script>')
 OG = f'<meta property="og:image" content="{HOME}images/og.png">'
+BACK = '<div class="nav-page nav-page-previous"><a href="/minidiff/index.html">Before' \
+       "</a></div>"
 STDOUT = "<code>1 2 3</code>"
 TABLE = '<table class="striped">'
 PALE = ":root { --paper: #fff; --ink: #222; --link: #1f4e96; --box: #f2f2f5; " \
@@ -198,6 +200,11 @@ BAD = {
     "require-js": ("formula console elsewhere", "", SCRIPT, REQUIRE + SCRIPT),
     "refused": ("formula", "", "x_0", "\\frac{"),
     "unknown-macro": ("formula", "", "x_0", "\\nosuchmacro x"),
+    "raw-greek": ("formula", "", "Forty-two.", "Forty-two, or \\alpha_t."),
+    "raw-dollars": ("formula", "", "A callout.", "A callout: $x_t$."),
+    "raw-contents": ("formula", "", '"#one">One', '"#one">$\\lambda$'),
+    "raw-markdown": ("markdown", "", "Forty-two.", "See [it](x.html)."),
+    "api-raw-ticks": ("markdown", "", "It does one thing.", "It does `one` thing."),
     "hidden-formula": ("formula", "", *css(".math { display: none }")),
     "no-sheet": ("formula overflow", "", SHEET, ""),
     "dollars": ("formula", "", "A callout.", "A callout: $$x^2$$."),
@@ -231,6 +238,12 @@ BAD = {
         "@media (min-width: 1200px) { .callout { width: 1400px } }")),
     "wide-steps": ("overflow", "320", *css(
         "@media (width: 320px) { .nav-page-next { width: 340px } }")),
+    "wide-at-768": ("overflow", "768", *css(
+        "@media (min-width: 600px) and (max-width: 900px) { h2 { width: 1100px } }")),
+    "left-of-the-page": ("overflow", "390", *css(
+        "@media (width: 390px) { .callout { margin-left: -60px } }")),
+    "hidden-end": ("overflow", "320", *css(
+        "@media (width: 320px) { main p { white-space: nowrap; overflow: hidden } }")),
     "out-of-main": ("overflow", "1280", *css(
         "@media (min-width: 1200px) { .callout { width: 900px } }")),
     "cut-code": ("cut", "1280", "# a comment", "# " + "a long comment " * 9),
@@ -247,6 +260,7 @@ BAD = {
     "alt-to-caption": ("alt", "", 'alt="Orange again"><figcaption>It is calm.',
                        "><figcaption>Orange again"),
     "alt-twice": ("alt", "", "It is calm.", "Orange again"),
+    "alt-of-a-file": ("alt", "", 'alt="An orange field"', 'alt="image.png"'),
     "mute-svg": ("alt", "", 'role="img" aria-label="A word"', ""),
     "mute-canvas": ("alt", "", *more("<canvas></canvas>")),
     "anchor-here": ("anchor", "", 'href="#two">a link', 'href="#three">a link'),
@@ -317,8 +331,29 @@ BAD = {
     "api-stars": ("signature", "", "# pictures", "# **clean** pictures"),
     "api-none": ("signature", "", "sourceCode signature", "box"),
     "api-cut": ("cut", "1280", "# pictures", "# " + "pictures " * 20),
-    "api-reversed": ("order", "", "x.py#L10", "x.py#L30"),
+    "api-reversed": ("order", "", "vae.py#L10", "vae.py#L30"),
     "api-line": ("order", "", '<h2 id="two">', '<h2 id="two" data-line="5">'),
+    "api-methods": ("order", "", '<h3 id="Second.go">', f'''<h3 id="Second.a">Second.a
+</h3><a href="{GIT}/blob/main/minidiff/vae.py#L18">source</a><h3 id="Second.go">'''),
+    "api-no-source": ("anchor", "", "vae.py#L10", "no.py#L10"),
+    "api-no-line": ("anchor", "", "vae.py#L20", "vae.py#L99999"),
+    "colab-nowhere": ("anchor", "", "research.google.com/github/x",
+                      f"research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/main/x"),
+    "localhost": ("anchor", "", '"#two">a link', '"http://localhost:3000/">a link'),
+    "hidden-steps": ("steps", "", *css(".nav-page { display: none }")),
+    "steps-in-place": ("steps", "", 'index.html">Before', 'steps-in-place.html">Before'),
+    "no-step-back": ("steps", "", BACK, '<link rel="prev" href="/minidiff/index.html">'),
+    "no-viewport": ("head", "", "width=device-width", "width=1200"),
+    "no-language": ("head", "", ' lang="en"', ""),
+    "directive": ("plumbing", "", "# a comment", "#| hide"),
+    "progress": ("path", "", STDOUT, "<code>100%|####| 3/3</code>"),
+    "elsewhere-path": ("path", "", STDOUT, "<code>[/Users/me/x]</code>"),
+    "chapter-number": ("numbers", "", "</ul></nav>",
+                       '<li><a href="/minidiff/plain.html">Plain</a></li></ul></nav>'),
+    "dim-contents-390": ("contrast", "390", *more(
+        "<style>main .toc { display: none } @media (width: 390px) { main .toc "
+        "{ display: block } } main .toc a { color: #888; background: #777 }</style>"
+        '<details class="toc"><summary>On</summary><a href="#one">One</a></details>')),
     "api-no-steps": ("steps", "", "nav-page nav-page-", "page-"),
 }
 

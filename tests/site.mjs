@@ -1,4 +1,5 @@
-// Open every page of a built site, light and dark, at 1280, 320 and 390 px, and say
+// Open every page of a built site, light and dark, at 1280, 320 and 390 px (and in
+// light at 1024 and 768, where the site changes its columns), and say
 // what a reader would stumble over: `kind: page at WIDTH, theme: what`, a line each,
 // then what was measured, in one line of JSON. Exit code 1 if there is a problem.
 //
@@ -8,12 +9,12 @@
 //   gate/layout.mjs    overflow, cut, cut-output, mangled, gap, touch, toc
 //   gate/contrast.mjs  contrast, theme
 //   gate/words.mjs     formula, image, alt, path, plumbing, signature, order, title,
-//                      colab, steps, github, search, switch, numbers
+//                      colab, steps, github, search, switch, numbers, markdown, head
 //   here               elsewhere, console, weight, favicon, anchor, og, search, 404
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
-import { git, serve } from "./gate/folder.mjs";
+import { astrayInRepository, git, serve } from "./gate/folder.mjs";
 import { newTab, visit, WIDTHS } from "./gate/visit.mjs";
 
 const LIMIT = 1.5e6; // bytes of a page with its pictures, and of all that travels
@@ -100,7 +101,9 @@ function astray(link) {
   if (link.startsWith(site.origin) && !link.startsWith(site.base))
     return "outside the site";
   const path = site.within(link);
-  if (path === undefined) return null;
+  if (/^(file:|https?:\/\/(localhost|127\.|0\.0\.))/.test(link) && path === undefined)
+    return "on one machine";
+  if (path === undefined) return astrayInRepository(link);
   const file = site.fileOf(path);
   if (!file) return "which is not there";
   const anchor = decodeURIComponent(path.split("#")[1] ?? "");

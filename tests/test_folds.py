@@ -32,7 +32,7 @@ def seen(source):
 def parsed(source):
     """The syntax tree of a cell, with `pass` in place of IPython's own commands."""
     try: return ast.parse(source)
-    except SyntaxError: return ast.parse(re.sub(r"^(\s*)[%!]\S.*$", r"\1pass", source, flags=re.M))
+    except SyntaxError: return ast.parse(re.sub(r"^(\s*)(?:[%!]\S.*|[\w.]+\?{1,2})$", r"\1pass", re.sub(r"= *[%!]\S.*$", "= None", source, flags=re.M), flags=re.M))
 
 
 def called(node):
@@ -43,10 +43,17 @@ def calls(tree):
     return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
+def of_torch(node):
+    """Is this the `scatter` of tensors: along a dimension, which is a number?"""
+    first = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "dim")][:1]
+    number = bool(first) and isinstance(first[0], (ast.Constant, ast.UnaryOp))
+    return called(node) == "scatter" and (number or getattr(node.func.value, "id", "") == "torch")
+
+
 def draws(tree):
     """Does this code speak to matplotlib?"""
     plt = any(isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "plt" for node in ast.walk(tree))
-    return plt or any(isinstance(node.func, ast.Attribute) and called(node) in DRAWING for node in calls(tree))
+    return plt or any(isinstance(node.func, ast.Attribute) and called(node) in DRAWING and not of_torch(node) for node in calls(tree))
 
 
 def described(tree):
@@ -54,7 +61,8 @@ def described(tree):
     told = [keyword.value for node in calls(tree) for keyword in node.keywords if keyword.arg == "alt"]
     told += [value for node in calls(tree) if called(node) in SHOWS for value in node.args]
     words = lambda node: sum(len(part.value) for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str))
-    return max((words(value) for value in told if isinstance(value, (ast.Constant, ast.JoinedStr, ast.BinOp))), default=0)
+    told = [value for value in told if not isinstance(value, (ast.Lambda, ast.List, ast.ListComp, ast.Tuple, ast.Dict))]  # titles, which all see
+    return max(map(words, told), default=0)
 
 
 def plumbing(books):
@@ -155,7 +163,8 @@ def idle(books):
             closed, shown = "code-fold" in said or "echo" in said, bool(cell.get("outputs"))
             if said.get("echo") == "false" and not shown: problems.append(f"{name}, cell {i}: neither code nor output: `#| hide`")
             if not closed or shown or "export" in said: continue
-            does = any(isinstance(node, (ast.Assert, ast.Delete, ast.With)) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) for node in tree.body)
+            whole = (ast.Assert, ast.Delete, ast.With, ast.For, ast.While, ast.If, ast.Try, ast.Raise)
+            does = any(isinstance(node, whole) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) for node in tree.body)
             does = does or any(isinstance(target, (ast.Attribute, ast.Subscript)) for node in tree.body if isinstance(node, (ast.Assign, ast.AugAssign))
                                for target in getattr(node, "targets", [getattr(node, "target", None)]))
             later = set().union(*(names(below) for *_, below in code[k + 1:]))
@@ -201,6 +210,10 @@ BROKEN = [
     (plumbing, py(f'show(fig, f"{{n}} times {ALT}")')),
     (plumbing, py(f'show_images(x, alt="{ALT[:40]}" + "{ALT[:40]}")')),
     (plumbing, py(f'slider(draw, [1, 2], "t", alt="{ALT}")')),
+    (plumbing, py(f'show(fig, "{ALT} {{}}".format(n))')),
+    (plumbing, py(f'show(fig, " ".join(["{ALT[:40]}", "{ALT[40:]} and so on"]))')),
+    (plumbing, py(f'show(fig, "{ALT}" if n else "")')),
+    (plumbing, py("ax.scatter(x, y, s=1)")),
     (soiled, out("x", "saved in /tmp/tmpab12/model.safetensors")),
     (soiled, out("x", "/home/you/x.png")),
     (soiled, out("x", "'/Users/you/x.png'")),
@@ -278,6 +291,10 @@ FINE = [
     py(FOLD + "assert 1 + 1 == 2"),
     py(FOLD + "torch.manual_seed(0)"),
     py(FOLD + "model.kind = 1"),
+    py(FOLD + "for model in models: model.eval()"),
+    py("torch.scatter(x, 1, ids, 1)\nx.scatter(-1, ids, 1)\nx.scatter(dim=1, index=ids, src=x)"),
+    py("names = !ls\nnames?"),
+    py(f'show_images(x, ["{ALT}", "{ALT}"], alt="Two discs")', **FIGURE),
     py("print(later)"),
     md("A picture ![A red circle](a.png) in a line"),
     md("[![Open in Colab](a.svg)](https://example.org)"),

@@ -74,6 +74,14 @@ def test_a_page_without_its_parts_is_noticed(processed):
         assert plain or not_prepared(name, NOTEBOOKS[name], rest), source
 
 
+def test_preparing_twice_is_preparing_once(processed):
+    """`quarto preview` prepares again whenever a page changes."""
+    files = lambda: {path: path.read_bytes() for path in processed.rglob("*") if path.suffix in (".ipynb", ".qmd")}
+    before = files()
+    docs.prepare(processed)
+    assert [path.name for path, data in files().items() if data != before.get(path)] == []
+
+
 def test_preparing_the_site_leaves_the_tree_clean(processed):
     assert not (root / "_proc").is_symlink() and processed.parent != root
     for name in NOTEBOOKS: assert read(processed.parent / cfg["nbs_path"] / name) == NOTEBOOKS[name]
@@ -90,6 +98,12 @@ LOADED = """<html><head><script src="https://cdnjs.cloudflare.com/ajax/libs/requ
 <nav id="TOC"><h2>On this page</h2><ul><li><a href="#a" id="toc-a" class="nav-link">A</a></li></ul></nav></body></html>"""
 
 
+def test_imports_are_folded():
+    yes = ["import a", "#| export\nfrom a import (b,\n    c)\nimport d"]
+    no = ["", "# import a", "import a\nx = a", "x = !ls", "names?", "%pip install a\nimport a", "#| hide\nimport a", '#| code-fold: true\n#| code-summary: "a"\nimport a']
+    assert [*map(docs.only_imports, [*yes, *no])] == [True] * len(yes) + [False] * len(no)
+
+
 def test_a_page_is_finished():
     page = docs.finished(LOADED, "../")
     for gone in ("cloudflare", "jquery", "jsdelivr", "data:image"): assert gone not in page, gone
@@ -99,6 +113,8 @@ def test_a_page_is_finished():
     assert docs.finished(page, "../").count('property="og:image"') == 1
     entry = {"title": "t", "text": "import torch\nfrom minidiff.dali import add_noise\nAn import of tea"}
     assert docs.searchable(entry) == {"title": "t", "text": "An import of tea"}
+    long = {"text": "Look.\nfrom a import (b,\n     c)\n  from . import d, \\\n  e\nimport f.g as h, i\nx = 1\n"}
+    assert docs.searchable(long) == docs.searchable(docs.searchable(long)) == {"text": "Look.\nx = 1\n"}
 
 
 CELLS = [
@@ -106,7 +122,7 @@ CELLS = [
     ("#| export\ndef _a(): pass\n_B = 3", '#| code-fold: true\n#| code-summary: "helpers: _a, _B"\n'),
     ("#| export\n@patch_to(X)\ndef _a(self): pass\n\n@patch_to(X)\ndef b(self): pass", ""),
     ("def __init__(self): pass", ""), ("import torch\nprint(1)", ""), ("_a = 1\nassert _a", ""), ("x = 1", ""),
-    ("#| echo: false\nimport torch", ""), ("%pip install x", ""), ("# a comment", ""),
+    ("#| echo: false\nimport torch", ""), ("%pip install x", ""), ("# a comment", ""), ("files = !ls", ""),
 ]
 
 

@@ -154,7 +154,8 @@ export function contrast(tools, { width, scheme }) {
   const maths = '.katex-mathml, .katex-error, .katex [style*="#cc0000"]';
   const refused = '.katex [style*="rgb(204, 0, 0)"]'; // a formula's own fault
   const skip = `${silent}, ${maths}, ${refused}`;
-  const outside = element => wide || !main.contains(element);
+  const outside = element =>
+    wide || !main.contains(element) || element.closest("details.toc");
   const written = tools.texts(document.body, skip).map(node => node.parentElement);
   for (const element of new Set(written)) {
     if (!outside(element) || !shown(element) || enough(element)) continue;

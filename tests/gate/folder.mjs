@@ -12,6 +12,19 @@ const setting = key =>
     .trim()
     .replace(/%\((\w+)\)s/g, (_, other) => setting(other));
 export const git = setting("git_url");
+// Why a link to the project's own files, on GitHub or Colab, leads nowhere, or null.
+const branch = `${setting("branch")}/`;
+const places = [git, git.replace("//github.com", "//colab.research.google.com/github")];
+export function astrayInRepository(link) {
+  const start = places.map(place => `${place}/blob/`).find(one => link.startsWith(one));
+  if (!start) return null;
+  const [, file, line] = link.slice(start.length).match(/([^#?]*)(?:.*#L(\d+))?/);
+  if (!file.startsWith(branch)) return "not the branch that is published";
+  const at = new URL(`../../${file.slice(branch.length)}`, import.meta.url);
+  if (!existsSync(at)) return "no such file";
+  const lines = line ? readFileSync(at, "utf-8").split("\n").length : 0;
+  return Number(line ?? 0) > lines ? "no such line" : null;
+}
 const path = `${setting("doc_baseurl")}/`;
 const home = setting("doc_host") + path;
 const lost = "no/such/page.html"; // any address that is not there, however deep

@@ -12,6 +12,20 @@ export async function layout(tools, { width, scheme }) {
     };
     const page = document.scrollingElement;
     const across = page.scrollWidth - page.clientWidth;
+    const inMain = all("main *").filter(
+      e => !e.closest("svg, .katex, .minifilm, .visually-hidden"),
+    );
+    const left = inMain.filter(e => shown(e) && box(e).left < -1 && !scrolls(e));
+    if (left.length) say("overflow", `beyond the left edge: ${some(left)}`);
+    // What is hidden can be reached by no scrolling.
+    const lost = inMain.filter(e => {
+      const { overflowX, overflowY } = getComputedStyle(e);
+      const hides = value => /hidden|clip/.test(value);
+      const wide = hides(overflowX) && e.scrollWidth > e.clientWidth + 2;
+      const high = hides(overflowY) && e.scrollHeight > e.clientHeight + 8;
+      return (wide || high) && shown(e);
+    });
+    if (lost.length) say("overflow", `hides a part of itself: ${some(lost)}`);
     const edge = box(main).right + 1;
     const inner = "pre *, .katex *, svg *, .column-margin, .visually-hidden";
     const free = all("body *").filter(e => !e.closest(inner));
@@ -157,10 +171,15 @@ export async function layout(tools, { width, scheme }) {
       true,
     );
     if (once) gap();
+    const listed = all("#TOC a");
+    if (once && quarto && listed.length > 1 && !listed.some(shown))
+      say("toc", "the table of contents is hidden");
   }
   if (width === 390 && once) {
     touch();
     if (quarto) await contents();
+    const menus = all('[data-bs-target=".quarto-sidebar-collapse-item"]');
+    if (menus.length && !menus.some(shown)) say("toc", "the menu cannot be reached");
   }
   return found;
 }

@@ -1,14 +1,15 @@
 // One tab of the browser that goes from page to page, and what it hears on its way.
 import { existsSync } from "node:fs";
 import { extname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { contrast } from "./contrast.mjs";
 import { types } from "./folder.mjs";
 import { layout } from "./layout.mjs";
 import { inside } from "./tools.mjs";
 import { words } from "./words.mjs";
 
-export const WIDTHS = [1280, 320, 390];
-const katex = new URL("../node_modules/katex/dist/", import.meta.url).pathname;
+export const WIDTHS = [1280, 1024, 768, 320, 390];
+const katex = fileURLToPath(new URL("../node_modules/katex/dist/", import.meta.url));
 // What matters of require.js here: scripts that come after it hand themselves to
 // `define` and set no global name.
 const requirejs = `window.define = function () {}; define.amd = {};
@@ -80,7 +81,9 @@ export async function visit(tab, address, { scheme, name, git, shot, tell }) {
   for (const width of WIDTHS) {
     const view = { width, scheme, name, git };
     if (width !== WIDTHS[0]) await resize(width);
-    if (shot && width !== 320) await page.screenshot({ path: shot(width) });
+    if (width === 1024 || width === 768) if (scheme === "dark") continue;
+    const main = width === 1280 || width === 390;
+    if (shot && main) await page.screenshot({ path: shot(width) });
     await page.evaluate(() => {
       for (const fold of document.querySelectorAll("details:not([open])")) {
         fold.open = true;
@@ -88,7 +91,7 @@ export async function visit(tab, address, { scheme, name, git, shot, tell }) {
       }
     });
     const found = await inside(page, layout, view);
-    if (width !== 320) found.push(...(await inside(page, contrast, view)));
+    if (main) found.push(...(await inside(page, contrast, view)));
     if (width === WIDTHS[0]) {
       seen = await inside(page, words, view);
       found.push(...seen.found);

@@ -6,6 +6,17 @@ export function words(tools, { scheme, name, git }) {
   const lost = name === "404.html";
   const address = link => new URL(link, location.href).href;
 
+  // What is neither code nor formula, around the text too.
+  const unread = "code, pre, script, style, noscript, .math, .katex, .katex-error";
+  const plain = () => texts(document.body, unread);
+
+  function markdown() {
+    const raw =
+      /(?<!\w)(\[[^\]]+\]\([^\s)]+\)|\*\*[^*\s][^*]*\*\*)|`[^`\s][^`]*`|^(:::|## )/m;
+    const [one] = plain().filter(t => raw.test(t.data));
+    if (one) say("markdown", `raw Markdown in the text: ${clip(one.data, 60)}`);
+  }
+
   function formulas() {
     const given = all(".math").filter(e => !e.parentElement.closest(".math"));
     const bare = given.filter(e => !all(".katex, .katex-error", e).some(shown));
@@ -16,10 +27,8 @@ export function words(tools, { scheme, name, git }) {
     const twice = document.querySelector(".katex-mathml");
     if (twice && getComputedStyle(twice).position !== "absolute")
       say("formula", "KaTeX's style sheet is missing");
-    const tex =
-      /\$\$|\\(begin|frac|sqrt|bar|text|mathbf|alpha|beta|sigma|epsilon|theta)\b/;
-    const skip = "code, pre, script, style, noscript, .math, .katex, .katex-error";
-    const raw = texts(main, skip).find(t => tex.test(t.data));
+    const tex = /\$\$|\\[a-zA-Z]{2,}|\\[([]|\$[^\s$][^$]*[_^\\=][^$]*(?<!\s)\$(?!\d)/;
+    const raw = plain().find(t => tex.test(t.data));
     if (raw) say("formula", `raw TeX in the text: ${clip(raw.data, 60)}`);
     return given.length;
   }
@@ -46,6 +55,9 @@ export function words(tools, { scheme, name, git }) {
       const caption = figure.querySelector("figcaption")?.textContent.trim();
       return caption && all("img", figure).some(i => i.alt.trim() === caption);
     };
+    const empty = /\.(png|jpe?g|svg|gif|webp)$|^<|^(image|picture|figure|output)$/i;
+    const idle = all("main img").filter(i => empty.test(i.alt.trim()));
+    if (idle.length) say("alt", `${idle.length} descriptions say nothing: ${some(idle)}`);
     const twice = all("main figure").filter(repeats);
     if (twice.length)
       say("alt", `${twice.length} captions repeat the description: ${some(twice)}`);
@@ -53,15 +65,18 @@ export function words(tools, { scheme, name, git }) {
 
   function machine() {
     const said = texts(main, "div.sourceCode, pre.sourceCode, script, style, .katex");
-    const path = /(?:^|[\s"'`(=:])(\/(?:tmp|work|root|home)\/.{0,40})/;
+    const path =
+      /(?<![\w.~:/])((file:\/)?\/(tmp|work|root|home|Users|var|private)\/.{0,40})/;
     const paths = said.filter(t => path.test(t.data));
     const [one] = paths.map(t => clip(t.data.match(path)[1], 50));
     if (one) say("path", `${paths.length} paths of a machine: ${one}`);
-    const warning = /\b[A-Z]\w*Warning: |site-packages|warnings\.warn\(/;
+    const library = /\b[A-Z]\w*Warning: |site-packages|warnings\.warn\(/;
+    const remains = /Traceback \(most| at 0x[\da-f]{6}|<Figure size|\d%\|/;
+    const warning = new RegExp(`${library.source}|${remains.source}`);
     const warned = said.find(
       t => t.parentElement.closest(".cell-output") && warning.test(t.data),
     );
-    if (warned) say("path", `a library's warning: ${clip(warned.data, 80)}`);
+    if (warned) say("path", `what no reader needs: ${clip(warned.data, 80)}`);
   }
 
   function plumbing() {
@@ -72,6 +87,8 @@ export function words(tools, { scheme, name, git }) {
     const alone = code.filter(c => /^illustration\([^]*\)$/.test(c));
     const only = alone.filter(c => !/\n[^\s)]/.test(c));
     if (only.length) say("plumbing", `${only.length} cells of ${only[0].slice(0, 40)}`);
+    const told = open.find(e => /^#\| *\w/m.test(e.textContent));
+    if (told) say("plumbing", `a directive is shown: ${clip(told.textContent, 40)}`);
   }
 
   function signatures() {
@@ -108,16 +125,19 @@ export function words(tools, { scheme, name, git }) {
     heads.forEach((head, i) => {
       const section = head.closest("section") ?? head;
       const title = head.id || head.dataset.anchorId || section.id;
-      if (head.tagName === "H1" || title.includes(".")) return;
+      if (head.tagName === "H1") return;
       const floats = ':scope > a[style*=float][href*="#L"]'; // nbdev's stands above
       const above = section.previousElementSibling?.querySelector(floats);
       const link = above ?? links.find(a => between(a, head, heads[i + 1]));
       const given = head.dataset.line ?? section.dataset.line;
       const line = given ?? link?.hash.match(/^#L(\d+)/)?.[1];
-      if (line) lines.push({ title, line: Number(line), file: link?.pathname ?? "" });
+      const file = `${link?.pathname} ${title.split(".").slice(0, -1)}`; // of one class
+      if (line) lines.push({ title, line: Number(line), file });
     });
-    const early = ({ line, file }, i) =>
-      i > 0 && file === lines[i - 1].file && line < lines[i - 1].line;
+    const early = ({ line, file }, i) => {
+      const before = lines.slice(0, i).findLast(other => other.file === file);
+      return before && line < before.line;
+    };
     const turned = lines.filter(early).map(({ title, line }) => `${title} (${line})`);
     const few = turned.slice(0, 3).join(", ");
     const count = `${turned.length} of ${lines.length} definitions`;
@@ -133,8 +153,22 @@ export function words(tools, { scheme, name, git }) {
     if (chapter && !has('main a[href*="colab.research.google.com"]'))
       say("colab", "no Colab button");
     const steps = ".nav-page-previous a[href], .nav-page-next a[href]";
-    if (!lost && name !== "api/index.html" && !has(steps))
+    if (!lost && name !== "api/index.html" && !all(steps).some(shown))
       say("steps", "neither previous nor next page");
+    for (const [rel, way] of [
+      ["prev", "previous"],
+      ["next", "next"],
+    ])
+      if (has(`link[rel=${rel}]`) && !has(`.nav-page-${way} a[href]`))
+        say("steps", `no link to the ${way} page`);
+    const here = a => a.pathname === location.pathname && !a.hash;
+    if (name !== "index.html" && all(steps).some(here))
+      say("steps", "leads to the page itself");
+    if (!has("html[lang]")) say("head", "no language");
+    if (!has('meta[name=viewport][content*="width=device-width"]'))
+      say("head", "a telephone shows it as wide as a desk's screen: no viewport");
+    if (has("meta[name=robots][content*=noindex]")) say("head", "hidden from search");
+    if (all('meta[property="og:image"]').length > 1) say("og", "og:image twice");
     const top = all(quarto ? ".navbar a" : "a").filter(
       a => !main.contains(a) && !a.closest("#TOC, footer"),
     );
@@ -143,8 +177,11 @@ export function words(tools, { scheme, name, git }) {
     if (!all("#quarto-search").some(shown)) say("search", "no search box");
     if (!has(".quarto-color-scheme-toggle")) say("switch", "no switch of the theme");
     const listed = all("#quarto-sidebar a[href]");
-    const number = a => a.pathname.match(/\/(\d\d)_[^/]*$/)?.[1];
-    const bare = listed.filter(a => !a.textContent.trim().startsWith(number(a) ?? ""));
+    // The chapters lie beside the home page, all others in folders.
+    const chapters = listed.filter(
+      a => a.pathname.split("/").length === 3 && !/\/(index\.html)?$/.test(a.pathname),
+    );
+    const bare = chapters.filter(a => !/^\s*\d\d\b/.test(a.textContent));
     if (!lost && (bare.length || !listed.some(a => /^\s*\d\d\b/.test(a.textContent))))
       say("numbers", `chapters without: ${clip(bare[0]?.textContent ?? "all", 40)}`);
   }
@@ -157,6 +194,7 @@ export function words(tools, { scheme, name, git }) {
   }
 
   const count = formulas();
+  markdown();
   if (scheme === "light") {
     pictures();
     machine();
