@@ -8,7 +8,7 @@ __all__ = ['MUON', 'LATE', 'VAE_RECIPE', 'PRESETS', 'PAGES', 'SCHEDULER', 'PREVI
            'fitted_unet', 'caption_grid', 'results_table', 'open_run']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
-import inspect, os, sys, time, warnings
+import inspect, os, sys, textwrap, time, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -46,9 +46,9 @@ class Preset:
     vae: dict = field(default_factory=dict)  # for `small_vae`
     vae_training: dict = field(default_factory=dict)  # `batch_size`, and for `Trainer`
     text: dict = field(default_factory=dict)  # for `small_clip`
-    text_training: dict = field(default_factory=dict)
+    text_training: dict = field(default_factory=dict)  # likewise
     unet: dict = field(default_factory=dict)  # for `UNet2DConditionModel`
-    unet_training: dict = field(default_factory=dict)
+    unet_training: dict = field(default_factory=dict)  # likewise
     pictures: int = 40_000  # drawn and shrunk for the U-Net to learn from
     two_objects: float = 0.68  # share of those with two objects, which are harder
     drop: float = 0.05  # share of captions that become the empty one, for guidance
@@ -58,7 +58,7 @@ class Preset:
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell008
 def unet_config(
-    widths,  # channels of each level
+    widths: tuple,  # channels of each level
     latent: int,  # height and width of the latents
     **more,  # other keys of the config
 ) -> dict:
@@ -72,9 +72,11 @@ def unet_config(
         use_linear_projection=True,
         addition_embed_type="text", addition_embed_type_num_heads=4) | more
 
-MUON = dict(optimizer="muon", channels_last=True)
+# %% ../nbs/16_latent_diffusion.ipynb #presets
+MUON = dict(optimizer="muon", channels_last=True)  # what `Trainer` is told
 LATE = dict(decay=0.4, betas=(0.85, 0.99), **MUON)  # a high rate for long
 VAE_RECIPE = {**VAE_TRAINING, "lr": 8e-3, "decay": 0.4, "optimizer": "muon"}
+# `smoke` tries the machinery, `cpu` is for two cores, `gpu` for a graphics card
 PRESETS = dict(
     smoke=Preset(
         vae=dict(widths=(8, 8, 8), groups=4),
@@ -161,11 +163,11 @@ def _averaged(trainer):
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell014
 def vae_config(preset: Preset) -> dict:
-    "What `small_vae` is told."
+    "What `small_vae` is told: the size of the pictures, and the preset's `vae`."
     return {"size": preset.size, **preset.vae}
 
 @patch_to(Job)
-def train_vae(self):
+def train_vae(self) -> AutoencoderKL:
     "Stage one: pictures to latents and back."
     seed_all(self.seed)
     vae = small_vae(**vae_config(self.preset))
@@ -181,7 +183,7 @@ def train_vae(self):
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell024
 @patch_to(Job)
-def train_text_encoder(self):
+def train_text_encoder(self) -> tuple:  # a `CLIPTokenizer` and a `CLIPTextModel`
     "Stage two: a tokenizer and a text encoder; `clip` holds it with its image encoder."
     seed_all(self.seed + 1)
     tokenizer = caption_tokenizer(self.book)
@@ -197,10 +199,10 @@ def train_text_encoder(self):
 PAGES = dict(black=3.0, gray=2.0)  # how often a page is drawn, where not once
 
 def training_scenes(
-    book: Sketchbook,
-    n: int,
-    n_objects: int,
-    generator: torch.Generator,
+    book: Sketchbook,  # whose scenes
+    n: int,  # how many
+    n_objects: int,  # in each: 1 or 2
+    generator: torch.Generator,  # decides which
 ) -> Scenes:
     "Scenes of the training split to learn from."
     scenes = book.sample_scenes(n, generator, n_objects, "train")
@@ -213,7 +215,7 @@ def training_scenes(
 class Latents:
     "What the U-Net learns from; the last caption is the empty one."
     mean: Tensor  # (n, c, h, w), scaled to about unit size
-    std: Tensor  # (n, c, h, w)
+    std: Tensor  # (n, c, h, w), of the VAE's posterior, on the same scale
     states: Tensor  # (n + 1, L, width) in bfloat16, of the text encoder
 
 @patch_to(Job)
@@ -243,22 +245,22 @@ def make_latents(self, vae, tokenizer, text_encoder) -> Latents:
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell034
 SCHEDULER = dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
-                 timestep_spacing="trailing", steps_offset=1)
+                 timestep_spacing="trailing", steps_offset=1)  # to train and to paint
 
 def draw_timesteps(
-    n: int,
-    generator: torch.Generator,
-    timesteps: int = 1000,
+    n: int,  # how many
+    generator: torch.Generator,  # decides which
+    timesteps: int = 1000,  # there are to draw from
     center: float = 0.3,  # of the normal variable: above 0, more noise than not
-    spread: float = 1.2,
+    spread: float = 1.2,  # its standard deviation
 ) -> Tensor:  # (n,) in [0, timesteps)
-    "Timesteps from a logit-normal distribution."
+    "Timesteps from a logit-normal distribution (Esser et al. 2024, section 3.1)."
     share = torch.sigmoid(center + spread * torch.randn(n, generator=generator))
     return (share * timesteps).long().clamp(max=timesteps - 1)
 
 def latent_batches(
-    data: Latents,
-    batch_size: int,
+    data: Latents,  # of the pictures to learn from
+    batch_size: int,  # pictures a step
     drop: float,  # share of captions to leave out
 ):
     "A `batch_fn` for `Trainer`: latents, noise, timesteps, states of the captions."
@@ -274,8 +276,8 @@ def latent_batches(
     return batch
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell036
-def diffusion_loss(scheduler):
-    "A `loss_fn` for `Trainer`: the squared error of what the U-Net answers."
+def diffusion_loss(scheduler: DDPMScheduler):  # adds the noise, and says what to answer
+    "A `loss_fn` for `Trainer`: the U-Net's mean squared error on `latent_batches`."
     def loss(unet, batch):
         x0, noise, t = batch["latents"], batch["noise"], batch["timesteps"]
         noisy = scheduler.add_noise(x0, noise, t)
@@ -295,7 +297,7 @@ def fitted_unet(
 
 @patch_to(Job)
 def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipeline:
-    "Stage three: the U-Net, and all five parts together."
+    "Stage three: the U-Net learns from `data`, as `Latents`; then all five parts."
     seed_all(self.seed + 2)
     scheduler = DPMSolverMultistepScheduler(**SCHEDULER)
     teacher = DDPMScheduler.from_config(scheduler.config)  # adds noise at any timestep
@@ -317,7 +319,7 @@ def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipel
     return LatentDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler)
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell039
-PREVIEW = (
+PREVIEW = (  # captions to paint while the U-Net learns
     "a big red circle", "a small green star on a yellow background",
     "a blue square above a pink heart",
     "a turquoise ring to the left of an orange triangle",
@@ -355,13 +357,14 @@ def show_preview(self, pipe, step):
         else: self._display = display(page, raw=True, display_id=True)
 
 # %% ../nbs/16_latent_diffusion.ipynb #wilson
+# what is judged of a picture, by the names that `Critic.score` has for it
 ATTRIBUTES = ("kind", "color", "size", "place", "relation", "background", "count")
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell041
 @patch_to(Job)
 def score(
     self,
-    pipe,
+    pipe,  # a `LatentDiffusionPipeline`
     n_objects: int,  # in the scenes that the captions describe: 1 or 2
 ) -> dict:  # share that is right, by attribute and "whole"
     "Paint half as many held-out captions as the preset says, and read the pictures."
@@ -387,10 +390,9 @@ def judge(self, pipe) -> dict:
 def caption_grid(
     captions,  # n strings
     images: Tensor,  # (n, 3, h, w) in [-1, 1]
-    ncols: int = 8,
+    ncols: int = 8,  # pictures a row
 ):
     "A figure of pictures with their captions."
-    import textwrap
     from matplotlib.figure import Figure
     from minidiff.plots import to_uint8
     rows = -(-len(captions) // ncols)
@@ -404,10 +406,8 @@ def caption_grid(
     return figure
 
 # %% ../nbs/16_latent_diffusion.ipynb #results_table
-def results_table(
-    results: dict,  # as in results.json
-) -> str:
-    "The numbers of a run as text."
+def results_table(results: dict) -> str:
+    "The numbers of a run, from its results.json, as text."
     def line(title, cells): return f"{title:18}" + "".join(f"{c:>15}" for c in cells)
     def percent(x): return "-" if x is None or x != x else f"{x:.1%}"
     n = results["captions"] // 2
@@ -450,7 +450,7 @@ def save(self, pipe):
 
 @patch_to(Job)
 def finish(self, pipe):
-    "Judge and save; main process only."
+    "Save, judge, and write results.json and captions.png; main process only."
     self.save(pipe)
     accuracy = self.judge(pipe)
     self.seconds["in all"] = sum(self.seconds.values())

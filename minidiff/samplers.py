@@ -16,8 +16,7 @@ from torch import Tensor
 
 from .checks import (ConfigError, check_alike, check_timesteps, falling,
                              is_flag, is_number, is_one_of, is_whole, number,
-                             one_timestep,
-                             only_one, whole_number)
+                             one_timestep, only_one, whole_number)
 from .hub import patch_to, register_config
 from .scheduler import (CONFIG_KINDS, VARIANCE_TYPES, Scheduler,
                                 SchedulerOutput, StepCounter, at_least_float, for_each,
@@ -32,7 +31,10 @@ def karras_sigmas(high: float, low: float, n: int, rho: float = 7.0) -> np.ndarr
 # %% ../nbs/05_samplers.ipynb #cell017
 class DDIMScheduler(Scheduler):
     """Long steps, with as much fresh noise as you like, from none to DDPM's
-    ([Song et al. 2021](https://arxiv.org/abs/2010.02502), equation 12)."""
+    ([Song et al. 2021](https://arxiv.org/abs/2010.02502), equation 12).
+
+    Keys as `DDPMScheduler`. Without `set_alpha_to_one` the last step leads to the noise
+    level of timestep 0, and not to the clean picture."""
     @register_config
     def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
                  beta_schedule="linear", trained_betas=None, clip_sample=True,
@@ -100,7 +102,12 @@ def _is_sigma(name, v): return None if v is None else number(name, v, above=0)
 
 class SigmaScheduler(StepCounter, Scheduler):
     """Schedulers that think in noise levels: their pictures are `x0 + sigma * noise`,
-    with `sigma` falling to 0 along `sigmas`."""
+    with `sigma` falling to 0 along `sigmas` (n + 1,).
+
+    Keys as `DDPMScheduler`. `use_karras_sigmas` asks for `karras_sigmas`,
+    `use_exponential_sigmas` for even steps of the logarithm, from `sigma_max` down to
+    `sigma_min` (None: those of training). `final_sigmas_type` says where the last step
+    ends: "zero", or "sigma_min", the level of timestep 0."""
     fixed_config = Scheduler.fixed_config | dict(use_beta_sigmas=False)
     kinds = CONFIG_KINDS | dict(
         use_karras_sigmas=is_flag, use_exponential_sigmas=is_flag, sigma_min=_is_sigma,
@@ -201,7 +208,7 @@ def scale_model_input(self, sample, timestep):
 
 @patch_to(SigmaScheduler)
 def add_noise(self, original_samples, noise, timesteps):
-    "Mix pictures and noise in this scheduler's own scale, at some of `timesteps`."
+    "As `Scheduler.add_noise`, in this scheduler's own scale, at some of `timesteps`."
     check_alike(noise=noise, original_samples=original_samples)
     t = check_timesteps(timesteps, 0, 10**9).flatten().tolist()
     here = self.begin_index if self.step_index is None else self.step_index
@@ -228,8 +235,8 @@ def _done(self, prev, x0, sample):
 
 # %% ../nbs/05_samplers.ipynb #cell048
 class EulerDiscreteScheduler(SigmaScheduler):
-    """Follow the slope at the start of each step to its end: algorithm 1 of
-    [Karras et al. 2022](https://arxiv.org/abs/2206.00364) without its correction."""
+    """Follow the slope at the start of each step to its end: algorithm 1 of [Karras et
+    al. 2022](https://arxiv.org/abs/2206.00364), uncorrected. Keys: `SigmaScheduler`."""
     fixed_config = SigmaScheduler.fixed_config | dict(
         interpolation_type="linear", timestep_type="discrete")
     @register_config
@@ -241,7 +248,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         self._build()
 
     def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
-        "From one noise level to the next."
+        "From one noise level to the next; arguments as in `DDPMScheduler.step`."
         i = self._index(timestep)
         x = at_least_float(sample)
         slope, x0 = self._slope(model_output, x, i)
@@ -265,7 +272,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
 
 # %% ../nbs/05_samplers.ipynb #cell052
 class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
-    "An Euler step that goes too far down, then fresh noise back up to the level meant."
+    "An Euler step that goes too far down, then fresh noise. Keys as `DDPMScheduler`."
     fixed_config = Scheduler.fixed_config
     @register_config
     def __init__(self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
@@ -275,6 +282,7 @@ class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
         self._build()
 
     def set_timesteps(self, num_inference_steps: int, device=None):
+        "Choose the noise levels to visit, by their number."
         self._start(*self._levels(num_inference_steps), device)
 
     def _move(self, x, slope, i, fresh):
@@ -285,7 +293,8 @@ class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
 # %% ../nbs/05_samplers.ipynb #cell056
 class HeunDiscreteScheduler(SigmaScheduler):
     """An Euler step, then again along the mean of the slopes at both ends: algorithm 1
-    of [Karras et al. 2022](https://arxiv.org/abs/2206.00364)."""
+    of [Karras et al. 2022](https://arxiv.org/abs/2206.00364). Keys as
+    `SigmaScheduler`."""
     order = 2
     @register_config
     def __init__(self, num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012,
@@ -301,7 +310,8 @@ class HeunDiscreteScheduler(SigmaScheduler):
         return np.append(timesteps[:1], timesteps[1:].repeat(2)), sigmas
 
     def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
-        "The first call goes ahead; the second goes back and takes the step better."
+        """The first call goes ahead; the second goes back and takes the step better.
+        Arguments as in `DDPMScheduler.step`."""
         i = self._index(timestep)
         x = at_least_float(sample)
         slope, x0 = self._slope(model_output, x, i)
@@ -315,7 +325,12 @@ class HeunDiscreteScheduler(SigmaScheduler):
 class DPMSolverMultistepScheduler(SigmaScheduler):
     """DPM-Solver++: go towards a picture extrapolated from the last two or three
     ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2; with fresh noise
-    as `sde-dpmsolver++`). Its pictures have unit variance."""
+    as `sde-dpmsolver++`). Its pictures have unit variance.
+
+    Keys as `SigmaScheduler`. `solver_order` says from how many (1 to 3), fewer at the
+    end with `lower_order_final` (of less than 15 steps) or `euler_at_final` (the last);
+    `solver_type` "midpoint" or "heun" how the second counts. Timesteps with log(alpha /
+    sigma) below `lambda_min_clipped` are left out."""
     fixed_config = SigmaScheduler.fixed_config | dict(
         use_lu_lambdas=False, flow_shift=1.0, use_dynamic_shifting=False,
         time_shift_type="exponential")
@@ -374,7 +389,8 @@ def _levels(self, n, timesteps=None):
 @patch_to(DPMSolverMultistepScheduler)
 def step(self, model_output, timestep, sample, generator=None, variance_noise=None,
          return_dict=True) -> SchedulerOutput:
-    "One network call; how its picture changes over `lambda`, those before have shown."
+    """One network call; how its picture changes over `lambda`, those before have shown.
+    Arguments as in `DDIMScheduler.step`."""
     i = self._index(timestep)
     x = at_least_float(sample)
     c = self._own
@@ -428,7 +444,8 @@ def _curve(self, order, k, gain, h, lambdas):
 # %% ../nbs/05_samplers.ipynb #cell068
 class PNDMScheduler(StepCounter, DDIMScheduler):
     """DDIM's step along a mean of the last four predictions, as Stable Diffusion 1 does
-    ([Liu et al. 2022](https://arxiv.org/abs/2202.09778))."""
+    ([Liu et al. 2022](https://arxiv.org/abs/2202.09778)). Keys as `DDIMScheduler`, and
+    `skip_prk_steps`, which must be true: the Runge-Kutta steps are not there."""
     kinds = CONFIG_KINDS | dict(
         prediction_type=is_one_of("epsilon", "v_prediction"), skip_prk_steps=is_flag)
     @register_config
@@ -457,7 +474,7 @@ class PNDMScheduler(StepCounter, DDIMScheduler):
 # %% ../nbs/05_samplers.ipynb #cell068_b
 @patch_to(PNDMScheduler)
 def step(self, model_output, timestep, sample, *, generator=None, return_dict=True):
-    "From the last four network outputs to the next picture."
+    "From the last four outputs to the next picture; arguments as `DDPMScheduler.step`."
     check_alike(model_output=model_output, sample=sample)
     t = int(self._known[self._index(timestep)])
     past = self.model_outputs
@@ -475,7 +492,7 @@ def step(self, model_output, timestep, sample, *, generator=None, return_dict=Tr
     return self._move(mean, t, t - self._stride(), sample)
 
 # %% ../nbs/05_samplers.ipynb #cell071
-def shift_time(sigma, shift: float):
+def shift_time(sigma, shift: float):  # sigma a number, an array or a tensor
     """Move noise levels in [0, 1] upwards: divide `(1 - sigma) / sigma` by `shift`
     ([Esser et al. 2024](https://arxiv.org/abs/2403.03206), section 5.3.2)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
@@ -495,18 +512,26 @@ class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
         use_dynamic_shifting=is_flag, stochastic_sampling=is_flag,
         time_shift_type=is_one_of("exponential", "linear"))
     @register_config
-    def __init__(self, num_train_timesteps=1000, shift=1.0, use_dynamic_shifting=False,
-                 base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
-                 max_image_seq_len=4096, use_karras_sigmas=False,
-                 use_exponential_sigmas=False, time_shift_type="exponential",
-                 stochastic_sampling=False):
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,  # the timestep that stands for a sigma of 1
+        shift: float = 1.0,  # of `shift_time`, above 0
+        use_dynamic_shifting: bool = False,  # by the `mu` of `set_timesteps` instead
+        base_shift: float = 0.5,  # a note: the `mu` for `base_image_seq_len` tokens
+        max_shift: float = 1.15,  # a note: and for `max_image_seq_len`
+        base_image_seq_len: int = 256,
+        max_image_seq_len: int = 4096,
+        use_karras_sigmas: bool = False,  # see `SigmaScheduler`
+        use_exponential_sigmas: bool = False,  # see `SigmaScheduler`
+        time_shift_type: str = "exponential",  # shift by exp(mu); "linear": by mu
+        stochastic_sampling: bool = False,  # a step draws its noise anew
+    ):
         self._note_config()
         c = self._own
-        T = len(self)
-        sigmas = np.arange(T, 0, -1, dtype=np.float32) / T
+        sigmas = np.arange(len(self), 0, -1, dtype=np.float32) / len(self)
         if not c.use_dynamic_shifting: sigmas = shift_time(sigmas, c.shift)
         self._range = float(sigmas[0]), float(sigmas[-1])
-        self._start(sigmas * T, np.append(sigmas, 0))
+        self._start(sigmas * len(self), np.append(sigmas, 0))
 
     def scale_model_input(self, sample, timestep=None): return sample
     def _level(self, i): return 1 - self.sigmas[i], self.sigmas[i]

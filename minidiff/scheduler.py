@@ -19,20 +19,20 @@ from torch import Tensor
 
 from .checks import (ConfigError, check_alike, check_tensor, check_timesteps,
                              falling, is_flag, is_number, is_one_of, is_whole, number,
-                             one_of,
-                             one_timestep, only_one, shorten, whole_number)
+                             one_of, one_timestep, only_one, shorten, whole_number)
 from .files import read_json
 from .hub import (Config, Pretrained, _asks_nothing, find_folder, patch_to,
                           register_config)
 
 # %% ../nbs/04_scheduler.ipynb #cell031
+# how betas grow from step to step, by the names of diffusers
 BETA_SCHEDULES = "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"
 
 def make_betas(
     schedule: str = "linear",  # one of `BETA_SCHEDULES`; "squaredcos_cap_v2" is cosine
     T: int = 1000,  # number of steps
-    start: float = 1e-4,  # beta of the first step; cosine needs neither end
-    end: float = 0.02,  # beta of the last step
+    start: float = 1e-4,  # beta of the first step, in [0, 1]; cosine needs neither end
+    end: float = 0.02,  # beta of the last step, in [0, 1]
 ) -> Tensor:  # (T,) float32
     "The variance of the noise that each of the `T` steps adds."
     one_of("beta_schedule", schedule, *BETA_SCHEDULES)
@@ -48,6 +48,7 @@ def make_betas(
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999).float()
 
 # %% ../nbs/04_scheduler.ipynb #cell041
+# what a network may predict: noise, picture, velocity, or `noise - x0` (flow)
 PREDICTIONS = "epsilon", "sample", "v_prediction", "flow_prediction"
 
 def prediction_target(
@@ -96,7 +97,7 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:  # (T,), the last one is
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
 
 # %% ../nbs/04_scheduler.ipynb #cell070
-SPACINGS = "leading", "linspace", "trailing"
+SPACINGS = "leading", "linspace", "trailing"  # how few timesteps lie among many
 
 def spaced_timesteps(
     n: int,  # how many
@@ -112,7 +113,10 @@ def spaced_timesteps(
     return np.arange(T, 0, -T / n)[:n].round() - 1
 
 # %% ../nbs/04_scheduler.ipynb #cell073
-def at_least_float(x: Tensor, name: str = "sample") -> Tensor:
+def at_least_float(
+    x: Tensor,  # real numbers of any shape
+    name: str = "sample",  # what the `ValueError` calls it where it holds none
+) -> Tensor:  # the same numbers
     "Real numbers in float32, where the network works in half precision."
     if not (isinstance(x, Tensor) and x.is_floating_point()): check_tensor(name, x)
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -134,17 +138,22 @@ def dynamic_threshold(
 # %% ../nbs/04_scheduler.ipynb #cell076
 class SchedulerOutput(NamedTuple):
     "What a step gives back."
-    prev_sample: Tensor  # the picture with a little less noise
+    prev_sample: Tensor  # the picture with a little less noise, shaped as it was
     pred_original_sample: Tensor = None  # the clean picture as the network sees it
 
-def are_betas(name, value):
-    "Betas given one by one, as a list, an array or a tensor: a tuple of numbers."
+def are_betas(
+    name: str,  # of the config key, for a `ConfigError`
+    value,  # a list, an array or a tensor (T,), or None
+) -> tuple | None:  # T numbers; None stays None
+    "Betas given one by one, as a config keeps them."
     if value is None: return None
     try: betas = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError): betas = torch.zeros(())
     if betas.dim() == 1: return tuple(betas.tolist())
     raise ConfigError(f"{name} is a list of numbers; got a {type(value).__name__}")
 
+# what config keys may be: each of these functions takes the name and the value, and
+# gives the value to keep, or raises a `ConfigError` that names the key
 CONFIG_KINDS = dict(
     num_train_timesteps=is_whole(1, 100_000), beta_start=is_number(low=0, high=1),
     beta_end=is_number(low=0, high=1), beta_schedule=is_one_of(*BETA_SCHEDULES),
@@ -175,7 +184,8 @@ class Scheduler(Pretrained):
     """What all schedulers share: betas, adding noise, taking a mixture apart.
 
     It holds no weights and is on no device; its config has the keys of diffusers.
-    Entry `t` of its table `alphas_cumprod` is the paper's step `t + 1`."""
+    `betas`, `alphas` and `alphas_cumprod` are its tables, (num_train_timesteps,); entry
+    `t` is the paper's step `t + 1`. `timesteps` are those that sampling visits."""
     config_name, weights_name = "scheduler_config.json", None
     kinds = CONFIG_KINDS  # what each config key may be
     other_keys = SCHEDULER_KEYS  # what `from_config` sets aside
@@ -197,8 +207,8 @@ class Scheduler(Pretrained):
         shown = ", ".join(f"{k}={v!r}" for k, v in self.config.shown().items())
         return f"{type(self).__name__}({shown})"
 
-    def scale_model_input(self, sample, timestep=None):
-        "What the network should be shown; most schedulers change nothing."
+    def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
+        "What the network should be shown (n, ...); most schedulers change nothing."
         return sample
 
 # %% ../nbs/04_scheduler.ipynb #cell078
@@ -210,7 +220,9 @@ def from_config(
     subfolder: str | None = None,  # such as "scheduler", within that folder
     **overrides,  # keys that replace those of the config
 ):
-    "Build from a config; another scheduler's keys are set aside, its defaults dropped."
+    """Build from a config; another scheduler's keys are set aside, its defaults left.
+
+    A warning names those that asked for something, a `ConfigError` what cannot be."""
     if isinstance(config, (str, os.PathLike)):
         path = Path(config).expanduser() / (subfolder or "")
         config = read_json(path / cls.config_name if path.is_dir() else path)
@@ -256,7 +268,7 @@ def from_pretrained(
     revision: str | None = None,  # branch, tag or commit on the Hub
     **overrides,  # keys that replace those of the config
 ):
-    "Build from the config in a folder."
+    "Build from the config in a folder; a `LoadError` where there is none."
     if isinstance(name, (str, os.PathLike)) and not Path(name).expanduser().is_file():
         file = f"{subfolder}/{cls.config_name}" if subfolder else cls.config_name
         name = find_folder(name, (file,), revision)
@@ -309,7 +321,11 @@ def _set(self, timesteps, device=None):
     self._previous = dict(zip(timesteps, timesteps[1:] + [-1]))
 
 @patch_to(Scheduler)
-def set_timesteps(self, num_inference_steps: int, device=None):
+def set_timesteps(
+    self,
+    num_inference_steps: int,  # how many, from 1 to `num_train_timesteps`
+    device=None,  # where `timesteps` goes
+):
     "Choose the timesteps that sampling visits; before the first call, all."
     c = self._own
     T = len(self)
@@ -361,7 +377,12 @@ def add_noise(
     return alpha * original_samples + sigma * noise
 
 @patch_to(Scheduler)
-def get_velocity(self, sample, noise, timesteps):
+def get_velocity(
+    self,
+    sample: Tensor,  # clean pictures (n, ...)
+    noise: Tensor,  # shaped like them
+    timesteps: Tensor,  # (n,)
+) -> Tensor:  # shaped like the pictures
     "The v-prediction target for clean pictures, whatever this scheduler's own type is."
     check_alike(noise=noise, sample=sample)
     shares = self.alpha_sigma(timesteps, sample)
@@ -400,7 +421,7 @@ class StepCounter:
         self.model_outputs = []
 
     def index_for_timestep(self, timestep, schedule_timesteps=None) -> int:
-        "The index of a timestep; of one that is visited twice, the second."
+        "The index of one of `timesteps` (or those given); visited twice, the second."
         timestep = one_timestep(timestep)
         where = self._where
         if schedule_timesteps is not None:
@@ -450,6 +471,8 @@ def randn_like(x: Tensor, generator: torch.Generator | list | None = None) -> Te
     return noise.to(x.device)
 
 # %% ../nbs/04_scheduler.ipynb #cell093
+# how large the fresh noise of a step is: the least or the most that it can be, or what
+# the network says ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), section 3.2)
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log",
                   "learned", "learned_range")
 
@@ -460,11 +483,23 @@ class DDPMScheduler(Scheduler):
 
     @register_config
     def __init__(
-        self, num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02,
-        beta_schedule="linear", trained_betas=None, variance_type="fixed_small",
-        clip_sample=True, prediction_type="epsilon", thresholding=False,
-        dynamic_thresholding_ratio=0.995, clip_sample_range=1.0, sample_max_value=1.0,
-        timestep_spacing="leading", steps_offset=0, rescale_betas_zero_snr=False):
+        self,
+        num_train_timesteps: int = 1000,  # steps from the picture to the noise
+        beta_start: float = 0.0001,  # variance of the noise that the first step adds
+        beta_end: float = 0.02,  # and the last
+        beta_schedule: str = "linear",  # between the two: one of `BETA_SCHEDULES`
+        trained_betas: list | None = None,  # all of them, in place of the last three
+        variance_type: str | None = "fixed_small",  # one of `VARIANCE_TYPES`
+        clip_sample: bool = True,  # clamp predicted pictures, see `clip_sample_range`
+        prediction_type: str = "epsilon",  # one of the first three `PREDICTIONS`
+        thresholding: bool = False,  # use `dynamic_threshold`, and do not clamp
+        dynamic_thresholding_ratio: float = 0.995,  # its `ratio`
+        clip_sample_range: float = 1.0,  # the largest value that clamping leaves
+        sample_max_value: float = 1.0,  # the `most` of `dynamic_threshold`
+        timestep_spacing: str = "leading",  # of fewer steps: one of `SPACINGS`
+        steps_offset: int = 0,  # added to "leading" timesteps
+        rescale_betas_zero_snr: bool = False,  # see `rescale_zero_terminal_snr`
+    ):
         self._build()
 
     def previous_timestep(self, timestep) -> int:
@@ -524,7 +559,7 @@ def set_timesteps(self, num_inference_steps=None, device=None, *, timesteps=None
 @torch.no_grad()
 def sample(
     model,  # called as `model(x, t)`, with x (n, ...) and t one of the timesteps
-    scheduler: Scheduler,
+    scheduler: Scheduler,  # says which timesteps, and what happens at each
     noise: Tensor,  # standard Gaussian (n, ...); with `timesteps`, the start state
     steps: int = 50,  # how many
     generator: torch.Generator | None = None,  # for noise drawn on the way
@@ -550,7 +585,12 @@ def sample(
     return x
 
 # %% ../nbs/04_scheduler.ipynb #cell135
-def training_target(scheduler, x0: Tensor, noise: Tensor, timesteps) -> Tensor:
+def training_target(
+    scheduler: Scheduler,  # its `prediction_type` decides
+    x0: Tensor,  # clean pictures (n, ...)
+    noise: Tensor,  # shaped like them
+    timesteps: Tensor,  # (n,)
+) -> Tensor:  # shaped like the pictures
     "What to answer to `scheduler.add_noise(x0, noise, timesteps)`."
     check_alike(noise=noise, x0=x0)
     shares = scheduler.alpha_sigma(timesteps, x0)

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .hub import Pretrained, patch_to, register_config
@@ -26,11 +25,11 @@ from .unet_checks import (check_dtype, check_ids, check_levels, check_residuals,
 
 # %% ../nbs/03_sd_unet.ipynb #cell013
 def timestep_embedding(
-    timesteps: Tensor, # of any shape, whole numbers or fractions
-    dim: int, # width of the embedding
-    flip_sin_to_cos: bool = True, # cosines first
-    freq_shift: float = 0, # 1: the slowest hand turns exactly 1/10000 radian a step
-) -> Tensor: # (*timesteps.shape, dim), float32
+    timesteps: Tensor,  # of any shape, whole numbers or fractions
+    dim: int,  # width of the embedding
+    flip_sin_to_cos: bool = True,  # cosines first
+    freq_shift: float = 0,  # 1: the slowest hand turns exactly 1/10000 radian a step
+) -> Tensor:  # (*timesteps.shape, dim), float32
     "Each number as cosines and sines of `dim/2` clock hands (Vaswani 2017, 3.5)."
     hands = torch.arange(dim // 2, dtype=torch.float32, device=timesteps.device)
     speed = torch.exp(hands * (-math.log(10000) / (dim // 2 - freq_shift)))
@@ -40,16 +39,16 @@ def timestep_embedding(
 
 # %% ../nbs/03_sd_unet.ipynb #cell020
 ACTIVATIONS = dict(silu=nn.SiLU, swish=nn.SiLU, gelu=nn.GELU, mish=nn.Mish,
-                   relu=nn.ReLU)
+                   relu=nn.ReLU)  # by their names in configs
 
 class TimestepEmbedding(nn.Module):
     "Two linear layers that turn a clock face into a vector that the blocks can use."
     def __init__(
         self,
-        in_channels: int, # width of the clock face
-        time_embed_dim: int, # width of the time vector
-        act: str = "silu", # one of `ACTIVATIONS`
-        cond_proj_dim: int | None = None, # width of a second input (distilled)
+        in_channels: int,  # width of the clock face
+        time_embed_dim: int,  # width of the time vector
+        act: str = "silu",  # one of `ACTIVATIONS`
+        cond_proj_dim: int | None = None,  # width of a second input (distilled)
     ):
         super().__init__()
         self.cond_proj = None
@@ -60,6 +59,7 @@ class TimestepEmbedding(nn.Module):
         self.act = ACTIVATIONS[act]()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        "(..., in_channels) -> (..., time_embed_dim); `condition` (..., cond_proj_dim)."
         if condition is not None: x = x + self.cond_proj(condition)
         return self.linear_2(self.act(self.linear_1(x)))
 
@@ -68,13 +68,13 @@ class ResnetBlock2D(nn.Module):
     "Two 3x3 convolutions with a shortcut; in between, time shifts every channel."
     def __init__(
         self,
-        in_channels: int, # channels of the input
-        out_channels: int | None = None, # channels of the output (None: as many)
-        temb_channels: int | None = 512, # width of the time vector (None: no time)
-        groups: int = 32, # groups of both GroupNorms
-        eps: float = 1e-6, # added to their variances
-        dropout: float = 0.0, # chance of dropping a number before `conv2`
-        act: str = "silu", # one of `ACTIVATIONS`
+        in_channels: int,  # channels of the input
+        out_channels: int | None = None,  # channels of the output (None: as many)
+        temb_channels: int | None = 512,  # width of the time vector (None: no time)
+        groups: int = 32,  # groups of both GroupNorms
+        eps: float = 1e-6,  # added to their variances
+        dropout: float = 0.0,  # chance of dropping a number before `conv2`
+        act: str = "silu",  # one of `ACTIVATIONS`
     ):
         super().__init__()
         out_channels = out_channels or in_channels
@@ -90,6 +90,7 @@ class ResnetBlock2D(nn.Module):
         self.act = ACTIVATIONS[act]()
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        "(n, in_channels, h, w), time (n, temb_channels) -> (n, out_channels, h, w)."
         h = self.conv1(self.act(self.norm1(x)))
         if self.time_emb_proj is not None:
             h = h + self.time_emb_proj(self.act(temb))[:, :, None, None]
@@ -98,12 +99,12 @@ class ResnetBlock2D(nn.Module):
 
 # %% ../nbs/03_sd_unet.ipynb #cell028
 class Downsample2D(nn.Module):
-    "Half the height and width, by a convolution of stride 2. (padding=0: as in VAEs.)"
+    "Half the size, by a convolution of stride 2. (padding=0: two sides, as in VAEs.)"
     def __init__(self, channels: int, out_channels: int | None = None, padding=1):
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels or channels, 3, 2, padding)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (n, c, h, w) -> (n, out, h/2, w/2)
         return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 class Upsample2D(nn.Module):
@@ -113,14 +114,15 @@ class Upsample2D(nn.Module):
         self.conv = nn.Conv2d(channels, out_channels or channels, 3, padding=1)
 
     def forward(self, x: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        "(n, channels, h, w) -> (n, out_channels, *output_size), or (..., 2h, 2w)."
         return self.conv(F.interpolate(x, output_size, None if output_size else 2.0))
 
 # %% ../nbs/03_sd_unet.ipynb #cell041
-def to_tokens(x: Tensor) -> Tensor: # (n, c, h, w) -> (n, h*w, c)
+def to_tokens(x: Tensor) -> Tensor:  # (n, c, h, w) -> (n, h*w, c)
     "Every pixel a token. Where `x` is channels-last in memory, this costs nothing."
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
-def to_image(tokens: Tensor, like: Tensor) -> Tensor: # (n, h*w, c) -> (n, c, h, w)
+def to_image(tokens: Tensor, like: Tensor) -> Tensor:  # (n, h*w, c) -> (n, c, h, w)
     "The way back, to the size and memory layout of the picture `like`."
     image = tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
     last = like.is_contiguous(memory_format=torch.channels_last)
@@ -128,17 +130,17 @@ def to_image(tokens: Tensor, like: Tensor) -> Tensor: # (n, h*w, c) -> (n, c, h,
 
 # %% ../nbs/03_sd_unet.ipynb #cell044
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    "softmax(q k^T / sqrt(d) + mask) v, of q, k and v (n, heads, tokens, d)"
+    r"""$\mathrm{softmax}(qk^\top/\sqrt{d} + \mathrm{mask})\,v$ (Vaswani 2017, 3.2.1) of
+    q (n, heads, L, d), k, v (n, heads, M, d), and a mask like (n, heads, L, M)."""
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    slow = slow and torch.is_grad_enabled()
-    if not slow or k.shape[-2] > 1024:
+    if not (slow and torch.is_grad_enabled()) or k.shape[-2] > 1024:
         return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None: scores = scores + mask
     precise = torch.float32 if k.shape[-2] % 32 else None
     return scores.softmax(-1, precise).to(v.dtype) @ v
 
-def _heads(t, n): # (n, tokens, heads * d) -> (n, heads, tokens, d)
+def _heads(t, n):  # (n, tokens, heads * d) -> (n, heads, tokens, d)
     return t.unflatten(-1, (n, -1)).transpose(1, 2)
 
 # %% ../nbs/03_sd_unet.ipynb #cell047
@@ -146,14 +148,14 @@ class Attention(nn.Module):
     "Every token of `x` gathers what it needs from `context`, or from `x` itself."
     def __init__(
         self,
-        query_dim: int, # width of the tokens that ask
-        cross_attention_dim: int | None = None, # of those that answer (None: the same)
-        heads: int = 8, # questions asked side by side
-        dim_head: int = 64, # width of each
-        bias: bool = False, # biases in the first three layers
-        norm_num_groups: int | None = None, # a GroupNorm first, as in the VAE's middle
-        eps: float = 1e-5, # of that GroupNorm
-        residual_connection: bool = False, # add the input to the answer
+        query_dim: int,  # width of the tokens that ask
+        cross_attention_dim: int | None = None,  # of those that answer (None: the same)
+        heads: int = 8,  # questions asked side by side
+        dim_head: int = 64,  # width of each
+        bias: bool = False,  # biases in the first three layers
+        norm_num_groups: int | None = None,  # a GroupNorm first, as in the VAE's middle
+        eps: float = 1e-5,  # of that GroupNorm
+        residual_connection: bool = False,  # add the input to the answer
     ):
         super().__init__()
         width = heads * dim_head
@@ -164,16 +166,15 @@ class Attention(nn.Module):
         if norm_num_groups:
             self.group_norm = nn.GroupNorm(norm_num_groups, query_dim, eps)
         self.to_q = nn.Linear(query_dim, width, bias)
-        self.to_k = nn.Linear(context_dim, width, bias)
-        self.to_v = nn.Linear(context_dim, width, bias)
+        self.to_k, self.to_v = (nn.Linear(context_dim, width, bias) for _ in range(2))
         self.to_out = nn.Sequential(nn.Linear(width, query_dim))
 
     def forward(
         self,
-        x: Tensor, # (n, tokens, query_dim), or a picture; the answer has the same shape
-        context: Tensor | None = None, # (n, tokens, cross_attention_dim)
-        mask: Tensor | None = None, # added to the scores
-    ) -> Tensor:
+        x: Tensor,  # (n, tokens, query_dim), or a picture (n, query_dim, h, w)
+        context: Tensor | None = None,  # (n, L, cross_attention_dim); None: `x` itself
+        mask: Tensor | None = None,  # added to the scores (n, heads, tokens, L)
+    ) -> Tensor:  # shaped like `x`
         residual = x
         if x.ndim == 4: x = to_tokens(self.group_norm(x) if self.group_norm else x)
         elif self.group_norm: x = self.group_norm(x.mT).mT
@@ -185,7 +186,7 @@ class Attention(nn.Module):
         return x + residual if self.residual_connection else x
 
 # %% ../nbs/03_sd_unet.ipynb #cell052
-def _is_plain(layer): # one that nobody wrapped (as LoRA does) or hooked
+def _is_plain(layer):  # one that nobody wrapped (as LoRA does) or hooked
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks,
              layer._backward_pre_hooks)
     return type(layer) in (nn.Linear, nn.Conv2d) and not any(hooks)
@@ -196,15 +197,15 @@ class GEGLU(nn.Module):
         super().__init__()
         self.proj = nn.Linear(dim_in, 2 * dim_out)
 
-    def forward(self, x: Tensor) -> Tensor: # (..., dim_in) -> (..., dim_out)
-        if _is_plain(self.proj): # two products, and no tensor to cut in two: faster
+    def forward(self, x: Tensor) -> Tensor:  # (..., dim_in) -> (..., dim_out)
+        if _is_plain(self.proj):  # two products, and no tensor to cut in two: faster
             halves = zip(self.proj.weight.chunk(2), self.proj.bias.chunk(2))
             value, gate = (F.linear(x, weight, bias) for weight, bias in halves)
         else: value, gate = self.proj(x).chunk(2, -1)
         return value * F.gelu(gate)
 
 class FeedForward(nn.Module):
-    "Each token by itself: four times as wide through GEGLU, and back."
+    "Each token (..., dim) by itself: four times as wide through GEGLU, and back."
     def __init__(self, dim: int):
         super().__init__()
         self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(),
@@ -217,10 +218,10 @@ class BasicTransformerBlock(nn.Module):
     "Look at each other, listen to the text, think."
     def __init__(
         self,
-        dim: int, # width of the picture's tokens
-        heads: int, # attention heads
-        cross_attention_dim: int, # width of the text's tokens
-        only_cross_attention: bool = False, # let the first attention listen, too
+        dim: int,  # width of the picture's tokens
+        heads: int,  # attention heads
+        cross_attention_dim: int,  # width of the text's tokens
+        only_cross_attention: bool = False,  # let the first attention listen, too
     ):
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
@@ -231,6 +232,7 @@ class BasicTransformerBlock(nn.Module):
         self.only_cross_attention = only_cross_attention
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        "Tokens (n, L, dim) and the text (n, M, cross_attention_dim); see `Attention`."
         first = context if self.only_cross_attention else None
         x = x + self.attn1(self.norm1(x), first)
         x = x + self.attn2(self.norm2(x), context, mask)
@@ -241,20 +243,19 @@ class Transformer2DModel(nn.Module):
     "To tokens, transformer blocks, back to a picture; a shortcut around it all."
     def __init__(
         self,
-        channels: int, # channels of the picture, and width of its tokens
-        heads: int, # attention heads
-        cross_attention_dim: int, # width of the text's tokens
-        depth: int = 1, # number of transformer blocks
-        groups: int = 32, # of the GroupNorm
-        linear: bool = False, # projections are matrices, not 1x1 convolutions
-        only_cross_attention: bool = False, # see `BasicTransformerBlock`
+        channels: int,  # channels of the picture, and width of its tokens
+        heads: int,  # attention heads
+        cross_attention_dim: int,  # width of the text's tokens
+        depth: int = 1,  # number of transformer blocks
+        groups: int = 32,  # of the GroupNorm
+        linear: bool = False,  # projections are matrices, not 1x1 convolutions
+        only_cross_attention: bool = False,  # see `BasicTransformerBlock`
     ):
         super().__init__()
         self.linear = linear
         project = nn.Linear if linear else partial(nn.Conv2d, kernel_size=1)
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in = project(channels, channels)
-        self.proj_out = project(channels, channels)
+        self.proj_in, self.proj_out = (project(channels, channels) for _ in range(2))
         block = partial(BasicTransformerBlock, channels, heads, cross_attention_dim,
                         only_cross_attention)
         self.transformer_blocks = nn.ModuleList(block() for _ in range(depth))
@@ -266,6 +267,7 @@ class Transformer2DModel(nn.Module):
         return to_tokens(layer(to_image(tokens, like)))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        "A picture (n, channels, h, w), and the text as in `BasicTransformerBlock`."
         tokens = self._project(self.proj_in, to_tokens(self.norm(x)), x)
         for block in self.transformer_blocks: tokens = block(tokens, context, mask)
         return x + to_image(self._project(self.proj_out, tokens, x), x)
@@ -273,8 +275,8 @@ class Transformer2DModel(nn.Module):
 # %% ../nbs/03_sd_unet.ipynb #cell134
 @contextmanager
 def record_attention(
-    model: nn.Module, # whose attention to record
-    name: str = "attn2", # "attn2" listens to the text, "attn1" looks around
+    model: nn.Module,  # whose attention to record
+    name: str = "attn2",  # "attn2" listens to the text, "attn1" looks around
 ):
     "Gives a list that collects, in the `with`, weights (n, heads, tokens, context)."
     maps = []
@@ -293,10 +295,10 @@ def record_attention(
 # %% ../nbs/03_sd_unet.ipynb #cell061
 class _Stack(nn.Module):
     "Residual blocks, some followed by a transformer: what a level of the U is made of."
-    checkpointing = False # see `enable_gradient_checkpointing`
+    checkpointing = False  # see `enable_gradient_checkpointing`
 
     def __init__(self, widths, resnet, transformer, depth, n_transformers=None):
-        super().__init__() # widths: (in, out) pairs
+        super().__init__()  # widths: (in, out) pairs
         self.resnets = nn.ModuleList(resnet(a, b) for a, b in widths)
         wanted = widths[:n_transformers] if transformer else []
         self.attentions = nn.ModuleList(transformer(b, depth=depth) for _, b in wanted)
@@ -311,7 +313,8 @@ class _Stack(nn.Module):
         return self.attentions[i](x, context, mask) if i < len(self.attentions) else x
 
 class DownBlock2D(_Stack):
-    "One level on the way down: residual blocks, then half the size."
+    """One level on the way down: residual blocks made by `resnet(in, out)`, each with a
+    `transformer(out, depth=depth)` behind it if that is given; then half the size."""
     def __init__(self, in_channels, out_channels, n_layers: int, downsample: bool,
                  resnet, transformer=None, depth=1):
         ins = [in_channels] + [out_channels] * n_layers
@@ -321,7 +324,7 @@ class DownBlock2D(_Stack):
         if downsample: self.downsamplers.append(Downsample2D(out_channels))
 
     def forward(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]]:
-        "The picture, and every step to it."
+        "From (n, in_channels, h, w), time and text: the picture, and all steps to it."
         steps = []
         for i in range(len(self.resnets)):
             steps.append(x := self.layer(i, x, temb, context, mask))
@@ -330,15 +333,16 @@ class DownBlock2D(_Stack):
 
 # %% ../nbs/03_sd_unet.ipynb #cell063
 class UNetMidBlock2DCrossAttn(_Stack):
-    "The bottom of the U: residual block, transformer, residual block."
+    "Bottom of the U: two residual blocks, a transformer between; see `DownBlock2D`."
     def __init__(self, channels: int, resnet, transformer, depth: int = 1):
         super().__init__([(channels, channels)] * 2, resnet, transformer, depth, 1)
 
     def forward(self, x, temb, context=None, mask=None) -> Tensor:
+        "(n, channels, h, w) -> the same shape; arguments as in `DownBlock2D.forward`."
         return self.layer(1, self.layer(0, x, temb, context, mask), temb, context, mask)
 
 class UpBlock2D(_Stack):
-    "One level on the way up: each residual block takes a picture off the stack."
+    "A level up: residual block i takes a picture of `skip_channels[i]` off the stack."
     def __init__(self, in_channels, skip_channels: list, out_channels, upsample: bool,
                  resnet, transformer=None, depth=1):
         ins = [in_channels] + [out_channels] * len(skip_channels)
@@ -348,6 +352,7 @@ class UpBlock2D(_Stack):
         if upsample: self.upsamplers.append(Upsample2D(out_channels))
 
     def forward(self, x, stack, temb, context=None, mask=None) -> Tensor:
+        "Takes its pictures off the end of the list `stack`; see `DownBlock2D.forward`."
         for i in range(len(self.resnets)):
             x = self.layer(i, torch.cat([x, stack.pop()], 1), temb, context, mask)
         for up in self.upsamplers: x = up(x, stack[-1].shape[2:])
@@ -362,7 +367,8 @@ class CrossAttnUpBlock2D(UpBlock2D):
 # %% ../nbs/03_sd_unet.ipynb #cell070
 class UNetEncoder(nn.Module):
     "From the noisy picture to the bottom of the U. A subclass has a `config`."
-    def __init__(self, c): # the config of a `UNet2DConditionModel`
+    check = check_unet_inputs
+    def __init__(self, c):  # the config of a `UNet2DConditionModel`
         super().__init__()
         below = c.block_out_channels[0]
         time_dim = 4 * below
@@ -385,16 +391,12 @@ class UNetEncoder(nn.Module):
         middle = partial(UNetMidBlock2DCrossAttn, w, self.resnet, both, depth)
         self.mid_block = middle() if c.mid_block_type else None
 
-    check = check_unet_inputs
-
     def _recipes(self, c, time_dim):
         "How to make a residual block; each level's width, layers, depth, transformer."
-        self.resnet = partial(
-            ResnetBlock2D, temb_channels=time_dim, groups=c.norm_num_groups,
-            eps=c.norm_eps, dropout=c.dropout, act=c.act_fn)
-        keys = ("block_out_channels", "layers_per_block",
-                "transformer_layers_per_block", "attention_head_dim",
-                "cross_attention_dim", "only_cross_attention")
+        self.resnet = partial(ResnetBlock2D, temb_channels=time_dim, eps=c.norm_eps,
+                              groups=c.norm_num_groups, dropout=c.dropout, act=c.act_fn)
+        keys = ("block_out_channels layers_per_block transformer_layers_per_block "
+                "attention_head_dim cross_attention_dim only_cross_attention").split()
         self.levels = []
         for w, n, depth, heads, text, only in zip(*(per_level(c, key) for key in keys)):
             transformer = partial(
@@ -412,7 +414,7 @@ class AttentionPooling(nn.Module):
         self.positional_embedding = nn.Parameter(torch.randn(1, dim) / dim**0.5)
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(dim, dim) for _ in range(3))
 
-    def forward(self, x: Tensor) -> Tensor: # (n, tokens, dim) -> (n, dim)
+    def forward(self, x: Tensor) -> Tensor:  # (n, tokens, dim) -> (n, dim)
         mean = x.mean(1, keepdim=True) + self.positional_embedding
         x = torch.cat([mean, x], 1)
         tokens = self.q_proj(mean), self.k_proj(x), self.v_proj(x)
@@ -427,7 +429,7 @@ class TextTimeEmbedding(nn.Module):
         self.pool = AttentionPooling(heads, dim)
         self.proj = nn.Linear(dim, time_embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor: # (n, tokens, dim) -> (n, time_embed_dim)
+    def forward(self, x: Tensor) -> Tensor:  # (n, tokens, dim) -> (n, time_embed_dim)
         return self.norm2(self.proj(self.pool(self.norm1(x))))
 
 # %% ../nbs/03_sd_unet.ipynb #cell075
@@ -450,7 +452,7 @@ def _build_extras(self, c, width, time_dim):
 @patch_to(UNetEncoder)
 def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None,
                 added_cond_kwargs=None, class_labels=None, timestep_cond=None):
-    "Time, class, and the text as a whole: the one vector that all residual blocks get."
+    "Time, class and the whole text as a vector (n, width); arguments as in `forward`."
     c, width, dtype = self.config, self.conv_in.out_channels, sample.dtype
     timestep = expand_timesteps(timestep, sample)
     temb = self.time_embedding(self.embed(timestep, width).to(dtype), timestep_cond)
@@ -472,33 +474,33 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
     @register_config
     def __init__(
         self,
-        sample_size: int | None = None, # side of the latents it learned on: a note
-        in_channels: int = 4, # channels of the noisy picture
-        out_channels: int = 4, # channels of the answer
-        flip_sin_to_cos: bool = True, # see `timestep_embedding`
-        freq_shift: float = 0, # see `timestep_embedding`
+        sample_size: int | None = None,  # side of the latents it learned on: a note
+        in_channels: int = 4,  # channels of the noisy picture
+        out_channels: int = 4,  # channels of the answer
+        flip_sin_to_cos: bool = True,  # see `timestep_embedding`
+        freq_shift: float = 0,  # see `timestep_embedding`
         down_block_types: tuple = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        mid_block_type: str | None = "UNetMidBlock2DCrossAttn", # None: nothing there
+        mid_block_type: str | None = "UNetMidBlock2DCrossAttn",  # None: nothing there
         up_block_types: tuple = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        only_cross_attention: bool | tuple = False, # see `BasicTransformerBlock`
-        block_out_channels: tuple = (320, 640, 1280, 1280), # channels of each level
-        layers_per_block: int | tuple = 2, # residual blocks a level; going up, one more
-        dropout: float = 0.0, # in the residual blocks
-        act_fn: str = "silu", # one of `ACTIVATIONS`
-        norm_num_groups: int = 32, # of every GroupNorm
-        norm_eps: float = 1e-5, # of the residual blocks' GroupNorms
-        cross_attention_dim: int | tuple = 1280, # width of the text's tokens
-        transformer_layers_per_block: int | tuple = 1, # depth of each transformer
-        attention_head_dim: int | tuple = 8, # the number (!) of attention heads
-        use_linear_projection: bool = False, # see `Transformer2DModel`
-        class_embed_type: str | None = None, # None, "timestep" or "projection"
-        addition_embed_type: str | None = None, # None, "text" or "text_time"
-        addition_time_embed_dim: int | None = None, # "text_time": its clock face
-        num_class_embeds: int | None = None, # classes, for a table of class vectors
-        upcast_attention: bool = False, # a note: attention adds up in float32 anyway
-        time_cond_proj_dim: int | None = None, # see `TimestepEmbedding`
-        projection_class_embeddings_input_dim: int | None = None, # what they take
-        addition_embed_type_num_heads: int = 64, # "text": heads of the pooling
+        only_cross_attention: bool | tuple = False,  # see `BasicTransformerBlock`
+        block_out_channels: tuple = (320, 640, 1280, 1280),  # channels of each level
+        layers_per_block: int | tuple = 2,  # residual blocks a level; one more going up
+        dropout: float = 0.0,  # in the residual blocks
+        act_fn: str = "silu",  # one of `ACTIVATIONS`
+        norm_num_groups: int = 32,  # of every GroupNorm
+        norm_eps: float = 1e-5,  # of the residual blocks' GroupNorms
+        cross_attention_dim: int | tuple = 1280,  # width of the text's tokens
+        transformer_layers_per_block: int | tuple = 1,  # depth of each transformer
+        attention_head_dim: int | tuple = 8,  # the number (!) of attention heads
+        use_linear_projection: bool = False,  # see `Transformer2DModel`
+        class_embed_type: str | None = None,  # None, "timestep" or "projection"
+        addition_embed_type: str | None = None,  # None, "text" or "text_time"
+        addition_time_embed_dim: int | None = None,  # "text_time": its clock face
+        num_class_embeds: int | None = None,  # classes, for a table of class vectors
+        upcast_attention: bool = False,  # a note: attention adds up in float32 anyway
+        time_cond_proj_dim: int | None = None,  # see `TimestepEmbedding`
+        projection_class_embeddings_input_dim: int | None = None,  # what they take
+        addition_embed_type_num_heads: int = 64,  # "text": heads of the pooling
     ):
         dict.update(self.config, check_unet_config(self.config))
         super().__init__(self.config)
@@ -507,16 +509,14 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
 # %% ../nbs/03_sd_unet.ipynb #cell081
 UNet2DConditionModel.ignored_config_keys = frozenset({"mid_block_only_cross_attention"})
 UNet2DConditionModel.fixed_config = dict(
-    center_input_sample=False, downsample_padding=1, mid_block_scale_factor=1,
-    reverse_transformer_layers_per_block=None, encoder_hid_dim=None,
-    encoder_hid_dim_type=None, num_attention_heads=None, dual_cross_attention=False,
-    resnet_time_scale_shift="default", resnet_skip_time_act=False,
-    resnet_out_scale_factor=1.0, time_embedding_type="positional",
-    time_embedding_dim=None, time_embedding_act_fn=None, timestep_post_act=None,
-    conv_in_kernel=3, conv_out_kernel=3, attention_type="default",
-    class_embeddings_concat=False, cross_attention_norm=None)
+    reverse_transformer_layers_per_block=None, encoder_hid_dim_type=None,
+    time_embedding_act_fn=None, cross_attention_norm=None, encoder_hid_dim=None,
+    timestep_post_act=None, num_attention_heads=None, time_embedding_dim=None,
+    center_input_sample=False, dual_cross_attention=False, resnet_skip_time_act=False,
+    class_embeddings_concat=False, time_embedding_type="positional", conv_in_kernel=3,
+    conv_out_kernel=3, attention_type="default", resnet_time_scale_shift="default",
+    resnet_out_scale_factor=1.0, mid_block_scale_factor=1, downsample_padding=1)
 
-# %% ../nbs/03_sd_unet.ipynb #cell082
 @patch_to(UNet2DConditionModel)
 def _build_decoder(self, c):
     "The way up: a mirror of the way down that knows how wide the skips are."
@@ -550,17 +550,17 @@ def encode(self, x, temb, context=None, mask=None) -> tuple[Tensor, list[Tensor]
 @patch_to(UNet2DConditionModel)
 def forward(
     self,
-    sample: Tensor, # (n, in_channels, h, w): the noisy picture
-    timestep: Tensor | int | float, # how noisy it is: one number for all, or (n,)
-    encoder_hidden_states: Tensor, # (n, tokens, cross_attention_dim): the text
-    added_cond_kwargs: dict | None = None, # XL: `text_embeds` (n, d), `time_ids` (n, 6)
-    encoder_attention_mask: Tensor | None = None, # (n, tokens): 1 to listen to, 0 not
-    class_labels: Tensor | None = None, # (n,), where the model has classes
-    timestep_cond: Tensor | None = None, # (n, time_cond_proj_dim)
-    down_block_additional_residuals: list[Tensor] | None = None, # added to the skips
-    mid_block_additional_residual: Tensor | None = None, # added at the bottom
-) -> Tensor: # (n, out_channels, h, w): the noise, or what else it learned to predict
-    "Raises a `ValueError` where a shape does not fit the config."
+    sample: Tensor,  # (n, in_channels, h, w): the noisy picture
+    timestep: Tensor | int | float,  # how noisy it is: one number for all, or (n,)
+    encoder_hidden_states: Tensor,  # (n, tokens, cross_attention_dim): the text
+    added_cond_kwargs: dict | None = None,  # XL: text_embeds (n, d), time_ids (n, 6)
+    encoder_attention_mask: Tensor | None = None,  # (n, tokens): 1 to listen to, 0 not
+    class_labels: Tensor | None = None,  # (n,), where the model has classes
+    timestep_cond: Tensor | None = None,  # (n, time_cond_proj_dim)
+    down_block_additional_residuals: list[Tensor] | None = None,  # added to the skips
+    mid_block_additional_residual: Tensor | None = None,  # added at the bottom
+) -> Tensor:  # (n, out_channels, h, w): the noise, or what else it learned to predict
+    "What the net says of noisy pictures; a `ValueError` where a shape does not fit."
     text, mask, added = encoder_hidden_states, encoder_attention_mask, added_cond_kwargs
     self.check(sample, text, mask, class_labels, timestep_cond, added)
     temb = self.time_vector(sample, timestep, text, added, class_labels, timestep_cond)
@@ -592,7 +592,7 @@ def is_gradient_checkpointing(self) -> bool:
     return any(getattr(module, "checkpointing", False) for module in self.modules())
 
 @patch_to(UNet2DConditionModel)
-def zero_init(self) -> "UNet2DConditionModel": # itself
+def zero_init(self) -> "UNet2DConditionModel":  # itself
     "Start from zero: every branch ends in a layer of zeros, so the net begins with 0."
     for name, module in self.named_modules():
         if name.endswith(("conv2", "proj_out", "conv_out")):

@@ -57,7 +57,8 @@ class CLIPAttention(nn.Module):
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (
             nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, x, mask=None):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        "(n, L, width) -> the same shape; `mask` as in `attend`."
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
                    for layer in (self.q_proj, self.k_proj, self.v_proj))
         x = attend(q, k, v, mask, self.dropout if self.training else 0.0)
@@ -71,13 +72,13 @@ def quick_gelu(x: Tensor) -> Tensor:
 _ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 class CLIPMLP(nn.Module):
-    "Each token on its own: wider, bent, narrow again."
+    'Each token on its own: wider, bent ("quick_gelu" or "gelu"), narrow again.'
     def __init__(self, width: int, inner: int, activation: str):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
         self.act = _ACTIVATIONS[activation]
 
-    def forward(self, x): return self.fc2(self.act(self.fc1(x)))
+    def forward(self, x: Tensor) -> Tensor: return self.fc2(self.act(self.fc1(x)))
 
 # %% ../nbs/07_text_encoder.ipynb #cell026
 class CLIPEncoderLayer(nn.Module):
@@ -90,7 +91,8 @@ class CLIPEncoderLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = CLIPMLP(width, c.intermediate_size, c.hidden_act)
 
-    def forward(self, x, mask=None):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        "(n, L, width) -> the same shape; `mask` as in `attend`."
         x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
 
@@ -101,7 +103,8 @@ class CLIPEncoder(nn.Module):
         layers = range(c.num_hidden_layers)
         self.layers = nn.ModuleList(CLIPEncoderLayer(c) for _ in layers)
 
-    def forward(self, x, mask=None) -> tuple:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple:
+        "(n, L, width) -> layers + 1 of that shape; `mask` as in `attend`."
         states = [x]
         for layer in self.layers: states.append(layer(states[-1], mask))
         return tuple(states)
@@ -114,7 +117,7 @@ class CLIPTextEmbeddings(nn.Module):
         self.token_embedding = nn.Embedding(c.vocab_size, c.hidden_size)
         self.position_embedding = nn.Embedding(c.max_position_embeddings, c.hidden_size)
 
-    def forward(self, ids):
+    def forward(self, ids: Tensor) -> Tensor:  # (n, L) -> (n, L, width)
         return self.token_embedding(ids) + self.position_embedding.weight[:ids.shape[1]]
 
 # %% ../nbs/07_text_encoder.ipynb #cell028
@@ -163,8 +166,9 @@ class TextTower(nn.Module):
         return (ids == self.config.eos_token_id).int().argmax(1)
 
     def forward(self, ids: Tensor, shown: Tensor | None = None) -> TextOutput:
+        "`ids` (n, L) are the tokens; `shown` (n, 1, 1, L) is true where one may look."
         mask = causal_mask(ids.shape[1], ids.device)
-        if shown is not None: mask = mask & shown  # (n, 1, 1, L)
+        if shown is not None: mask = mask & shown
         states = self.encoder(self.embeddings(ids), mask)
         last = self.final_layer_norm(states[-1])
         n = torch.arange(len(last), device=last.device)
@@ -175,8 +179,7 @@ class ImageEncoder(Pretrained, nn.Module):
     """Pictures to one vector each, in the space that they share with texts.
 
     A small convolutional net, and what a text's pooled vector needs to be compared: a
-    projection and the temperature. The config is our own, not CLIP's vision tower's.
-    """
+    projection and the temperature. The config is our own, not CLIP's vision tower's."""
     weights_name = "model.safetensors"
 
     @register_config
@@ -203,6 +206,7 @@ class ImageEncoder(Pretrained, nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.66))  # log(1 / 0.07)
 
     def forward(self, images: Tensor) -> Tensor:  # (n, 3, size, size) -> (n, projected)
+        "Vectors of pictures in [-1, 1]; their lengths mean nothing."
         size = self.config.image_size
         check_tensor("images", images, "n", 3, size, size)
         check_dtype(self.layers[0].weight, images=images)
@@ -246,8 +250,7 @@ def clip_loss(
 ) -> Tensor:  # a number; log(n) by chance
     """CLIP's contrastive loss (Radford et al. 2021, figure 3): cross-entropy both ways.
 
-    With several processes, every process compares its rows with everybody's.
-    """
+    With several processes, every process compares its rows with everybody's."""
     check_tensor("image_embeds", image_embeds, "n", "width")
     check_tensor("text_embeds", text_embeds, *image_embeds.shape)
     real = torch.is_tensor(logit_scale) and logit_scale.is_floating_point()
@@ -270,15 +273,19 @@ class TextAndPictures(nn.Module):
         self.logit_scale = image_encoder.logit_scale  # the same weight
 
     def embed_images(self, images: Tensor) -> Tensor:  # (n, width), of length 1
+        "Pictures (n, 3, size, size) in [-1, 1] as vectors, to compare with texts."
         return F.normalize(self.image_encoder(images).float(), dim=-1)
 
     def embed_text(self, ids: Tensor) -> Tensor:  # (n, width), of length 1
+        "Texts, given as ids (n, L), as vectors, to compare with pictures."
         features = self.image_encoder.text_features(self.text_model(ids).pooler_output)
         return F.normalize(features.float(), dim=-1)
 
 # %% ../nbs/07_text_encoder.ipynb #ie_loss
 def contrastive_loss(model: TextAndPictures, batch: dict) -> Tensor:
-    "A `loss_fn` for `Trainer`: one caption with the other, and with the picture."
+    """A `loss_fn` for `Trainer`: one caption with the other, and with the picture.
+
+    A batch has `images` (n, 3, size, size) and `ids` (n, 2, L), two captions each."""
     pictures = model.embed_images(batch["images"])
     texts = model.embed_text(batch["ids"].flatten(0, 1))
     first, second = texts.unflatten(0, (-1, 2)).unbind(1)
@@ -352,7 +359,7 @@ class _Part(Pretrained):
             config = {**part_config(config, cls.part), **own}
         return super()._check_config(config)
 
-def part_config(config, part):
+def part_config(config: dict, part: str) -> dict:  # part: "text" or "vision"
     "The config of a tower in that of a whole CLIP. (In old files `_dict` counts.)"
     old, new = config.get(f"{part}_config_dict"), config.get(f"{part}_config")
     found = new if old is None else old
@@ -363,8 +370,7 @@ def part_config(config, part):
 class CLIPTextModel(_Part, TextTower):
     """CLIP's text tower: tokens in, one vector a token and one for the whole text out.
 
-    Same config keys, weight names and numbers as transformers' class of this name.
-    """
+    Same config keys, weight names and numbers as transformers' class of this name."""
     config_extras = {"architectures": ["CLIPTextModel"],
                      "model_type": "clip_text_model"}
     file_prefix = "text_model."
@@ -373,18 +379,18 @@ class CLIPTextModel(_Part, TextTower):
     @register_config
     def __init__(
         self,
-        vocab_size: int = 49408,
+        vocab_size: int = 49408,  # how many ids there are
         hidden_size: int = 512,  # width of a token
         intermediate_size: int = 2048,  # width inside a block's MLP
         projection_dim: int | None = 512,  # of the space that texts and pictures share
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 8,
+        num_hidden_layers: int = 12,  # number of blocks
+        num_attention_heads: int = 8,  # in each; they divide `hidden_size`
         max_position_embeddings: int = 77,  # the longest row of ids
         hidden_act: str = "quick_gelu",  # or "gelu", in Stable Diffusion 2.x
-        layer_norm_eps: float = 1e-5,
-        attention_dropout: float = 0.0,
-        pad_token_id: int = 1,
-        bos_token_id: int = 49406,
+        layer_norm_eps: float = 1e-5,  # added to the norms' variances
+        attention_dropout: float = 0.0,  # share of the weights dropped in training
+        pad_token_id: int = 1,  # a note for tokenizers
+        bos_token_id: int = 49406,  # another
         eos_token_id: int = 49407,  # where to pool; in old files 2: the highest id
     ):
         dict.update(self.config, check_clip_config(self.config))
@@ -422,11 +428,11 @@ def forward(
 
 # %% ../nbs/07_text_encoder.ipynb #ie_small
 def small_clip(
-    tokenizer: CLIPTokenizer,
+    tokenizer: CLIPTokenizer,  # whose ids the text tower is to read
     size: int,  # pixels a side
     width: int = 128,  # of a token's vector, and of the space that both share
     layers: int = 3,  # of the text tower
-    heads: int = 4,
+    heads: int = 4,  # in each of them
     widths: tuple = (32, 64, 128),  # of the image encoder
 ) -> TextAndPictures:
     "Both halves, small enough for the sketchbook, with fresh weights."
@@ -442,7 +448,8 @@ def small_clip(
 
 # %% ../nbs/07_text_encoder.ipynb #cell032
 class CLIPTextModelWithProjection(_Part, nn.Module):
-    "A text tower with its projection: `text_embeds` is what SDXL's second one pools."
+    """A text tower with its projection: `text_embeds` is what SDXL's second one pools.
+    The config has the keys of `CLIPTextModel`."""
     config_extras = {"architectures": ["CLIPTextModelWithProjection"],
                      "model_type": "clip_text_model"}
 
@@ -459,6 +466,7 @@ class CLIPTextModelWithProjection(_Part, nn.Module):
         nn.init.normal_(self.text_projection.weight, std=width ** -0.5)
 
     def forward(self, input_ids, attention_mask=None) -> TextOutput:
+        "As `CLIPTextModel.forward`, with `text_embeds` (n, projection_dim)."
         out = self.text_model(input_ids, attention_mask)
         return out._replace(text_embeds=self.text_projection(out.pooler_output))
 
@@ -474,7 +482,7 @@ class CLIPVisionEmbeddings(nn.Module):
             c.num_channels, width, patch, stride=patch, bias=False)
         self.position_embedding = nn.Embedding((c.image_size // patch) ** 2 + 1, width)
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:  # (n, c, h, w) -> (n, 1 + P, width)
         weight, size = self.patch_embedding.weight, self.image_size
         check_tensor("pixel_values", images, "n", weight.shape[1], size, size)
         check_dtype(weight, pixel_values=images)
@@ -501,17 +509,17 @@ class CLIPVisionModel(_Part, nn.Module):
     @register_config
     def __init__(
         self,
-        hidden_size: int = 768,
-        intermediate_size: int = 3072,
-        projection_dim: int = 512,
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 12,
-        num_channels: int = 3,
-        image_size: int = 224,  # pictures are square
-        patch_size: int = 32,
-        hidden_act: str = "quick_gelu",
-        layer_norm_eps: float = 1e-5,
-        attention_dropout: float = 0.0,
+        hidden_size: int = 768,  # width of a patch's vector
+        intermediate_size: int = 3072,  # width inside a block's MLP
+        projection_dim: int = 512,  # of the space that texts and pictures share
+        num_hidden_layers: int = 12,  # number of blocks
+        num_attention_heads: int = 12,  # in each; they divide `hidden_size`
+        num_channels: int = 3,  # of a picture
+        image_size: int = 224,  # its side in pixels; pictures are square
+        patch_size: int = 32,  # pixels a side; what is over at the edge is not seen
+        hidden_act: str = "quick_gelu",  # or "gelu"
+        layer_norm_eps: float = 1e-5,  # added to the norms' variances
+        attention_dropout: float = 0.0,  # share of the weights dropped in training
     ):
         super().__init__()
         dict.update(self.config, check_clip_config(self.config))
@@ -523,6 +531,7 @@ class CLIPVisionModel(_Part, nn.Module):
         init_clip_weights(self, c.num_hidden_layers)
 
     def forward(self, pixel_values: Tensor) -> VisionOutput:  # (n, 3, size, size)
+        "The states of all patches, the pooled one, and what each block said."
         states = self.encoder(self.pre_layrnorm(self.embeddings(pixel_values)))
         return VisionOutput(states[-1], self.post_layernorm(states[-1][:, 0]), states)
 
@@ -533,7 +542,7 @@ class CLIPOutput(NamedTuple):
     logits_per_text: Tensor  # (m, n): the same, turned
     text_embeds: Tensor  # (m, projection), of length 1
     image_embeds: Tensor  # (n, projection), of length 1
-    text_model_output: TextOutput
+    text_model_output: TextOutput  # all that the towers said
     vision_model_output: VisionOutput
 
 class CLIPModel(Pretrained, nn.Module):
