@@ -120,6 +120,13 @@ def mentioned(lines, names, seen):
     return f"See also {', '.join(also.values())}." if also else ""
 
 
+def listed(entry):
+    """A name and the first line of what is said of it, for the list of a module."""
+    first = next(iter(entry.doc.strip().splitlines()), "") if entry.doc else ""
+    said = f": {docstrings.inline(first)}" if first else ""
+    return f"* {linked([entry])}{said}"
+
+
 def heading(entry):
     """A name that may part between its words; the contents leave out a method's class."""
     part = lambda name: "`<wbr>`{=html}".join(
@@ -156,7 +163,7 @@ def page(package, module):
     where = (f"Written in [{docstrings.escape(chapter)}](../{module.notebook}); the "
              f"module's [source]({module.address}).")
     title = f"{package.name}.{module.name}"
-    parts = [front(title, module.doc), where, *(summary(e) for e in module.public())]
+    parts = [front(title, module.doc), where, "\n".join(map(listed, module.public()))]
     for entry in module.public(): parts += written(package, entry, set())
     return "\n\n".join(parts).replace("](../api/", "](") + "\n"
 

@@ -351,7 +351,7 @@ def test_fields_and_methods_from_anywhere(small):
     assert first["Out"][0].endswith("    one: int\n    two: int = 2  # the second")
     init = "    def __init__(self, sample: Point, *, deep=(1, 2), **rest):"
     assert first["Tool"][0] == f"class Tool(_Base):\n    limit = 3  # how often\n{init}" and "`walk`](first.html#Tool.walk)" in first["Tool"][1]
-    assert re.search(r"Also has from \[`_Base`\]\(\S+#L19-L20\): \[`shared`\]\(https://github.com/a/lib/blob/main/lib/first.py#L20\)\.", first["Tool"][1])
+    assert re.search(r"Inherited from \[`_Base`\]\(\S+#L19-L20\): \[`shared`\]\(https://github.com/a/lib/blob/main/lib/first.py#L20\)\.", first["Tool"][1])
     assert first["Tool.walk"][0] == "@torch.no_grad()\ndef walk(self, far: int = 1):  # in steps" and "`lib.second`](second.html)" in first["Tool.walk"][1]
     assert "second.py#L8-L12" in first["Tool.walk"][1] and first["LONG"][0] == "LONG = ...  # 22 lines: see the source"
     assert second["Sub"][0] == f"class Sub(Tool):\n    # as Tool\n{init}" and "from [`Tool`](first.html#Tool): [`size`]" in second["Sub"][1]
