@@ -21,7 +21,7 @@ def lr_factor(
     min_lr: float = 0.0,  # what is left at the end, as a share of the top
     decay: float | None = None,  # share of the steps that descend, in a straight line;
                                  # None: half a cosine
-) -> float:
+) -> float:  # in [0, 1]
     "What the learning rate is multiplied by at a step: a climb, then a descent."
     climb = max(1, round(warmup * steps))
     if step < climb: return (step + 1) / climb
@@ -69,7 +69,7 @@ class EMA:
 
 # %% ../nbs/workshop/optimizers.ipynb #cell027g
 def parameter_groups(module: nn.Module, weight_decay: float) -> list:
-    "Two groups: matrices and kernels, which decay, and vectors, which don't."
+    "Two groups for an optimizer: matrices and kernels, which decay, and vectors."
     params = [p for p in module.parameters() if p.requires_grad]
     return [dict(params=[p for p in params if p.dim() > 1], weight_decay=weight_decay),
             dict(params=[p for p in params if p.dim() <= 1], weight_decay=0.0)]
@@ -81,7 +81,7 @@ def count_parameters(module: nn.Module) -> int:
 # %% ../nbs/workshop/optimizers.ipynb #cell030
 def orthogonalize(
     matrices: Tensor,  # (..., m, n)
-    steps: int = 5,
+    steps: int = 5,  # of the iteration
 ) -> Tensor:  # (..., m, n) in bfloat16
     """Nearly `U @ V.T` of each matrix.
 
@@ -104,7 +104,8 @@ def orthogonalize(
 class Muon(torch.optim.AdamW):
     """AdamW for vectors and thin matrices.
 
-    Orthogonalised momentum for the rest (Keller Jordan et al., 2024).
+    Orthogonalised momentum for the rest (Keller Jordan et al., 2024). The arguments are
+    those of `torch.optim.AdamW`, without `maximize` and `differentiable`.
     """
     smallest, rest = 16, 0.25  # the thinnest matrix; AdamW's share of the learning rate
 
@@ -123,6 +124,10 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):
+        """Change the weights once, and drop the gradients of those that were turned.
+
+        `closure`, if any, computes the loss and gradients first; its loss comes back.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()

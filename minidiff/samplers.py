@@ -202,12 +202,12 @@ def init_noise_sigma(self):
     return (top**2 + 1)**0.5 if self._own.timestep_spacing == "leading" else top
 
 @patch_to(SigmaScheduler)
-def scale_model_input(self, sample, timestep):
+def scale_model_input(self, sample: Tensor, timestep) -> Tensor:
     "Bring the picture to unit variance: that is what the network was trained on."
     return sample / (self.sigmas[self._index(timestep)]**2 + 1)**0.5
 
 @patch_to(SigmaScheduler)
-def add_noise(self, original_samples, noise, timesteps):
+def add_noise(self, original_samples, noise, timesteps) -> Tensor:
     "As `Scheduler.add_noise`, in this scheduler's own scale, at some of `timesteps`."
     check_alike(noise=noise, original_samples=original_samples)
     t = check_timesteps(timesteps, 0, 10**9).flatten().tolist()
@@ -359,7 +359,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         if self._own.algorithm_type[:3] == "sde":
             whole_number("solver_order", solver_order, 1, 2)
 
-    def scale_model_input(self, sample, timestep=None): return sample
+    scale_model_input = Scheduler.scale_model_input
     def _level(self, i):
         x0_share = 1 / (self.sigmas[i]**2 + 1)**0.5
         return x0_share, self.sigmas[i] * x0_share
@@ -533,7 +533,7 @@ class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
         self._range = float(sigmas[0]), float(sigmas[-1])
         self._start(sigmas * len(self), np.append(sigmas, 0))
 
-    def scale_model_input(self, sample, timestep=None): return sample
+    scale_model_input = Scheduler.scale_model_input
     def _level(self, i): return 1 - self.sigmas[i], self.sigmas[i]
 
     def _move(self, x, slope, i, fresh):
@@ -582,18 +582,18 @@ def _shift(self, mu):
 
 # %% ../nbs/05_samplers.ipynb #cell076
 @patch_to(FlowMatchEulerDiscreteScheduler)
-def alpha_sigma(self, timesteps, like):
+def alpha_sigma(self, timesteps: Tensor, like: Tensor) -> tuple:
     "The shares of picture and noise at the timesteps: 1 - sigma and sigma."
     sigma = for_each(check_timesteps(timesteps, 0, len(self)), like) / len(self)
     sigma = sigma.to(torch.promote_types(like.dtype, torch.float32))
     return (1 - sigma).to(like.dtype), sigma.to(like.dtype)
 
 @patch_to(FlowMatchEulerDiscreteScheduler)
-def add_noise(self, original_samples, noise, timesteps):
-    "Mix pictures and noise along the straight path, at any times: for training."
+def add_noise(self, original_samples, noise, timesteps) -> Tensor:
+    "As `Scheduler.add_noise`, on the straight path and at any times: for training."
     return Scheduler.add_noise(self, original_samples, noise, timesteps)
 
 @patch_to(FlowMatchEulerDiscreteScheduler)
-def scale_noise(self, sample, timestep, noise):
+def scale_noise(self, sample: Tensor, timestep, noise: Tensor) -> Tensor:
     "The mixture to begin a step from, at timesteps that are among `timesteps`."
     return SigmaScheduler.add_noise(self, sample, noise, timestep)

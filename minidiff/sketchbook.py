@@ -24,7 +24,7 @@ from .hub import patch_to
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell067
 def circle(x: Tensor, y: Tensor) -> Tensor:
-    "Signed distance to a disc of radius 1: negative inside."
+    "Signed distance to a disc of radius 1: negative inside. (y points down.)"
     return torch.sqrt(x * x + y * y) - 1
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell073
@@ -71,20 +71,21 @@ def heart(x: Tensor, y: Tensor) -> Tensor:
     wedge = torch.maximum(torch.maximum(across, along), -up - y)
     return torch.minimum(torch.sqrt((x - right) ** 2 + (y + up) ** 2) - r, wedge)
 
+# the shapes by name; what lies below numbers all such tables from 0
 KINDS = {f.__name__: f for f in (circle, square, triangle, star, heart, ring)}
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell086
 def _rgb(code): return tuple(int(code[i:i + 2], 16) / 127.5 - 1 for i in (0, 2, 4))
 
-COLORS = {name: _rgb(code) for name, code in dict(
+COLORS = {name: _rgb(code) for name, code in dict(  # (red, green, blue) in [-1, 1]
     red="d92626", orange="ff8c1a", yellow="ffd91a", green="1f9e3d", turquoise="2fd0c0",
     blue="2a4fe0", purple="7a2aa8", pink="f564b0").items()}
-BACKGROUNDS = {name: _rgb(code) for name, code in dict(
+BACKGROUNDS = {name: _rgb(code) for name, code in dict(  # of pages, likewise
     white="ffffff", black="101014", gray="999999", yellow="fff3b8", blue="c2deff",
     pink="ffd0e0").items()}
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell088
-SKETCH = 32  # the side of a sketch
+SKETCH = 32  # the side of a sketch, in which sizes and places are measured
 SIZES = dict(small=4.3, big=6.6)  # radius
 PLACES = {"middle": (16., 16.), "top left": (8., 8.), "top right": (24., 8.),
           "bottom left": (8., 24.), "bottom right": (24., 24.)}  # centre (x, y)
@@ -118,8 +119,12 @@ class Scenes:
     def __len__(self): return len(self.n_objects)
     def __getitem__(self, i):
         return self.map(lambda t: t[[i] if isinstance(i, int) else i])
-    def to(self, device) -> "Scenes": return self.map(lambda t: t.to(device))
-    def clone(self) -> "Scenes": return self.map(torch.clone)
+    def to(self, device) -> "Scenes":
+        "The same scenes with their tensors on a device."
+        return self.map(lambda t: t.to(device))
+    def clone(self) -> "Scenes":
+        "A copy that shares no memory."
+        return self.map(torch.clone)
 
     @staticmethod
     def cat(parts: list["Scenes"]) -> "Scenes":
@@ -271,10 +276,10 @@ def _article(phrase): return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell116
 def choose_mentioned(
-    scenes: Scenes,
-    generator: torch.Generator | None = None,
+    scenes: Scenes,  # n of them
+    generator: torch.Generator | None = None,  # of the CPU; decides what
     share: float = 0.55,  # how often a thing that may be left out is mentioned
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor]:  # as `Scenes.mentioned`
     "Draw what the captions will mention; of a held-out object always the place."
     check_order(0, generator)
     number("share", share, 0, 1)
@@ -287,8 +292,8 @@ def choose_mentioned(
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell118
 def write_captions(
-    scenes: Scenes,
-    mentioned: dict[str, Tensor],  # what to mention
+    scenes: Scenes,  # n of them
+    mentioned: dict[str, Tensor],  # what to mention, as `choose_mentioned` says it
     generator: torch.Generator | None = None,  # draws the words
     noun=_noun,  # the name of an object of this kind and colour
 ) -> list[str]:
@@ -324,8 +329,8 @@ def _combinations(n_objects, split):
     return table[in_split(table, split)]
 
 def sample_scenes(
-    n: int,
-    generator: torch.Generator | None = None,
+    n: int,  # how many
+    generator: torch.Generator | None = None,  # of the CPU; decides which
     n_objects: int | None = None,  # 1, 2, or None: half of each
     split: str = "train",  # "train", "heldout" or "all"
 ) -> Scenes:
@@ -377,7 +382,7 @@ class Sketchbook:
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell141
 def page_color(images: Tensor, tolerance: float = 0.3) -> tuple[Tensor, Tensor]:
-    "From the outermost pixels: colours (n, 3), and indices of BACKGROUNDS or -1 (n,)."
+    "From the edges of (n, 3, h, w): colours (n, 3), indices of BACKGROUNDS or -1 (n,)."
     edges = images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]
     border = torch.cat(edges, 2)
     color = border.median(2).values
@@ -461,18 +466,25 @@ class Album:
         return best, amount[:, :, 0] / self.pages[best].norm(dim=1, keepdim=True), left
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell159
-def cut_out(images: Tensor, middle: Tensor, side: int) -> Tensor:
-    "A patch of odd side around (column, row) (m, 2) of each image; beyond: nothing."
+def cut_out(
+    images: Tensor,  # (m, channels, h, w)
+    middle: Tensor,  # (m, 2) column and row of a pixel of each image
+    side: int,  # of a patch in pixels, odd
+) -> Tensor:  # (m, channels, side, side)
+    "A square patch of each image around that pixel; beyond the edge are zeros."
     padded = F.pad(images, [side // 2] * 4)
     reach = torch.arange(side)
     image = torch.arange(len(images))[:, None, None]
     x, y = (middle[:, :1] + reach)[:, None, :], (middle[:, 1:] + reach)[:, :, None]
     return padded[image, :, y, x].permute(0, 3, 1, 2)
 
-def recognise(raised: Tensor, mask: Tensor, other: Tensor, album: Album) -> tuple:
-    """Index into the album (m,), colour (m, 3), centre in pixels (m, 2), fit, flaw.
-
-    `raised` has no page, nor the colour; `mask`: where it is, `other`: another."""
+def recognise(
+    raised: Tensor,  # (m, 3, h, w) pictures, of which the page's colour is subtracted
+    mask: Tensor,  # (m, h, w) 1 where the object lies, else 0
+    other: Tensor,  # (m, h, w) the same of the other object, if any
+    album: Album,  # what it may look like
+) -> tuple:  # page of the album, colour (m, 3), centre in pixels (m, 2), fit, flaw
+    "What one object of each picture is; fit 1 and flaw 0, each (m,), are perfect."
     seen = raised * (spread(mask, 2) * (1 - spread(other)))[:, None]
     pixel = center_of_mass(length(raised) * mask).long()
     patch = cut_out(seen, pixel, album.side)
@@ -516,7 +528,7 @@ def compare(reading: Scenes, scenes: Scenes) -> dict[str, tuple[Tensor, Tensor]]
 # %% ../nbs/workshop/sketchbook.ipynb #cell169
 class Critic:
     "Reads from pictures what is in them. Nothing is learned, and no caption is seen."
-    least_fit, largest_flaw, color_tolerance = 0.82, 0.25, 0.5
+    least_fit, largest_flaw, color_tolerance = 0.82, 0.25, 0.5  # else it is unclear
     kinds, colors = len(KINDS), len(COLORS)
     def __init__(self, size: int = 32):  # pixels a side of the pictures to be read
         self.size = whole_number("size", size, 32, 4096)

@@ -87,12 +87,14 @@ def command(
 class Parser(argparse.ArgumentParser):
     "An `ArgumentParser` that raises what is wrong, in one line."
     def parse_args(self, args=None, namespace=None):
+        "As in `argparse`, but what is wrong is an `argparse.ArgumentTypeError`."
         for arg in args or ():
             # argparse drops it
             if arg.endswith("=--"): self.error(f"{arg}: expected a value")
         return super().parse_args(args, namespace)
 
-    def error(self, message):
+    def error(self, message: str):
+        "Raise the message, where `argparse` would print it and end the program."
         raise argparse.ArgumentTypeError(f"{message}; see {self.prog} --help")
 
 def whole(low: int, high: int | None = None):
@@ -135,10 +137,13 @@ def check_folder(
 
 def picture_format(
     path: Path,  # a file to write
-    width: int,  # pixels
-    height: int,
+    width: int,  # of the picture in pixels
+    height: int,  # likewise
 ) -> str:  # such as "PNG"
-    "The format that a name asks for; an error where no such picture can be written."
+    """The format that a name asks for.
+
+    A `ValueError` or `LoadError` says why no such picture can be written.
+    """
     from PIL import Image
     most = Image.MAX_IMAGE_PIXELS
     longest = 65_500
