@@ -121,9 +121,10 @@ def mentioned(lines, names, seen):
 
 
 def listed(entry):
-    """A name and the first line of what is said of it, for the list of a module."""
-    first = next(iter(entry.doc.strip().splitlines()), "") if entry.doc else ""
-    said = f": {docstrings.inline(first)}" if first else ""
+    """A name and the first sentence of what is said of it, for the list of a module."""
+    paragraph = " ".join((entry.doc or "").strip().split("\n\n")[0].split())
+    first = re.match(r".*?\.(?= [A-Z]|$)", paragraph) or re.match(".*", paragraph)
+    said = f": {docstrings.inline(first[0])}" if first[0] else ""
     return f"* {linked([entry])}{said}"
 
 
