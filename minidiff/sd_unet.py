@@ -99,7 +99,7 @@ class ResnetBlock2D(nn.Module):
 
 # %% ../nbs/03_sd_unet.ipynb #cell028
 class Downsample2D(nn.Module):
-    "Half the size, by a convolution of stride 2. (padding=0: two sides, as in VAEs.)"
+    "Half the size, by a convolution of stride 2; padding=0 pads right and below only."
     def __init__(self, channels: int, out_channels: int | None = None, padding=1):
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels or channels, 3, 2, padding)
