@@ -202,9 +202,8 @@ def build_plain(out):
         for name, previous, following in zip(names, ["", *names], [*names[1:], ""]):
             page(source / name, out, built, built.get(previous, ""), built.get(following, ""))
         page(source / "404.qmd", out, built)
-        for item in ("images", "styles.css"):
-            copy = shutil.copytree if (source / item).is_dir() else shutil.copy
-            copy(source / item, out / item)
+        shutil.copytree(source / "images", out / "images", dirs_exist_ok=True)
+        shutil.copy(source / "styles.css", out)
     finish(out)
 
 
