@@ -18,8 +18,7 @@ from .checks import LoadError, check_path, check_place, one_line, shorten
 # %% ../nbs/workshop/files.ipynb #cell014
 def atomic_write(
     path,  # the file to write
-    write,  # a function that gets the path of a temporary file beside it, and fills
-            # that
+    write,  # a function that fills a temporary file beside it, whose path it gets
 ):
     """Write a file so that its path holds the old content or the new one, whole.
 

@@ -250,8 +250,7 @@ def is_weights_file(
 def save_pretrained(
     self,
     folder,  # created where it does not exist
-    variant: str | None = None,  # such as "fp16", beside other weights; None: in their
-                                 # place
+    variant: str | None = None,  # such as "fp16", beside others; None: in their place
     max_shard_size: int | str = "10GB",  # more lies in several files, with an index
     safe_serialization: bool = True,  # there is no other kind
     push_to_hub: bool = False,  # nor any sending
@@ -301,8 +300,7 @@ def weights_from_file(cls, weights: dict) -> dict:
 
 # %% ../nbs/workshop/hub.ipynb #cell031
 def find_folder(
-    name,  # a folder, or a repository on the Hugging Face Hub: "owner/name" or
-           # "hub:owner/name"
+    name,  # a folder, or a repository on the Hub: "owner/name" or "hub:owner/name"
     patterns=("*.json", "*.safetensors",
               "*.txt"),  # files to fetch; or a function: all names -> those
     revision: str | None = None,  # branch, tag or commit on the Hub
@@ -501,8 +499,7 @@ def needed_files(
 @classmethod
 def from_pretrained(
     cls,
-    name,  # a folder, or a repository on the Hugging Face Hub: "owner/name" or
-           # "hub:owner/name"
+    name,  # a folder, or a repository on the Hub: "owner/name" or "hub:owner/name"
     subfolder: str | None = None,  # such as "unet", within a pipeline's folder
     revision: str | None = None,  # branch, tag or commit on the Hub
     variant: str | None = None,  # such as "fp16": which file of weights to take

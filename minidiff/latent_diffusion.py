@@ -356,10 +356,6 @@ def show_preview(self, pipe, step):
         if hasattr(self, "_display"): self._display.update(page, raw=True)
         else: self._display = display(page, raw=True, display_id=True)
 
-# %% ../nbs/16_latent_diffusion.ipynb #wilson
-# what is judged of a picture, by the names that `Critic.score` has for it
-ATTRIBUTES = ("kind", "color", "size", "place", "relation", "background", "count")
-
 # %% ../nbs/16_latent_diffusion.ipynb #cell041
 @patch_to(Job)
 def score(
@@ -387,6 +383,11 @@ def judge(self, pipe) -> dict:
     return result
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell043
+#| code-fold: true
+#| code-summary: "a grid of captions and pictures, and a table of numbers"
+# what is judged of a picture, by the names that `Critic.score` has for it
+ATTRIBUTES = ("kind", "color", "size", "place", "relation", "background", "count")
+
 def caption_grid(
     captions,  # n strings
     images: Tensor,  # (n, 3, h, w) in [-1, 1]
@@ -405,7 +406,6 @@ def caption_grid(
             ax.set_title(textwrap.fill(captions[i], 24), fontsize=7)
     return figure
 
-# %% ../nbs/16_latent_diffusion.ipynb #results_table
 def results_table(results: dict) -> str:
     "The numbers of a run, from its results.json, as text."
     def line(title, cells): return f"{title:18}" + "".join(f"{c:>15}" for c in cells)

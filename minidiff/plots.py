@@ -25,8 +25,7 @@ PALETTE = dict(
 
 # %% ../nbs/workshop/plots.ipynb #cell013
 def to_uint8(
-    images,  # (n, c, h, w) tensor in [-1, 1], or of bytes, c = 1 or 3; or a list of (c,
-             # h, w); or one (c, h, w)
+    images,  # (n, c, h, w) in [-1, 1] or bytes, c 1 or 3; a list of, or one (c, h, w)
 ) -> np.ndarray:  # (n, h, w, c) uint8
     """Pictures in [-1, 1] as bytes 0..255, rounded and clamped, channels last.
 
@@ -285,8 +284,7 @@ def _shown_width(w):
 
 # %% ../nbs/workshop/plots.ipynb #cell032
 def animate(
-    frames,  # each a tensor (drawn as a grid), PIL image, (h, w, 3) uint8 array or
-             # matplotlib Figure
+    frames,  # tensors (drawn as grids), PIL images, (h, w, 3) uint8 arrays or Figures
     titles=None,  # one text per frame
     fps: float = 6,  # frames per second
     alt: str = "an animation",  # description of the whole film

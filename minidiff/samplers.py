@@ -322,6 +322,8 @@ class HeunDiscreteScheduler(SigmaScheduler):
         return self._done(start + (before + slope) / 2 * length, x0, sample)
 
 # %% ../nbs/05_samplers.ipynb #cell061
+#| code-fold: true
+#| code-summary: "the config, and what is peculiar to it"
 class DPMSolverMultistepScheduler(SigmaScheduler):
     """DPM-Solver++: go towards a picture extrapolated from the last two or three
     ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2; with fresh noise
@@ -364,7 +366,6 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         x0_share = 1 / (self.sigmas[i]**2 + 1)**0.5
         return x0_share, self.sigmas[i] * x0_share
 
-# %% ../nbs/05_samplers.ipynb #cell063
 @patch_to(DPMSolverMultistepScheduler)
 def _spaced(self, n):
     "One level more than there are steps, and the last is let go."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BETA_SCHEDULES', 'PREDICTIONS', 'SPACINGS', 'CONFIG_KINDS', 'SCHEDULER_KEYS', 'VARIANCE_TYPES', 'make_betas',
            'prediction_target', 'split_mixture', 'rescale_zero_terminal_snr', 'spaced_timesteps', 'at_least_float',
-           'dynamic_threshold', 'SchedulerOutput', 'are_betas', 'Scheduler', 'for_each', 'StepCounter', 'randn_like',
-           'DDPMScheduler', 'sample', 'training_target']
+           'dynamic_threshold', 'are_betas', 'Scheduler', 'for_each', 'StepCounter', 'randn_like', 'DDPMScheduler',
+           'SchedulerOutput', 'sample', 'training_target']
 
 # %% ../nbs/04_scheduler.ipynb #cell004
 import math, os, warnings
@@ -136,11 +136,8 @@ def dynamic_threshold(
     return x0.clamp(-limit, limit) / limit
 
 # %% ../nbs/04_scheduler.ipynb #cell076
-class SchedulerOutput(NamedTuple):
-    "What a step gives back."
-    prev_sample: Tensor  # the picture with a little less noise, shaped as it was
-    pred_original_sample: Tensor = None  # the clean picture as the network sees it
-
+#| code-fold: true
+#| code-summary: "the keys of a config, and what they may be"
 def are_betas(
     name: str,  # of the config key, for a `ConfigError`
     value,  # a list, an array or a tensor (T,), or None
@@ -152,8 +149,7 @@ def are_betas(
     if betas.dim() == 1: return tuple(betas.tolist())
     raise ConfigError(f"{name} is a list of numbers; got a {type(value).__name__}")
 
-# what config keys may be: each of these functions takes the name and the value, and
-# gives the value to keep, or raises a `ConfigError` that names the key
+# what a config key may be: each takes its name and value, and gives what to keep
 CONFIG_KINDS = dict(
     num_train_timesteps=is_whole(1, 100_000), beta_start=is_number(low=0, high=1),
     beta_end=is_number(low=0, high=1), beta_schedule=is_one_of(*BETA_SCHEDULES),
@@ -163,7 +159,6 @@ CONFIG_KINDS = dict(
     dynamic_thresholding_ratio=is_number(low=0, high=1),
     clip_sample_range=is_number(above=0), sample_max_value=is_number(above=0))
 
-# %% ../nbs/04_scheduler.ipynb #cell077
 # keys that only some schedulers have, with the values that ask for nothing
 SCHEDULER_KEYS = dict.fromkeys("""
     thresholding rescale_betas_zero_snr use_karras_sigmas use_exponential_sigmas
@@ -180,6 +175,7 @@ SCHEDULER_KEYS = dict.fromkeys("""
     time_shift_type=("exponential",), predictor_order=(2,), corrector_order=(2,),
     timestep_scaling=(10.0,), original_inference_steps=(50,))
 
+# %% ../nbs/04_scheduler.ipynb #cell077
 class Scheduler(Pretrained):
     """What all schedulers share: betas, adding noise, taking a mixture apart.
 
@@ -212,6 +208,8 @@ class Scheduler(Pretrained):
         return sample
 
 # %% ../nbs/04_scheduler.ipynb #cell078
+#| code-fold: true
+#| code-summary: "opening a config, another scheduler's too"
 @patch_to(Scheduler)
 @classmethod
 def from_config(
@@ -250,7 +248,6 @@ def from_config(
                       "and kept for saving", stacklevel=2)
     return self
 
-# %% ../nbs/04_scheduler.ipynb #cell078b
 @patch_to(Scheduler)
 def _set_aside(self, aside):
     "Keep another scheduler's keys for saving; those that ask for something come back."
@@ -403,13 +400,14 @@ def _split(self, output, x, alpha, sigma):
     return x0, noise
 
 # %% ../nbs/04_scheduler.ipynb #cell037b
+#| code-fold: true
+#| code-summary: "StepCounter, and a helper of it"
 def _indices(timesteps):
     "Where each timestep stands: once, or twice."
     where = {}
     for i, t in enumerate(timesteps): where.setdefault(t, []).append(i)
     return where
 
-# %% ../nbs/04_scheduler.ipynb #cell037b_b
 class StepCounter:
     """Counts steps, since a timestep may be visited twice: `step_index` is the next,
     `begin_index` where a loop begins, `model_outputs` what earlier steps have left."""
@@ -515,6 +513,11 @@ class DDPMScheduler(Scheduler):
         return (0.5 * (share * large.log() + (1 - share) * small.log())).exp()
 
 # %% ../nbs/04_scheduler.ipynb #cell094
+class SchedulerOutput(NamedTuple):
+    "What a step gives back."
+    prev_sample: Tensor  # the picture with a little less noise, shaped as it was
+    pred_original_sample: Tensor = None  # the clean picture as the network sees it
+
 @patch_to(DDPMScheduler)
 def step(
     self,

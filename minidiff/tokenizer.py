@@ -291,6 +291,8 @@ def _check_specials(**tokens):
     return tokens
 
 # %% ../nbs/06_tokenizer.ipynb #cell014b_2
+#| code-fold: true
+#| code-summary: "what is no vocabulary"
 def check_vocab(
     vocab,  # token -> id
     merges,  # pairs of tokens

@@ -62,39 +62,33 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,  # what to train; it is moved to the device
-        loss_fn: Callable,  # `loss_fn(model, batch)` -> the mean loss, a scalar; it
-                            # draws nothing random
-        batch_fn: Callable,  # `batch_fn(generator)` -> dict of CPU tensors and lists: a
-                             # whole batch, noise included
+        loss_fn: Callable,  # `loss_fn(model, batch)` -> the mean loss, a scalar;
+                            # it draws nothing random
+        batch_fn: Callable,  # `batch_fn(generator)` -> dict of CPU tensors and lists:
+                             # a whole batch, noise included
         steps: int,  # how many steps to take
         lr: float = 1e-3,  # the top learning rate
         warmup: float = 0.05,  # share of the steps in which it climbs
         min_lr: float = 0.0,  # what it ends on, as a share of the top
-        decay: float | None = None,  # share of the steps in which it falls, in a line;
+        decay: float | None = None,  # share of the steps in which it falls in a line;
                                      # None: half a cosine
         optimizer: str = "adamw",  # or "muon"
         weight_decay: float = 0.01,  # on matrices and kernels
         betas: tuple = (0.9, 0.99),  # of AdamW; the first is Muon's momentum too
         clip: float | None = 1.0,  # the largest norm of the gradient; None: any
-        accumulate: int = 1,  # parts that a process's slice is cut into, one after the
-                              # other
-        ema: float | None = 0.999,  # decay of the moving average of the weights; None:
-                                    # keep none
+        accumulate: int = 1,  # parts of a process's slice, taken one after the other
+        ema: float | None = 0.999,  # decay of the weights' average; None: keep none
         precision: str = "auto",  # "no", "bf16", "fp16", or "auto"
-        channels_last: bool = False,  # keep kernels and pictures in the layout that
-                                      # convolutions like
+        channels_last: bool = False,  # keep pictures in the layout convolutions like
         compile: bool = False,  # let `torch.compile` rewrite the loss; pays off in long
                                 # runs on a GPU
         seed: int = 0,  # of the batches
         out: str | Path | None = None,  # folder of the checkpoint; None: keep none
         name: str = "model",  # names the checkpoint and the bar
-        save_every: int | None = None,  # steps between checkpoints; None: only at the
-                                        # end
-        preview: Callable | None = None,  # `preview(trainer)`, called on the main
-                                          # process
+        save_every: int | None = None,  # steps between checkpoints; None: just the last
+        preview: Callable | None = None,  # `preview(trainer)`, main process only
         preview_every: int | None = None,  # steps between previews; None: never
-        device: str | None = None,  # "cpu" to stay on it; None: a GPU where there is
-                                    # one
+        device: str | None = None,  # "cpu" to stay on it; None: a GPU, if there is one
         show_bar: bool = True,  # show a progress bar
         recipe: dict | None = None,  # what else must be the same where a run is resumed
         scaler: torch.amp.GradScaler | None = None,  # None: in fp16, accelerate's

@@ -86,6 +86,19 @@ class Up(nn.Module):
         if rows or columns: x = F.pad(x, (0, columns, 0, rows), mode="replicate")
         return self.conv(torch.cat([skip, x], 1) if self.skip_channels else x)
 
+# %% ../nbs/02_unet.ipynb #check_widths
+def _check_widths(widths, norm):
+    one_of("norm", norm, *NORMS)
+    if not isinstance(widths, (list, tuple)) or not 1 <= len(widths) <= 16:
+        raise ConfigError("widths: expected the channels of each level, got "
+                          f"{widths!r}")
+    widths = [whole_number("widths", w, 1, 2 ** 15) for w in widths]
+    for w in widths:
+        if norm == "group" and w % max(1, w // 16):
+            raise ConfigError(f"widths: norm='group' makes {w // 16} groups of {w} "
+                              "channels, which do not fit")
+    return widths
+
 # %% ../nbs/02_unet.ipynb #cell046
 class UNet(nn.Module):
     "The U-Net of Ronneberger et al. (2015), with padding and norms: the size stays."
@@ -99,7 +112,7 @@ class UNet(nn.Module):
         skips: bool = True,  # False: cut all bridges, to see what they are good for
     ):
         super().__init__()
-        widths = self._check_widths(widths, norm)
+        widths = _check_widths(widths, norm)
         whole_number("in_channels", in_channels, 1, 2 ** 15)
         whole_number("out_channels", out_channels, 1, 2 ** 15)
         one_of("skips", skips, True, False)
@@ -110,19 +123,6 @@ class UNet(nn.Module):
         self.downs = nn.ModuleList(Down(a, b, norm) for a, b in pairs)
         self.ups = nn.ModuleList(Up(b, a * skips, a, how, norm) for a, b in pairs[::-1])
         self.last = nn.Conv2d(widths[0], out_channels, 1)
-
-    @staticmethod
-    def _check_widths(widths, norm):
-        one_of("norm", norm, *NORMS)
-        if not isinstance(widths, (list, tuple)) or not 1 <= len(widths) <= 16:
-            raise ConfigError("widths: expected the channels of each level, got "
-                              f"{widths!r}")
-        widths = [whole_number("widths", w, 1, 2 ** 15) for w in widths]
-        for w in widths:
-            if norm == "group" and w % max(1, w // 16):
-                raise ConfigError(f"widths: norm='group' makes {w // 16} groups of {w} "
-                                  "channels, which do not fit")
-        return widths
 
 # %% ../nbs/02_unet.ipynb #cell048
 @patch_to(UNet)
