@@ -62,7 +62,8 @@ def plain(lines):
     comment = re.compile(rf"^((?:{string})*)(#.*)$")
     link = re.compile(r"\[([^\]]*)\]\((https?:[^)\s]*)\)")
     bare = lambda text: link.sub(r"\1, \2", text).replace("`", "")
-    return [comment.sub(lambda m: m[1] + bare(m[2]), line) for line in lines]
+    return [comment.sub(lambda m: m[1] + bare(m[2]), line) for line in lines
+            if not line.startswith("#|")]
 
 
 def linked(entries, short=False):
