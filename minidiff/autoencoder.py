@@ -20,7 +20,7 @@ class PCA:
 
     After `fit`, as in scikit-learn: `mean_` (d,), `components_` (n, d), and
     `explained_variance_`, `explained_variance_ratio_` (n,). It computes in float32,
-    or in float64 where `x` has it (Pearson 1901, Hotelling 1933)."""
+    or in float64 where the `x` of `fit` has it (Pearson 1901, Hotelling 1933)."""
 
     def __init__(
         self,
@@ -28,6 +28,9 @@ class PCA:
     ):
         self.n = whole_number("n", n, 1)
 
+    def __repr__(self): return f"PCA({self.n})"
+
+    @torch.no_grad()
     def fit(
         self,
         x: Tensor,  # samples (m, d), or pictures (m, c, h, w)
@@ -37,31 +40,39 @@ class PCA:
             raise ValueError(f"x: PCA needs at least 2 samples, got {len(rows)}")
         if self.n > min(rows.shape):
             raise ValueError(f"n: {len(rows)} samples of {rows.shape[1]} numbers give "
-                             f"at most {min(rows.shape)} directions, got {self.n}")
+                             f"at most {min(rows.shape)} directions, got "
+                             f"{shorten(self.n)}")
+        mean = rows.mean(0)
+        self._decompose(rows - mean)
         self.shape = tuple(x.shape[1:])
-        self.mean_ = rows.mean(0)
-        self._decompose(rows - self.mean_)
+        self.mean_ = mean
         return self
 
 # %% ../nbs/01_wand.ipynb #w025
 @patch_to(PCA)
 def _decompose(self, centred):
+    if not centred.square().sum().isfinite():
+        raise ValueError(f"x: numbers too large to be squared in {centred.dtype}")
     _, s, directions = torch.linalg.svd(centred, full_matrices=False)
+    directions = directions[:self.n]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    variance = s.square() / (len(centred) - 1)
-    total = variance.sum().clamp(min=torch.finfo(s.dtype).tiny)
-    self.components_ = (directions * largest.sign())[:self.n]
-    self.explained_variance_ = variance[:self.n]
-    self.explained_variance_ratio_ = (variance / total)[:self.n]
+    tiny = torch.finfo(s.dtype).tiny
+    share = (s / s[0].clamp(min=tiny)).square()  # of the first; squares of s may vanish
+    ratio = share / share.sum().clamp(min=tiny)
+    self.components_ = (directions * largest.sign()).contiguous()
+    self.explained_variance_ = s[:self.n].square() / (len(centred) - 1)
+    self.explained_variance_ratio_ = ratio[:self.n].clone()
 
 @patch_to(PCA)
 def _rows(self, x, *shape):
     "One row a sample, in float32 at least, or a `ValueError`."
     sides = shape or tuple(getattr(x, "shape", ()))[1:] or ("d",)
     rows = check_tensor("x", x, "samples", *sides).flatten(1)
+    fitted = self.mean_.dtype if shape else torch.promote_types(x.dtype, torch.float32)
+    rows = rows.to(fitted)
     if not rows.isfinite().all():
         raise ValueError("x: expected finite numbers, got NaN or infinity")
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return rows
 
 @patch_to(PCA)
 def _check_fitted(self):
@@ -77,7 +88,7 @@ def encode(
     "The codes of some samples."
     self._check_fitted()
     rows = self._rows(x, *self.shape)
-    return (rows.to(self.mean_.dtype) - self.mean_) @ self.components_.T
+    return (rows - self.mean_) @ self.components_.T
 
 @patch_to(PCA)
 def decode(
@@ -86,7 +97,8 @@ def decode(
 ) -> Tensor:  # shaped like the samples of `fit`
     "The samples that some codes stand for, as nearly as n numbers allow."
     self._check_fitted()
-    codes = check_tensor("codes", codes, "samples", self.n).to(self.mean_.dtype)
+    codes = check_tensor("codes", codes, "samples", len(self.components_))
+    codes = codes.to(self.mean_.dtype)
     return (self.mean_ + codes @ self.components_).unflatten(1, self.shape)
 
 # %% ../nbs/01_wand.ipynb #w038
@@ -121,7 +133,8 @@ class Autoencoder(nn.Module):
         if not isinstance(widths, (list, tuple)) or not 1 <= len(widths) <= 12:
             raise ConfigError("widths: expected the channels of 1 to 12 floors, got "
                               f"{shorten(widths)}")
-        widths = [whole_number("widths", width, 1, 2 ** 15) for width in widths]
+        widths = [whole_number(f"widths[{i}]", width, 1, 2 ** 12)
+                  for i, width in enumerate(widths)]
         self.factor = 2 ** len(widths)
         down, up = [], []
         for above, below in zip([self.in_channels, *widths], widths):
@@ -144,7 +157,8 @@ def encode(
     if any(side == 0 or side % self.factor for side in x.shape[2:]):
         raise ValueError(f"x: height and width must be multiples of {self.factor}, got "
                          f"{tuple(x.shape[2:])}")
-    return self.encoder(x)
+    self._check_range(x)
+    return self.encoder(self._check_dtype("x", x))
 
 @patch_to(Autoencoder)
 def decode(
@@ -152,7 +166,11 @@ def decode(
     z: Tensor,  # codes (n, latent_channels, h, w)
 ) -> Tensor:  # (n, in_channels, factor * h, factor * w)
     "The pictures that some codes stand for."
-    return self.decoder(check_tensor("z", z, "n", self.latent_channels, "h", "w"))
+    check_tensor("z", z, "n", self.latent_channels, "h", "w")
+    if 0 in z.shape[2:]:
+        raise ValueError("z: height and width must be 1 or more, got "
+                         f"{tuple(z.shape[2:])}")
+    return self.decoder(self._check_dtype("z", z))
 
 @patch_to(Autoencoder)
 def forward(
@@ -161,3 +179,21 @@ def forward(
 ) -> Tensor:  # alike
     "What comes out: encoded, then decoded."
     return self.decode(self.encode(x))
+
+@patch_to(Autoencoder)
+def _check_dtype(self, name, x):
+    want = next(self.parameters()).dtype
+    if x.dtype != want and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"{name}: the weights are {want}, got {x.dtype}; "
+                         f"{name}.to({want})")
+    return x
+
+@patch_to(Autoencoder)
+def _check_range(self, x):
+    "Bytes taken for pictures are too large a mistake to miss. (A GPU would wait.)"
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel(): return
+    low, high = (value.item() for value in x.detach().aminmax())
+    if not -20 <= low <= high <= 20:
+        raise ValueError("x: expected pictures in [-1, 1], got numbers from "
+                         f"{low:g} to {high:g}; bytes, 0 to 255, become that by "
+                         "x / 127.5 - 1")

@@ -1,9 +1,11 @@
 """What chapter 01 no longer shows: PCA against scikit-learn's on odd data, and what both wands refuse."""
+import copy
+
 import pytest
 import torch
 from sklearn.decomposition import PCA as TheirPCA
 
-from minidiff.autoencoder import PCA, Autoencoder
+from minidiff.autoencoder import PCA, Autoencoder, _Residual
 from minidiff.checks import ConfigError
 
 NAMES = "mean_", "components_", "explained_variance_", "explained_variance_ratio_"
@@ -187,8 +189,65 @@ def test_what_the_decoder_refuses(z):
 
 @pytest.mark.parametrize("config, message", [
     (dict(widths=()), "widths: expected"), (dict(widths=32), "widths: expected"), (dict(widths="32"), "widths: expected"),
-    (dict(widths=(0,)), "widths is a whole number"), (dict(widths=(8, 2.5)), "widths is a whole number"),
+    (dict(widths=(0,)), r"widths\[\d\] is a whole number"), (dict(widths=(8, 2.5)), r"widths\[\d\] is a whole number"),
     (dict(in_channels=0), "in_channels is a whole number"), (dict(latent_channels="4"), "latent_channels is a whole number"),
 ])
 def test_configs_that_make_no_wand(config, message):
     with pytest.raises(ConfigError, match=message): Autoencoder(**config)
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_fit_that_fails_in_the_middle_leaves_what_was_there():
+    x, signs = rand(20, 5), rand(9, 5, seed=1).sign()
+    pca = PCA(2).fit(x)
+    before = pca.encode(x)
+    with pytest.raises(ValueError, match="x: numbers too large to be squared in torch.float32"): pca.fit(signs * 3e38)
+    with pytest.raises(ValueError, match="too large"): pca.fit(3e37 * rand(9, 3, 2, 2).sign())
+    assert torch.equal(pca.encode(x), before) and pca.decode(before).shape == x.shape
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-12, 1, 1e12])
+def test_shares_of_variance_do_not_depend_on_the_scale(scale):
+    torch.testing.assert_close(PCA(3).fit(rand(20, 5) * scale).explained_variance_ratio_, PCA(3).fit(rand(20, 5)).explained_variance_ratio_, rtol=1e-4, atol=0)
+
+
+def test_fit_keeps_neither_a_graph_nor_what_it_does_not_need():
+    x = rand(60, 300).requires_grad_()
+    pca = PCA(4).fit(x)
+    assert not pca.components_.requires_grad and pca.components_.is_contiguous()
+    assert pca.components_.untyped_storage().nbytes() == 4 * 300 * 4 and copy.deepcopy(pca).n == 4
+    pca.encode(x).sum().backward()
+    assert x.grad.isfinite().all() and repr(pca) == "PCA(4)"
+
+
+def test_codes_keep_the_precision_of_fit():
+    pca = PCA(2).fit(rand(20, 5))
+    assert pca.encode(rand(20, 5).double()).dtype == pca.decode(rand(3, 2).double()).dtype == torch.float32
+    with pytest.raises(ValueError, match="finite"): pca.encode(rand(20, 5).double() * 1e300)
+
+
+def test_a_residual_block_adds_to_what_it_is_given():
+    block = _Residual(4)
+    for weight in block.parameters(): torch.nn.init.zeros_(weight)
+    x = rand(2, 4, 3, 3)
+    assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda wand: wand(rand(1, 3, 8, 8).half()), r"x: the weights are torch.float32, got torch.float16; x\.to"),
+    (lambda wand: wand.half()(rand(1, 3, 8, 8)), r"x: the weights are torch.float16, got torch.float32"),
+    (lambda wand: wand.decode(rand(1, 16, 2, 2).double()), r"z: the weights are torch.float32, got torch.float64"),
+    (lambda wand: wand.decode(rand(1, 16, 2, 0)), r"z: height and width must be 1 or more, got \(2, 0\)"),
+    (lambda wand: wand(rand(1, 3, 8, 8).abs() * 255), r"x: expected pictures in \[-1, 1\], got numbers from"),
+])
+def test_what_a_wand_refuses(call, message):
+    with pytest.raises(ValueError, match=message): call(Autoencoder())
+
+
+def test_a_wand_takes_its_own_precision_and_autocast():
+    x = rand(1, 3, 8, 8)
+    assert Autoencoder().half()(x.half()).dtype == torch.float16
+    with torch.autocast("cpu", torch.bfloat16): assert Autoencoder()(x).shape == x.shape
