@@ -315,7 +315,7 @@ def run_seed(book, seed, options) -> dict:
     steps, n = options.steps, options.pictures
     start = time.process_time()
     features, known = train_features(book, options.feature_steps, 100 + seed)
-    other = dict(widths=(24, 40, 64), kernel=5, act=nn.SiLU)
+    other = dict(widths=(16, 24, 48), kernel=5, act=nn.SiLU)
     judge, judge_known = train_features(book, options.feature_steps, 200 + seed, **other)
     seconds = time.process_time() - start
     print(f"classifiers: {known:.1%}, {judge_known:.1%} right, {seconds:.0f} s",
@@ -356,7 +356,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--book", choices=[*BOOKS], default="stickers")
-    option("--steps", type=int, default=400)
+    option("--steps", type=int, default=300)
     option("--feature-steps", type=int, default=300, help="of each classifier")
     option("--pictures", type=int, default=400, help="held out, to measure on")
     option("--seeds", type=int, nargs="+", default=[0])

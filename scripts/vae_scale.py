@@ -166,7 +166,7 @@ def run_weight(kl_weight: float, steps: int, seed: int, n: int) -> dict:
 class Painter(nn.Module):
     "A small U-Net on latents that is told what to paint, one token an attribute."
 
-    def __init__(self, widths: tuple = (48, 96)):  # channels of the two levels
+    def __init__(self, widths: tuple = (32, 64)):  # channels of the two levels
         super().__init__()
         self.words = nn.Embedding(6 + 8 + 2 + 5 + 6, 64)
         self.unet = UNet2DConditionModel(
@@ -280,7 +280,7 @@ def main():
         rows, pictures = [], []
         for seed in options.seeds:
             for weight in options.weights:
-                row, seen = run_weight(weight, options.steps or 300, seed, n)
+                row, seen = run_weight(weight, options.steps or 250, seed, n)
                 rows.append(row)
                 if seed == options.seeds[0]: pictures.append(seen)
                 keep("weights", rows, pictures)
@@ -288,7 +288,7 @@ def main():
         rows, pictures = [], []
         for seed in options.seeds:
             for scale in (1.0, SD_STD, 1 / SD_STD):
-                row, seen = run_scale(scale, options.steps or 800, seed, n)
+                row, seen = run_scale(scale, options.steps or 600, seed, n)
                 rows.append(row)
                 if seed == options.seeds[0]: pictures.append(seen)
                 keep("scale", rows, pictures)
