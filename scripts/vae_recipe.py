@@ -3,22 +3,27 @@
     python scripts/vae_recipe.py         writes minidiff/data/results/vae_recipe.json
 
 Five autoencoders, 64 pixels, f = 8, four channels: 48 times fewer numbers, as in Stable
-Diffusion. All start from the same weights and see the same batches; each has one
-ingredient more than the one before:
+Diffusion. All go on from the same one, trained with squared errors, noise and KL for the
+first `--fork` steps, and see the same batches; each has one ingredient more than the one
+before:
 
 * squared error alone, no noise in the latents (AE);
 * noise and KL (VAE);
 * absolute errors in place of squared ones;
 * a perceptual loss, on features of a small classifier that is trained here (LPIPS,
   Zhang et al. 2018, without the learnt weights of the channels);
-* a patch discriminator with the adaptive weight (VQGAN, Esser et al. 2021), which
-  begins when half of the steps are done.
+* a patch discriminator with the adaptive weight (VQGAN, Esser et al. 2021), which is
+  heard when a fifth of these steps are done.
+
+A sixth, the control of the fourth, has the perceptual loss with squared errors. With
+`--fork 0` all start from nothing.
 
 They are measured on held-out pictures: PSNR, gradient energy, what the critic of the
 book reads, and the distance in the features of two nets that nobody was trained on.
 """
 import argparse
 import base64
+import copy
 import io
 import sys
 import time
@@ -163,12 +168,14 @@ class Stage:
 
 
 PERCEPTUAL, ADVERSARIAL = 0.5, 0.5
+START = Stage("the common start", "l2")
 STAGES = [
     Stage("squared error", "l2", 0.0),
     Stage("+ noise and KL", "l2"),
     Stage("absolute error", "l1"),
     Stage("+ perceptual", "l1", perceptual=PERCEPTUAL),
     Stage("+ discriminator", "l1", 1e-3, PERCEPTUAL, ADVERSARIAL),
+    Stage("control: squared, perceptual", "l2", perceptual=PERCEPTUAL),
 ]
 
 
@@ -180,57 +187,61 @@ def step_size(optimizer, top, step, steps, decay=0.4):
 
 def train_stage(
     stage: Stage,
+    vae: AutoencoderKL,  # trained in place
     book: Sketchbook,
     features: FeatureNet,  # of the perceptual loss
-    steps: int,
+    steps: range,  # which steps of all
+    total: int,  # how many there are
+    fork: int,  # the step from which stages differ, and the learning rate falls
     seed: int,
     batch_size: int = 16,
-    start: float = 0.5,  # share of the steps after which the discriminator begins
-) -> tuple[AutoencoderKL, dict]:  # and what was seen on the way
+    wait: float = 0.2,  # share of `steps` in which the discriminator only learns
+) -> dict:  # what was seen on the way
     "Train an autoencoder with the ingredients of a stage."
     seed_all(seed)
-    vae = small_vae(book.size, WIDTHS, 1)
     discriminator = PatchDiscriminator()
     batches = vae_batches(book, batch_size, 4, vae.factor, n_objects=None)
     optimizer = Muon(parameter_groups(vae, 0.01), betas=(0.9, 0.95))
-    their_optimizer = torch.optim.AdamW(discriminator.parameters(), betas=(0.5, 0.9))
-    bf16 = best_precision("cpu") == "bf16"
+    their_optimizer = torch.optim.AdamW(discriminator.parameters(), lr=1e-3,
+                                        betas=(0.5, 0.9))
+    decay = 1 - fork / total if fork else 0.4
+    bf16 = torch.autocast("cpu", torch.bfloat16, best_precision("cpu") == "bf16")
+    heard = steps.start + wait * len(steps)
     seen = dict(adaptive=[], hinge=[])
-    for step in range(steps):
+    vae.train().requires_grad_(True)
+    for step in steps:
         batch = batches(step_generator(seed, step))
         x = batch["images"]
-        step_size(optimizer, 8e-3, step, steps)
-        judged = stage.adversarial and step >= start * steps
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        step_size(optimizer, 8e-3, step, total, decay)
+        with bf16:
             decoded, posterior = vae(x, batch["noise"] if stage.kl_weight else None)
             gap = decoded.float() - x
             loss = gap.square().mean() if stage.error == "l2" else gap.abs().mean()
             if stage.perceptual:
                 distance = perceptual_loss(features, x, decoded).mean()
                 loss = loss + stage.perceptual * distance
-            total = loss
+            total_loss = loss
             if stage.kl_weight:
                 kl = posterior.kl().mean() / x[0].numel()
-                total = total + stage.kl_weight * kl
-            if judged:
+                total_loss = total_loss + stage.kl_weight * kl
+            if stage.adversarial and step >= heard:
                 adversarial = -discriminator(decoded).float().mean()
                 weight = adaptive_weight(loss, adversarial, vae.decoder.conv_out.weight)
-                total = total + stage.adversarial * weight * adversarial
+                total_loss = total_loss + stage.adversarial * weight * adversarial
                 seen["adaptive"].append(weight.item())
         optimizer.zero_grad()
-        total.backward()
+        total_loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        if not judged: continue
-        step_size(their_optimizer, 2e-3, step, steps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        if not stage.adversarial: continue
+        with bf16:
             hinge = hinge_loss(discriminator(x), discriminator(decoded.detach()))
         their_optimizer.zero_grad()
         hinge.backward()
         their_optimizer.step()
         seen["hinge"].append(hinge.item())
-    seen["loss"] = loss.item()
-    return vae.eval().requires_grad_(False), seen
+    vae.eval().requires_grad_(False)
+    return seen
 
 
 # ---- the nets with features
@@ -312,7 +323,7 @@ def crops(images, scenes, side=32):
 
 def run_seed(book, seed, options) -> dict:
     "All stages from one seed."
-    steps, n = options.steps, options.pictures
+    n = options.pictures
     start = time.process_time()
     features, known = train_features(book, options.feature_steps, 100 + seed)
     other = dict(widths=(16, 24, 48), kernel=5, act=nn.SiLU)
@@ -326,29 +337,40 @@ def run_seed(book, seed, options) -> dict:
     images = book.paint(scenes)
     shown = ((scenes.n_objects == 1) & (scenes.size[:, 0] == 1)).nonzero()[:8, 0]
     rows = {"real": crops(images[shown], scenes[shown])}
-    results = dict(seed=seed, classifiers=dict(
-        right=round(known, 4), judge_right=round(judge_known, 4),
-        parameters=count_parameters(FeatureNet(book.kinds * max(1, book.colors))),
-        cpu_seconds=round(seconds, 1)), stages={})
+    results = dict(
+        seed=seed, fork=options.fork, steps=options.steps, classifiers=dict(
+            right=round(known, 4), judge_right=round(judge_known, 4),
+            parameters=count_parameters(FeatureNet(book.kinds * max(1, book.colors))),
+            cpu_seconds=round(seconds, 1)), stages={})
     real = measure(images, images, scenes, book, judge, encoder)
     results["real"] = {"whole": real["whole"], "kind": real["kind"]}
-    for stage in STAGES:
-        if options.only not in stage.name: continue
-        start = time.process_time()
-        vae, seen = train_stage(stage, book, features, steps, seed)
-        seconds = time.process_time() - start
+    seed_all(seed)
+    start = small_vae(book.size, WIDTHS, 1)
+    fork, total = options.fork, options.fork + options.steps
+    stages = [stage for stage in STAGES if options.only in stage.name]
+    for stage in ([START] if fork else []) + stages:
+        vae = start if stage is START else copy.deepcopy(start)
+        span = range(fork) if stage is START else range(fork, total)
+        began = time.process_time()
+        seen = train_stage(stage, vae, book, features, span, total, fork, seed)
+        seconds = time.process_time() - began
         decoded = decode_all(vae, images)
-        rows[stage.name] = crops(decoded[shown], scenes[shown])
         row = measure(decoded, images, scenes, book, judge, encoder)
         row |= dict(cpu_seconds=round(seconds, 1), **asdict(stage))
-        for name in ("adaptive", "hinge"):
-            if seen[name]:
-                late = torch.tensor(seen[name][-20:])
-                row[name] = round(late.mean().item(), 4)
+        if seen["adaptive"]:
+            row["adaptive"] = means(seen["adaptive"])
+            row["hinge"] = means(seen["hinge"])
         results["stages"][stage.name] = row
         print({k: v for k, v in row.items() if k != "whole"}, row["whole"], flush=True)
+        if stage is not START: rows[stage.name] = crops(decoded[shown], scenes[shown])
         results |= dict(rows=[*rows], png=as_png(rows.values()))
         yield results
+
+
+def means(numbers: list, parts: int = 5) -> list:
+    "The mean of each fifth of a list."
+    return [round(part.mean().item(), 3)
+            for part in torch.tensor(numbers).chunk(parts)]
 
 
 def main():
@@ -356,7 +378,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--book", choices=[*BOOKS], default="stickers")
-    option("--steps", type=int, default=300)
+    option("--fork", type=int, default=700, help="steps of the common start, or 0")
+    option("--steps", type=int, default=350, help="of each stage, from there")
     option("--feature-steps", type=int, default=300, help="of each classifier")
     option("--pictures", type=int, default=400, help="held out, to measure on")
     option("--seeds", type=int, nargs="+", default=[0])
@@ -371,10 +394,11 @@ def main():
               "the package's image encoder; `png`: base64, a row of 32 x 32 crops for "
               "each of `rows`.",
         book=options.book, size=64, factor=8, channels=4, widths=list(WIDTHS),
-        steps=options.steps, batch_size=16, pictures=options.pictures,
+        batch_size=16, pictures=options.pictures,
         parameters=count_parameters(small_vae(64, WIDTHS, 1)), **about())
     runs = read_json(options.out)["runs"] if options.out.is_file() else []
-    runs = [run for run in runs if run["seed"] not in options.seeds]
+    same = [(seed, options.fork) for seed in options.seeds]
+    runs = [run for run in runs if (run["seed"], run["fork"]) not in same]
     for seed in options.seeds:
         for found in run_seed(book, seed, options):
             options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -199,7 +199,7 @@ def paint_words(painter, words, scale, steps=20):
     return x / scale
 
 
-def run_scale(scale: float, steps: int, seed: int, n: int, pool: int = 6000) -> tuple:
+def run_scale(scale: float, steps: int, seed: int, n: int, pool: int) -> tuple:
     "Train a painter on latents of standard deviation `scale`; judge what it paints."
     book = Sketchbook(32)
     vae = AutoencoderKL.from_pretrained(data_folder("weights", "vae")).float().eval()
@@ -254,6 +254,7 @@ def main():
     option("--part", nargs="+", default=["maps", "weights", "scale"])
     option("--steps", type=int, help="other steps for everything (to try the script)")
     option("--pictures", type=int, default=400, help="held out, to measure on")
+    option("--pool", type=int, default=6000, help="pictures for the painter")
     option("--seeds", type=int, nargs="+", default=[0])
     option("--weights", type=float, nargs="+",
            default=[0, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
@@ -288,7 +289,8 @@ def main():
         rows, pictures = [], []
         for seed in options.seeds:
             for scale in (1.0, SD_STD, 1 / SD_STD):
-                row, seen = run_scale(scale, options.steps or 600, seed, n)
+                row, seen = run_scale(scale, options.steps or 600, seed, n,
+                                      options.pool)
                 rows.append(row)
                 if seed == options.seeds[0]: pictures.append(seen)
                 keep("scale", rows, pictures)
