@@ -378,8 +378,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--book", choices=[*BOOKS], default="stickers")
-    option("--fork", type=int, default=700, help="steps of the common start, or 0")
-    option("--steps", type=int, default=350, help="of each stage, from there")
+    option("--fork", type=int, default=500, help="steps of the common start, or 0")
+    option("--steps", type=int, default=250, help="of each stage, from there")
     option("--feature-steps", type=int, default=300, help="of each classifier")
     option("--pictures", type=int, default=400, help="held out, to measure on")
     option("--seeds", type=int, nargs="+", default=[0])

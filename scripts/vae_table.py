@@ -29,8 +29,7 @@ from minidiff.vae import evaluate_vae, small_vae, vae_batches, vae_training_loss
 BOOKS = dict(shapes=Sketchbook, stickers=StickerBook)
 PLAIN = (32, 32, 32)  # the widths of the shipped VAE, without residual blocks between
 THIN = (16, 32, 48, 48)
-WIDE = (16, 32, 64, 64)
-SHORT, LONG = 300, 1500  # steps
+SHORT, LONG = 300, 700  # steps
 
 # book, size, channels, widths, residual blocks a level, steps
 ROWS = [
@@ -44,7 +43,7 @@ ROWS = [
     ("stickers", 64, 8, THIN, 1, SHORT),
     ("stickers", 64, 16, THIN, 1, SHORT),
     ("shapes", 64, 16, THIN, 1, LONG),
-    ("stickers", 64, 16, WIDE, 1, LONG),
+    ("stickers", 64, 16, THIN, 1, LONG),
 ]
 
 
@@ -58,8 +57,7 @@ def row_name(
 ) -> str:
     "What a row is called in the file."
     factor = 2 ** (len(widths) - 1)
-    name = f"{book} {size}, f {factor}, {channels} channels, {steps} steps"
-    return name + (f", widths {widths[-1]}" if widths == WIDE else "")
+    return f"{book} {size}, f {factor}, {channels} channels, {steps} steps"
 
 
 def about() -> dict:
