@@ -4,8 +4,7 @@
 
 Each measurement is a process of its own: it builds a VAE with random weights (the small
 one, and one of Stable Diffusion's size), encodes or decodes one picture, and says how
-high its memory rose at its highest, above what it held before. The parent imports
-nothing large, as a child may inherit its parent's peak.
+high its memory rose at its highest, above what it held before.
 """
 import argparse
 import json
@@ -22,11 +21,15 @@ SHAPES = {"ours": ((32, 32, 32), 0, 8, False, 256),
           "Stable Diffusion's": ((128, 256, 512, 512), 2, 32, True, 512)}
 
 
-def peak() -> float:  # MiB
-    "The most memory that this process has held so far."
-    import resource
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / 2 ** (20 if sys.platform == "darwin" else 10)
+def memory(word="VmHWM") -> float:  # MiB
+    "The most memory that this process has held so far; with `VmRSS`, what it holds now."
+    try:  # a child's `ru_maxrss` may be that of its parent, which this is not
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition(f"{word}:")[2].split()[0]) / 2 ** 10
+    except OSError:  # no Linux
+        import resource
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return used / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
 def child(name, task, tiled, side):
@@ -46,12 +49,12 @@ def child(name, task, tiled, side):
         side //= 1 if task == "encode" else vae.factor
         shape = (1, 3 if task == "encode" else 4, side, side)
         x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        before, start = peak(), time.process_time()
+        before, start = memory("VmRSS"), time.process_time()
         getattr(vae, task)(x)
     seconds = time.process_time() - start
     print(json.dumps(dict(
         vae=name, task=task, tile=tile if tiled else 0, before=round(before),
-        peak=round(peak() - before), cpu_seconds=round(seconds, 1),
+        peak=round(memory() - before), cpu_seconds=round(seconds, 1),
         threads=torch.get_num_threads(), torch=torch.__version__)))
 
 

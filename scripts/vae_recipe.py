@@ -39,6 +39,9 @@ root = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(root), str(root / "scripts")]
 
 from minidiff.files import data_folder, read_json, write_json
+from minidiff.losses import (
+    FeatureNet, PatchDiscriminator, adaptive_weight, gradient_energy, hinge_loss,
+    perceptual_loss)
 from minidiff.optimizers import Muon, count_parameters, lr_factor, parameter_groups
 from minidiff.sketchbook import COLORS, Sketchbook
 from minidiff.text_encoder import ImageEncoder
@@ -47,112 +50,6 @@ from minidiff.vae import AutoencoderKL, psnr, small_vae, vae_batches
 from vae_table import BOOKS, about, share
 
 WIDTHS = (16, 32, 48, 48)
-
-
-# ---- for the chapter: a net with features, and the distance between them
-
-class FeatureNet(nn.Module):
-    "A small classifier of pictures, whose inner maps serve as features."
-
-    def __init__(
-        self,
-        classes: int,  # how many it tells apart
-        widths: tuple = (16, 32, 64, 96),  # channels of each level, largest first
-        kernel: int = 3,  # side of the kernels
-        act: type = nn.ReLU,  # after each convolution
-    ):
-        super().__init__()
-        inputs = (3, *widths)
-        self.levels = nn.ModuleList([
-            nn.Sequential(
-                nn.Conv2d(before, width, kernel, 1 if i == 0 else 2, kernel // 2),
-                nn.GroupNorm(8, width), act())
-            for i, (before, width) in enumerate(zip(inputs, widths))])
-        self.head = nn.Linear(widths[-1], classes)
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        "The maps of all levels, `(n, width, h, w)`, each half as large as the last."
-        maps = []
-        for level in self.levels:
-            x = level(x)
-            maps.append(x)
-        return maps
-
-    def forward(self, x: Tensor) -> Tensor:  # `(n, classes)`
-        "Log-probabilities up to a constant: which class is somewhere in the picture?"
-        return self.head(self.features(x)[-1].amax((2, 3)))
-
-
-def perceptual_loss(
-    net: nn.Module,  # its `features(x)` gives a list of maps `(n, c, h, w)`
-    x: Tensor,  # pictures `(n, 3, H, W)` in [-1, 1]
-    y: Tensor,  # the same pictures after whatever was done to them
-) -> Tensor:  # `(n,)`, from 0 (alike) to 4
-    """How differently a net sees two pictures, averaged over places and levels.
-
-    At each place the vector of channels is brought to length 1, then compared.
-    (Zhang et al. 2018, section 3, with all channels of the same weight.)
-    """
-    with torch.no_grad(): seen = net.features(x)
-    distances = []
-    for a, b in zip(seen, net.features(y)):
-        gap = F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)
-        distances.append(gap.square().sum(1).mean((1, 2)))
-    return torch.stack(distances).mean(0)
-
-
-# ---- for the chapter: a critic of patches, and how much it may say
-
-class PatchDiscriminator(nn.Module):
-    "A score for each patch of a picture: high for real ones (Isola et al. 2017)."
-
-    def __init__(self, width: int = 32):  # channels of the first level
-        super().__init__()
-        def block(before, after, kernel, stride):
-            conv = nn.Conv2d(before, after, kernel, stride, 1)
-            return conv, nn.GroupNorm(8, after), nn.LeakyReLU(0.2)
-
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),
-            *block(width, 2 * width, 4, 2), *block(2 * width, 2 * width, 3, 1),
-            nn.Conv2d(2 * width, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:  # `(n, 3, H, W)` -> `(n, 1, H / 4, W / 4)`
-        "One number for each patch of 18 x 18 pixels, 4 pixels apart."
-        return self.layers(x)
-
-
-def hinge_loss(
-    real: Tensor,  # the discriminator's scores of real patches
-    fake: Tensor,  # and of decoded ones
-) -> Tensor:  # a scalar
-    "The discriminator's loss: real patches should get 1 or more, others -1 or less."
-    return F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
-
-
-def adaptive_weight(
-    reconstruction: Tensor,  # the loss that compares with the picture
-    adversarial: Tensor,  # the loss that the discriminator gives
-    last: Tensor,  # the weights of the decoder's last layer
-    most: float = 1e4,  # no more than this
-) -> Tensor:  # a scalar without gradient
-    """What to multiply `adversarial` by, to make both pull equally at the last layer.
-
-    The ratio of the norms of their gradients (Esser et al. 2021, equation 7).
-    """
-    gradients = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
-                 for loss in (reconstruction, adversarial)]
-    return (gradients[0] / (gradients[1] + 1e-4)).clamp(0, most).detach()
-
-
-def gradient_energy(
-    x: Tensor,  # pictures `(n, c, H, W)`
-) -> Tensor:  # `(n,)`
-    "The mean squared step from a pixel to its neighbours: blur makes it smaller."
-    x = x.clamp(-1, 1)
-    across = (x[..., 1:] - x[..., :-1]).square().flatten(1).mean(1)
-    down = (x[..., 1:, :] - x[..., :-1, :]).square().flatten(1).mean(1)
-    return (across + down) / 2
 
 
 # ---- the five stages
