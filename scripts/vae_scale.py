@@ -158,7 +158,7 @@ def run_weight(kl_weight: float, steps: int, seed: int, n: int) -> dict:
         cloud=round(posterior.std.mean().item(), 5),
         whole=share(right["whole"], n), cpu_seconds=round(seconds, 1),
         readable={name: readable(pictures) for name, pictures in dreams.items()})
-    return row, torch.cat([decoded[:4], dreams["matched"][:6]])
+    return row, torch.cat([decoded[:3], dreams["matched"][:5]])
 
 
 # ---- the scale of the latents
