@@ -166,6 +166,6 @@ def test_memory_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["vae_memory", "--side", "512", "--vae", "ours", "--tasks", "decode", "--out", str(tmp_path / "m.json")])
     script.main()
     whole, tiled = json.loads((tmp_path / "m.json").read_text())["rows"]
-    assert whole["peak"] > 1.5 * tiled["peak"] > 0 and whole["before"] > 50
+    assert whole["peak"] > 1.2 * tiled["peak"] > 0 and whole["before"] > 50
     found = json.loads((RESULTS / "vae_memory.json").read_text())["rows"]
     assert {(row["vae"], row["task"]) for row in found} >= {("ours", "encode"), ("ours", "decode"), ("Stable Diffusion's", "decode")}
