@@ -199,6 +199,7 @@ def train_stage(
 ) -> dict:  # what was seen on the way
     "Train an autoencoder with the ingredients of a stage."
     seed_all(seed)
+    vae.train().requires_grad_(True)
     discriminator = PatchDiscriminator()
     batches = vae_batches(book, batch_size, 4, vae.factor, n_objects=None)
     optimizer = Muon(parameter_groups(vae, 0.01), betas=(0.9, 0.95))
@@ -208,7 +209,6 @@ def train_stage(
     bf16 = torch.autocast("cpu", torch.bfloat16, best_precision("cpu") == "bf16")
     heard = steps.start + wait * len(steps)
     seen = dict(adaptive=[], hinge=[])
-    vae.train().requires_grad_(True)
     for step in steps:
         batch = batches(step_generator(seed, step))
         x = batch["images"]
