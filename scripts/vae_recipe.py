@@ -96,7 +96,7 @@ def train_stage(
 ) -> dict:  # what was seen on the way
     "Train an autoencoder with the ingredients of a stage."
     seed_all(seed)
-    vae.train().requires_grad_(True)  # before the optimizer asks what is to be trained
+    vae.train().requires_grad_(True)
     discriminator = PatchDiscriminator()
     batches = vae_batches(book, batch_size, 4, vae.factor, n_objects=None)
     optimizer = Muon(parameter_groups(vae, 0.01), betas=(0.9, 0.95))
