@@ -229,18 +229,18 @@ class AutoencoderKL(Pretrained, nn.Module):
         super().__init__()
         c = self.config
         dict.update(c, check_vae_config(c))
-        shape = dict(
-            widths=c.block_out_channels, layers=c.layers_per_block, act=c.act_fn,
-            attention=c.mid_block_add_attention, groups=c.norm_num_groups)
-        self.encoder = Encoder(c.in_channels, c.latent_channels, **shape)
-        self.decoder = Decoder(c.latent_channels, c.out_channels, **shape)
         n = c.latent_channels
+        shape = (c.block_out_channels, c.layers_per_block, c.mid_block_add_attention)
+        block = dict(groups=c.norm_num_groups, act=c.act_fn)
+        self.encoder = Encoder(c.in_channels, n, *shape, **block)
+        self.decoder = Decoder(n, c.out_channels, *shape, **block)
         self.quant_conv = nn.Conv2d(2 * n, 2 * n, 1) if c.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(n, n, 1) if c.use_post_quant_conv else None
         self.factor = 2 ** (len(c.block_out_channels) - 1)  # side of a latent
         self.use_slicing = self.use_tiling = False  # see `enable_tiling`
         side = c.sample_size[0] if isinstance(c.sample_size, tuple) else c.sample_size
-        self.tile_sample_min_size, self.tile_latent_min_size = side, side // self.factor
+        self.tile_sample_min_size = side
+        self.tile_latent_min_size = side // self.factor
         self.tile_overlap_factor = 0.25
 
 # %% ../nbs/09_vae.ipynb #cell060
