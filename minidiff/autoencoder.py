@@ -155,4 +155,9 @@ def decode(
     return self.decoder(check_tensor("z", z, "n", self.latent_channels, "h", "w"))
 
 @patch_to(Autoencoder)
-def forward(self: Autoencoder, x: Tensor) -> Tensor: return self.decode(self.encode(x))
+def forward(
+    self: Autoencoder,
+    x: Tensor,  # pictures (n, in_channels, h, w)
+) -> Tensor:  # alike
+    "What comes out: encoded, then decoded."
+    return self.decode(self.encode(x))
