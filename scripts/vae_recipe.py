@@ -1,6 +1,9 @@
 """The recipe of Stable Diffusion's autoencoder in small: what does each ingredient add?
 
     python scripts/vae_recipe.py         writes minidiff/data/results/vae_recipe.json
+    python scripts/vae_recipe.py --fork 0 --steps 300     the stages from nothing, too
+
+Eleven minutes on one quiet processor core; the second command eight.
 
 Five autoencoders, 64 pixels, f = 8, four channels: 48 times fewer numbers, as in Stable
 Diffusion. All go on from the same one, trained with squared errors, noise and KL for the

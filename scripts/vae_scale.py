@@ -2,6 +2,8 @@
 
     python scripts/vae_scale.py          writes minidiff/data/results/vae_scale.json
 
+Eight minutes on one quiet processor core.
+
 Three parts (`--part` makes one of them anew):
 
 * maps: the tiny wand of chapter 09, a picture of 16 pixels in two numbers, with KL
