@@ -227,14 +227,13 @@ class AutoencoderKL(Pretrained, nn.Module):
         mid_block_add_attention: bool = True,  # attention at the smallest size
     ):
         super().__init__()
-        dict.update(self.config, check_vae_config(self.config))
         c = self.config
-        shape = dict(widths=c.block_out_channels, layers=c.layers_per_block,
-                     attention=c.mid_block_add_attention, groups=c.norm_num_groups,
-                     act=c.act_fn)
-        self.encoder = Encoder(c.in_channels, c.latent_channels, **shape)
-        self.decoder = Decoder(c.latent_channels, c.out_channels, **shape)
+        dict.update(c, check_vae_config(c))
         n = c.latent_channels
+        shape = (c.block_out_channels, c.layers_per_block, c.mid_block_add_attention)
+        block = dict(groups=c.norm_num_groups, act=c.act_fn)
+        self.encoder = Encoder(c.in_channels, n, *shape, **block)
+        self.decoder = Decoder(n, c.out_channels, *shape, **block)
         self.quant_conv = nn.Conv2d(2 * n, 2 * n, 1) if c.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(n, n, 1) if c.use_post_quant_conv else None
         self.factor = 2 ** (len(c.block_out_channels) - 1)  # side of a latent
@@ -296,6 +295,8 @@ def encode(
     x: Tensor,  # pictures `(n, in_channels, H, W)` in [-1, 1]
 ) -> DiagonalGaussianDistribution:  # of unscaled latents `(n, latent_channels, h, w)`
     "Compress pictures: the distribution of their latents."
+    if getattr(x, "dtype", None) == torch.uint8:
+        raise ValueError(f"x: expected pictures in [-1, 1], got bytes; {_FROM_BYTES}")
     check_tensor("x", x, "n", self.config.in_channels, "H", "W")
     if x.shape[2] % self.factor or x.shape[3] % self.factor or not x.numel():
         raise ValueError(f"x: height and width must be multiples of {self.factor}, "
@@ -340,14 +341,15 @@ def _compress(self, x):
 def _enlarge(self, z):
     return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
 
+_FROM_BYTES = "pictures of bytes, 0 to 255, become that by x / 127.5 - 1"
+
 def _check_range(x):
     "Bytes taken for pictures are too large a mistake to miss. (A GPU would wait.)"
     if x.device.type != "cpu" or torch.compiler.is_compiling(): return
     low, high = (value.item() for value in x.detach().aminmax())
     if not -20 <= low <= high <= 20:
         raise ValueError("x: expected pictures in [-1, 1], got numbers from "
-                         f"{low:g} to {high:g}; pictures of bytes, 0 to 255, become "
-                         "that by x / 127.5 - 1")
+                         f"{low:g} to {high:g}; {_FROM_BYTES}")
 
 # %% ../nbs/09_vae.ipynb #cell074
 def small_vae(
@@ -477,26 +479,6 @@ def measure_scaling_factor(
     dict.update(vae.config, scaling_factor=1 / spread)
     return vae.config.scaling_factor
 
-# %% ../nbs/09_vae.ipynb #cell071
-_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-@patch_to(AutoencoderKL)
-@classmethod
-def weights_from_file(cls, weights: dict) -> dict:
-    """Names on disk to names in memory.
-
-    Files from before 2023 call the parts of the attention otherwise, or keep them as
-    1x1 convolutions.
-    """
-    renamed = {}
-    for name, tensor in weights.items():
-        *path, part, kind = name.split(".")
-        if "attentions" in path and part in _OLD_NAMES:
-            part = _OLD_NAMES[part]
-            if tensor.ndim == 4: tensor = tensor[:, :, 0, 0]
-        renamed[".".join([*path, part, kind])] = tensor
-    return renamed
-
 # %% ../nbs/09_vae.ipynb #cell062b
 @patch_to(AutoencoderKL)
 def _compress_pieces(self, x):
@@ -592,3 +574,23 @@ def is_gradient_checkpointing(self) -> bool:
 def _run_again(block, x):
     if not torch.is_grad_enabled(): return block(x)
     return checkpoint(block, x, use_reentrant=False)
+
+# %% ../nbs/09_vae.ipynb #cell071
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+@patch_to(AutoencoderKL)
+@classmethod
+def weights_from_file(cls, weights: dict) -> dict:
+    """Names on disk to names in memory.
+
+    Files from before 2023 call the parts of the attention otherwise, or keep them as
+    1x1 convolutions.
+    """
+    renamed = {}
+    for name, tensor in weights.items():
+        *path, part, kind = name.split(".")
+        if "attentions" in path and part in _OLD_NAMES:
+            part = _OLD_NAMES[part]
+            if tensor.ndim == 4: tensor = tensor[:, :, 0, 0]
+        renamed[".".join([*path, part, kind])] = tensor
+    return renamed
