@@ -189,12 +189,13 @@ def look_up(
     best = torch.zeros(len(raised), dtype=torch.long)
     for step in lean.unique(dim=0):
         rows = (lean == step).all(1).nonzero()[:, 0]
-        patch = cut_out(raised, (middle - step).floor().long(), SIDE).flatten(1)
+        pixel = (middle - step).floor().long().clamp(0, SKETCH - 1)
+        patch = cut_out(raised, pixel, SIDE).flatten(1)
         gap = (patch ** 2).sum(1, keepdim=True) - 2 * patch @ known[rows].T
         gap, i = (gap + (known[rows] ** 2).sum(1)).min(1)
         best = torch.where(gap < least, rows[i], best)
         least = torch.minimum(gap, least)
-    pixel = (middle - lean[best]).floor().long()
+    pixel = (middle - lean[best]).floor().long().clamp(0, SKETCH - 1)
     patch = cut_out(raised, pixel, SIDE)
     left = patch - known[best].view(-1, 3, SIDE, SIDE)
     energy = lambda t: (t ** 2).sum((1, 2, 3))
