@@ -1,11 +1,9 @@
 """The recipe of Stable Diffusion's autoencoder in small: what does each ingredient add?
 
-    python scripts/vae_recipe.py --seeds 0 1 2 --jobs 9     writes
-        minidiff/data/results/vae_recipe.json
-    python scripts/vae_recipe.py --fork 500 --steps 250 --batch-size 16 --out OTHER.json
+    python scripts/vae_recipe.py         writes minidiff/data/results/vae_recipe.json
+    python scripts/vae_recipe.py --fork 0 --steps 300     the stages from nothing, too
 
-The first on a graphics card, minutes; the second in a quarter of an hour on one processor
-core, too short for the discriminator.
+Eleven minutes on one quiet processor core; the second command eight.
 
 Five autoencoders, 64 pixels, f = 8, four channels: 48 times fewer numbers, as in Stable
 Diffusion. All go on from the same one, trained with squared errors, noise and KL for the
@@ -20,8 +18,8 @@ before:
 * a patch discriminator with the adaptive weight (VQGAN, Esser et al. 2021), which is
   heard when a fifth of these steps are done.
 
-A sixth, the control of the fourth, has the perceptual loss with squared errors; a
-seventh, the control of the fifth, the discriminator without the perceptual loss.
+A sixth, the control of the fourth, has the perceptual loss with squared errors. With
+`--fork 0` all start from nothing.
 
 They are measured on held-out pictures: PSNR, gradient energy, what the critic of the
 book reads, and the distance in the features of two nets that nobody was trained on.
@@ -31,11 +29,8 @@ import base64
 import copy
 import io
 import sys
-import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -81,14 +76,7 @@ STAGES = [
     Stage("+ perceptual", "l1", perceptual=PERCEPTUAL),
     Stage("+ discriminator", "l1", 1e-3, PERCEPTUAL, ADVERSARIAL),
     Stage("control: squared, perceptual", "l2", perceptual=PERCEPTUAL),
-    Stage("control: no perceptual", "l1", adversarial=ADVERSARIAL),
 ]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def half() -> torch.autocast:
-    "Half precision where the machine is made for it."
-    return torch.autocast(DEVICE, torch.bfloat16, best_precision(DEVICE) == "bf16")
 
 
 def step_size(optimizer, top, step, steps, decay=0.4):
@@ -112,20 +100,21 @@ def train_stage(
     "Train an autoencoder with the ingredients of a stage."
     seed_all(seed)
     vae.train().requires_grad_(True)
-    discriminator = PatchDiscriminator().to(DEVICE)
+    discriminator = PatchDiscriminator()
     batches = vae_batches(book, batch_size, 4, vae.factor, n_objects=None)
     optimizer = Muon(parameter_groups(vae, 0.01), betas=(0.9, 0.95))
     their_optimizer = torch.optim.AdamW(discriminator.parameters(), lr=1e-3,
                                         betas=(0.5, 0.9))
     decay = 1 - fork / total if fork else 0.4
+    bf16 = torch.autocast("cpu", torch.bfloat16, best_precision("cpu") == "bf16")
     heard = steps.start + wait * len(steps)
     seen = dict(adaptive=[], hinge=[])
     for step in steps:
         batch = batches(step_generator(seed, step))
-        x, noise = batch["images"].to(DEVICE), batch["noise"].to(DEVICE)
+        x = batch["images"]
         step_size(optimizer, 8e-3, step, total, decay)
-        with half():
-            decoded, posterior = vae(x, noise if stage.kl_weight else None)
+        with bf16:
+            decoded, posterior = vae(x, batch["noise"] if stage.kl_weight else None)
             gap = decoded.float() - x
             loss = gap.square().mean() if stage.error == "l2" else gap.abs().mean()
             if stage.perceptual:
@@ -139,18 +128,18 @@ def train_stage(
                 adversarial = -discriminator(decoded).float().mean()
                 weight = adaptive_weight(loss, adversarial, vae.decoder.conv_out.weight)
                 total_loss = total_loss + stage.adversarial * weight * adversarial
-                seen["adaptive"].append(weight)
+                seen["adaptive"].append(weight.item())
         optimizer.zero_grad()
         total_loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         if not stage.adversarial: continue
-        with half():
+        with bf16:
             hinge = hinge_loss(discriminator(x), discriminator(decoded.detach()))
         their_optimizer.zero_grad()
         hinge.backward()
         their_optimizer.step()
-        seen["hinge"].append(hinge.detach())
+        seen["hinge"].append(hinge.item())
     vae.eval().requires_grad_(False)
     return seen
 
@@ -167,17 +156,18 @@ def train_features(book, steps, seed, batch_size=48, **shape) -> tuple:
     "A `FeatureNet` that knows the objects of a book, and its share right, held out."
     seed_all(seed)
     classes = book.kinds * max(1, book.colors)
-    net = FeatureNet(classes, **shape).to(DEVICE)
+    net = FeatureNet(classes, **shape)
     optimizer = Muon(parameter_groups(net, 0.01), betas=(0.9, 0.95))
+    bf16 = best_precision("cpu") == "bf16"
 
     def draw(n, generator, split):
         scenes = book.sample_scenes(n, generator, 1, split)
-        return book.paint(scenes).to(DEVICE), classes_of(book, scenes).to(DEVICE)
+        return book.paint(scenes), classes_of(book, scenes)
 
     for step in range(steps):
         x, label = draw(batch_size, step_generator(seed, step), "train")
         step_size(optimizer, 1e-2, step, steps)
-        with half():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(net(x).float(), label, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
@@ -194,18 +184,14 @@ def train_features(book, steps, seed, batch_size=48, **shape) -> tuple:
 @torch.no_grad()
 def decode_all(vae, images):
     "Each picture after a round through the autoencoder, in [-1, 1]."
-    parts = [vae(part.to(DEVICE))[0].cpu() for part in images.split(50)]
-    return torch.cat(parts).clamp(-1, 1)
+    return torch.cat([vae(part)[0] for part in images.split(50)]).clamp(-1, 1)
 
 
 @torch.no_grad()
-def measure(decoded, images, scenes, book, judge) -> dict:
+def measure(decoded, images, scenes, book, judge, encoder) -> dict:
     "The numbers of one stage on held-out pictures."
-    encoder = ImageEncoder.from_pretrained(data_folder("weights", "image_encoder"))
-    encoder = encoder.float().eval()
     energy = gradient_energy(decoded).sum() / gradient_energy(images).sum()
     halves = zip(images.split(50), decoded.split(50))
-    judge = judge.cpu()
     distance = torch.cat([perceptual_loss(judge, x, y) for x, y in halves])
     vectors = [encoder(F.interpolate(x, 32, mode="area")) for x in (images, decoded)]
     right = book.critic().score(decoded, scenes)
@@ -235,93 +221,56 @@ def crops(images, scenes, side=32):
                         for image, (x, y) in zip(images, corners.tolist())])
 
 
-def heldout(book, n) -> tuple:
-    "What is measured on, and which of it is shown: pictures, scenes, indices."
-    scenes = book.sample_scenes(n, torch.Generator().manual_seed(1), None, "heldout")
-    shown = ((scenes.n_objects == 1) & (scenes.size[:, 0] == 1)).nonzero()[:8, 0]
-    return book.paint(scenes), scenes, shown
-
-
-def prepare(seed, folder, options) -> dict:
-    "The two classifiers and the common start of one seed, into a folder; their numbers."
-    torch.set_num_threads(1)
-    book = BOOKS[options.book](64)
+def run_seed(book, seed, options) -> dict:
+    "All stages from one seed."
+    n = options.pictures
     start = time.process_time()
-    steps = options.feature_steps
-    features, known = train_features(book, steps, 100 + seed)
+    features, known = train_features(book, options.feature_steps, 100 + seed)
     other = dict(widths=(16, 24, 48), kernel=5, act=nn.SiLU)
-    judge, judge_known = train_features(book, steps, 200 + seed, **other)
-    classifiers = dict(
-        right=round(known, 4), judge_right=round(judge_known, 4),
-        parameters=count_parameters(FeatureNet(book.kinds * max(1, book.colors))),
-        cpu_seconds=round(time.process_time() - start, 1))
-    print(f"seed {seed}:", classifiers, flush=True)
+    judge, judge_known = train_features(book, options.feature_steps, 200 + seed, **other)
+    seconds = time.process_time() - start
+    print(f"classifiers: {known:.1%}, {judge_known:.1%} right, {seconds:.0f} s",
+          flush=True)
+    encoder = ImageEncoder.from_pretrained(data_folder("weights", "image_encoder"))
+    encoder = encoder.float().eval().requires_grad_(False)
+    scenes = book.sample_scenes(n, torch.Generator().manual_seed(1), None, "heldout")
+    images = book.paint(scenes)
+    shown = ((scenes.n_objects == 1) & (scenes.size[:, 0] == 1)).nonzero()[:8, 0]
+    rows = {"real": crops(images[shown], scenes[shown])}
+    results = dict(
+        seed=seed, fork=options.fork, steps=options.steps, classifiers=dict(
+            right=round(known, 4), judge_right=round(judge_known, 4),
+            parameters=count_parameters(FeatureNet(book.kinds * max(1, book.colors))),
+            cpu_seconds=round(seconds, 1)), stages={})
+    real = measure(images, images, scenes, book, judge, encoder)
+    results["real"] = {"whole": real["whole"], "kind": real["kind"]}
     seed_all(seed)
-    vae = small_vae(book.size, WIDTHS, 1).to(DEVICE)
-    images, scenes, _ = heldout(book, options.pictures)
-    start = time.perf_counter()
-    train_stage(START, vae, book, features, range(options.fork),
-                options.fork + options.steps, options.fork, seed, options.batch_size)
-    torch.save([net.cpu() for net in (features, judge, vae)], folder/f"{seed}.pt")
-    row = dict(seconds=round(time.perf_counter() - start, 1), **asdict(START))
-    row |= measure(decode_all(vae, images), images, scenes, book, judge)
-    real = measure(images, images, scenes, book, judge)
-    return dict(classifiers=classifiers, start=row,
-                real={"whole": real["whole"], "kind": real["kind"]})
-
-
-def run_stage(stage, seed, folder, options) -> tuple:  # its row, and what is shown
-    "One stage from the common start of a seed."
-    torch.set_num_threads(1)
-    book = BOOKS[options.book](64)
-    nets = torch.load(folder/f"{seed}.pt", weights_only=False)
-    features, judge, vae = (net.to(DEVICE) for net in nets)
+    start = small_vae(book.size, WIDTHS, 1)
     fork, total = options.fork, options.fork + options.steps
-    start = time.perf_counter()
-    seen = train_stage(stage, vae, book, features, range(fork, total), total, fork, seed,
-                       options.batch_size)
-    row = dict(seconds=round(time.perf_counter() - start, 1), **asdict(stage))
-    images, scenes, shown = heldout(book, options.pictures)
-    decoded = decode_all(vae, images)
-    row |= measure(decoded, images, scenes, book, judge)
-    row |= {name: means(numbers) for name, numbers in seen.items() if numbers}
-    print(f"seed {seed}:", row, flush=True)
-    return row, crops(decoded[shown], scenes[shown])
+    stages = [stage for stage in STAGES if options.only in stage.name]
+    for stage in ([START] if fork else []) + stages:
+        vae = start if stage is START else copy.deepcopy(start)
+        span = range(fork) if stage is START else range(fork, total)
+        began = time.process_time()
+        seen = train_stage(stage, vae, book, features, span, total, fork, seed)
+        seconds = time.process_time() - began
+        decoded = decode_all(vae, images)
+        row = measure(decoded, images, scenes, book, judge, encoder)
+        row |= dict(cpu_seconds=round(seconds, 1), **asdict(stage))
+        if seen["adaptive"]:
+            row["adaptive"] = means(seen["adaptive"])
+            row["hinge"] = means(seen["hinge"])
+        results["stages"][stage.name] = row
+        print({k: v for k, v in row.items() if k != "whole"}, row["whole"], flush=True)
+        if stage is not START: rows[stage.name] = crops(decoded[shown], scenes[shown])
+        results |= dict(rows=[*rows], png=as_png(rows.values()))
+        yield results
 
 
 def means(numbers: list, parts: int = 5) -> list:
     "The mean of each fifth of a list."
     return [round(part.mean().item(), 3)
-            for part in torch.stack(numbers).float().cpu().chunk(parts)]
-
-
-def run(options) -> list:  # one result for each seed
-    "Everything: the starts of all seeds, then all stages, `--jobs` at a time."
-    book = BOOKS[options.book](64)
-    images, scenes, shown = heldout(book, options.pictures)
-    stages = [stage for stage in STAGES if options.only in stage.name]
-    pool = ProcessPoolExecutor(options.jobs, get_context("spawn"))
-    with tempfile.TemporaryDirectory() as folder, pool:
-        folder = Path(folder)
-        starts = {seed: pool.submit(prepare, seed, folder, options)
-                  for seed in options.seeds}
-        waiting = {}
-        for seed, start in starts.items():
-            start.result()
-            for stage in stages:
-                waiting[seed, stage.name] = pool.submit(run_stage, stage, seed, folder,
-                                                        options)
-        found = {key: future.result() for key, future in waiting.items()}
-    results = []
-    for seed in options.seeds:
-        prepared = starts[seed].result()
-        rows = {"real": crops(images[shown], scenes[shown])}
-        rows |= {stage.name: found[seed, stage.name][1] for stage in stages}
-        table = {START.name: prepared.pop("start")}
-        table |= {stage.name: found[seed, stage.name][0] for stage in stages}
-        results.append(dict(seed=seed, **prepared, stages=table, rows=[*rows],
-                            png=as_png(rows.values())))
-    return results
+            for part in torch.tensor(numbers).chunk(parts)]
 
 
 def main():
@@ -329,29 +278,32 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--book", choices=[*BOOKS], default="stickers")
-    option("--fork", type=int, default=2000, help="steps of the common start")
-    option("--steps", type=int, default=3000, help="of each stage, from there")
-    option("--batch-size", type=int, default=32, help="pictures a step")
-    option("--feature-steps", type=int, default=1000, help="of each classifier")
+    option("--fork", type=int, default=500, help="steps of the common start, or 0")
+    option("--steps", type=int, default=250, help="of each stage, from there")
+    option("--feature-steps", type=int, default=300, help="of each classifier")
     option("--pictures", type=int, default=400, help="held out, to measure on")
     option("--seeds", type=int, nargs="+", default=[0])
-    option("--jobs", type=int, default=1, help="stages that are trained side by side")
     option("--only", default="", help="stages whose name contains this")
     option("--out", type=Path, default=data_folder("results", "vae_recipe.json"))
     options = parser.parse_args()
-    results = run(options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(dict(
+    book = BOOKS[options.book](64)
+    head = dict(
         about="Trained by scripts/vae_recipe.py: see there. `gradient_energy`, as a "
               "share of the real pictures'; `judge_distance`: in the features of "
               "another classifier; `encoder_distance`: 1 - cosine of the vectors of "
               "the package's image encoder; `png`: base64, a row of 32 x 32 crops for "
               "each of `rows`.",
         book=options.book, size=64, factor=8, channels=4, widths=list(WIDTHS),
-        fork=options.fork, steps=options.steps, batch_size=options.batch_size,
-        pictures=options.pictures, jobs=options.jobs,
-        parameters=count_parameters(small_vae(64, WIDTHS, 1)), **about(), runs=results),
-        options.out)
+        batch_size=16, pictures=options.pictures,
+        parameters=count_parameters(small_vae(64, WIDTHS, 1)), **about())
+    runs = read_json(options.out)["runs"] if options.out.is_file() else []
+    same = [(seed, options.fork) for seed in options.seeds]
+    runs = [run for run in runs if (run["seed"], run["fork"]) not in same]
+    for seed in options.seeds:
+        for found in run_seed(book, seed, options):
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            write_json({**head, "runs": [*runs, found]}, options.out)
+        runs.append(found)
 
 
 if __name__ == "__main__":
