@@ -1,14 +1,13 @@
 """The recipe of Stable Diffusion's autoencoder in small: what does each ingredient add?
 
     python scripts/vae_recipe.py         writes minidiff/data/results/vae_recipe.json
-    python scripts/vae_recipe.py --fork 0 --steps 300     the stages from nothing, too
 
-Eleven minutes on one quiet processor core; the second command eight.
+Eleven minutes on one quiet processor core.
 
-Five autoencoders, 64 pixels, f = 8, four channels: 48 times fewer numbers, as in Stable
+Six autoencoders, 64 pixels, f = 8, four channels: 48 times fewer numbers, as in Stable
 Diffusion. All go on from the same one, trained with squared errors, noise and KL for the
-first `--fork` steps, and see the same batches; each has one ingredient more than the one
-before:
+first `--fork` steps, and see the same batches. From the second to the fifth, each has
+one ingredient more, or another, than the one before:
 
 * squared error alone, no noise in the latents (AE);
 * noise and KL (VAE);
@@ -18,8 +17,8 @@ before:
 * a patch discriminator with the adaptive weight (VQGAN, Esser et al. 2021), which is
   heard when a fifth of these steps are done.
 
-A sixth, the control of the fourth, has the perceptual loss with squared errors. With
-`--fork 0` all start from nothing.
+A sixth, the control of the fourth, has the perceptual loss with squared errors. (With
+`--fork 0` all start from nothing; give it another `--out`.)
 
 They are measured on held-out pictures: PSNR, gradient energy, what the critic of the
 book reads, and the distance in the features of two nets that nobody was trained on.
