@@ -44,7 +44,7 @@ def test_the_table_grows_row_by_row(monkeypatch, tmp_path):
 def test_the_recipe_has_all_stages(monkeypatch, tmp_path, recipe):
     found = try_out("vae_recipe", monkeypatch, tmp_path / "recipe.json", "--book", "shapes", "--feature-steps", "2", "--fork", "1")
     run, = found["runs"]
-    assert [*run["stages"]] == [stage.name for stage in (recipe.START, *recipe.STAGES)]
+    assert [*run["stages"]] == [stage.name for stage in (recipe.START, *recipe.STAGES, *recipe.SLOW)]
     assert run["rows"] == ["real"] + [*run["stages"]][1:] and run["png"]
     assert run["real"]["whole"]["share"] == 1
     assert run["stages"]["+ discriminator"]["adaptive"][-1] > 0
