@@ -31,7 +31,7 @@ class FeatureNet(nn.Module):
                               f"{shorten(widths)}")
         widths = [whole_number("widths", width, 1) for width in widths]
         if any(width % 8 for width in widths):
-            raise ConfigError(f"widths: expected multiples of 8, got {widths}")
+            raise ConfigError(f"widths: expected multiples of 8, got {tuple(widths)}")
         if whole_number("kernel", kernel, 1) % 2 == 0:
             raise ConfigError(f"kernel: expected an odd number, got {kernel}")
         inputs = (3, *widths)
