@@ -122,7 +122,8 @@ def adaptive_weight(
     """
     number("most", most, 0)
     norms = []
-    for name, loss in (("reconstruction", reconstruction), ("adversarial", adversarial)):
+    losses = dict(reconstruction=reconstruction, adversarial=adversarial)
+    for name, loss in losses.items():
         if not torch.is_tensor(loss) or loss.numel() != 1 or not loss.requires_grad:
             raise ValueError(f"{name}: expected one number with a gradient, got "
                              f"{shorten(loss)}")
