@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import ConfigError, check_tensor, whole_number
+from .checks import ConfigError, check_tensor, number, shorten, whole_number
 
 # %% ../nbs/workshop/losses.ipynb #lo007
 class FeatureNet(nn.Module):
@@ -26,8 +26,14 @@ class FeatureNet(nn.Module):
         act: type = nn.ReLU,  # after each convolution
     ):
         super().__init__()
-        if any(whole_number("widths", width, 1) % 8 for width in widths):
+        if not isinstance(widths, (list, tuple)) or not widths:
+            raise ConfigError("widths: expected the channels of each level, got "
+                              f"{shorten(widths)}")
+        widths = [whole_number("widths", width, 1) for width in widths]
+        if any(width % 8 for width in widths):
             raise ConfigError(f"widths: expected multiples of 8, got {tuple(widths)}")
+        if whole_number("kernel", kernel, 1) % 2 == 0:
+            raise ConfigError(f"kernel: expected an odd number, got {kernel}")
         inputs = (3, *widths)
         self.levels = nn.ModuleList([
             nn.Sequential(
@@ -38,6 +44,7 @@ class FeatureNet(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         "The maps of all levels, `(n, width, h, w)`, each half as large as the last."
+        check_tensor("x", x, "n", 3, "H", "W")
         maps = []
         for level in self.levels:
             x = level(x)
@@ -77,8 +84,8 @@ class PatchDiscriminator(nn.Module):
             conv = nn.Conv2d(before, after, kernel, stride, 1)
             return conv, nn.GroupNorm(8, after), nn.LeakyReLU(0.2)
 
-        if whole_number("width", width, 4) % 4:
-            raise ConfigError(f"width: expected a multiple of 4, got {width}")
+        width = whole_number("width", width, 4)
+        if width % 4: raise ConfigError(f"width: expected a multiple of 4, got {width}")
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2),
             *block(width, 2 * width, 4, 2), *block(2 * width, 2 * width, 3, 1),
@@ -86,6 +93,9 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # `(n, 3, H, W)` -> `(n, 1, H / 4, W / 4)`
         "One number for each patch of 18 x 18 pixels, 4 pixels apart."
+        if min(check_tensor("x", x, "n", 3, "H", "W").shape[2:]) < 4:
+            raise ValueError("x: expected pictures of 4 x 4 pixels or more, got "
+                             f"{shorten(x)}")
         return self.layers(x)
 
 # %% ../nbs/workshop/losses.ipynb #lo017
@@ -94,6 +104,9 @@ def hinge_loss(
     fake: Tensor,  # and of decoded ones
 ) -> Tensor:  # a scalar
     "The discriminator's loss: real patches should get 1 or more, others -1 or less."
+    for name, scores in (("real", real), ("fake", fake)):
+        if not torch.is_tensor(scores) or not scores.numel():
+            raise ValueError(f"{name}: expected scores, got {shorten(scores)}")
     return F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
 
 # %% ../nbs/workshop/losses.ipynb #lo020
@@ -107,16 +120,26 @@ def adaptive_weight(
 
     The ratio of the norms of their gradients (Esser et al. 2021, equation 7).
     """
-    gradients = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
-                 for loss in (reconstruction, adversarial)]
-    return (gradients[0] / (gradients[1] + 1e-4)).clamp(0, most).detach()
+    number("most", most, 0)
+    norms = []
+    losses = dict(reconstruction=reconstruction, adversarial=adversarial)
+    for name, loss in losses.items():
+        if not torch.is_tensor(loss) or loss.numel() != 1 or not loss.requires_grad:
+            raise ValueError(f"{name}: expected one number with a gradient, got "
+                             f"{shorten(loss)}")
+        gradient, = torch.autograd.grad(loss, last, retain_graph=True)
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
+        norms.append(gradient.norm(dtype=dtype))
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0, most).detach()
 
 # %% ../nbs/workshop/losses.ipynb #lo023
 def gradient_energy(
     x: Tensor,  # pictures `(n, c, H, W)`
 ) -> Tensor:  # `(n,)`
     "The mean squared step from a pixel to its neighbours: blur makes it smaller."
-    check_tensor("x", x, "n", "c", "H", "W")
+    if min(check_tensor("x", x, "n", "c", "H", "W").shape[2:]) < 2:
+        raise ValueError("x: expected pictures of 2 x 2 pixels or more, got "
+                         f"{shorten(x)}")
     x = x.clamp(-1, 1)
     across = (x[..., 1:] - x[..., :-1]).square().flatten(1).mean(1)
     down = (x[..., 1:, :] - x[..., :-1, :]).square().flatten(1).mean(1)

@@ -101,6 +101,8 @@ def vae_loss(
 ) -> Tensor:  # a scalar, per pixel and channel
     "Squared error + `kl_weight` * KL, both a picture's sum over its number of values."
     check_tensor("decoded", decoded, *check_tensor("x", x, "n", "c", "H", "W").shape)
+    if not isinstance(posterior, DiagonalGaussianDistribution):
+        raise ValueError(f"posterior: expected a Gaussian, got {shorten(posterior)}")
     kl = posterior.kl().mean() / x[0].numel()
     return F.mse_loss(decoded.float(), x.float()) + kl_weight * kl
 
@@ -298,9 +300,10 @@ def encode(
     if getattr(x, "dtype", None) == torch.uint8:
         raise ValueError(f"x: expected pictures in [-1, 1], got bytes; {_FROM_BYTES}")
     check_tensor("x", x, "n", self.config.in_channels, "H", "W")
-    if x.shape[2] % self.factor or x.shape[3] % self.factor or not x.numel():
+    h, w = x.shape[2:]
+    if h % self.factor or w % self.factor or not x.numel():
         raise ValueError(f"x: height and width must be multiples of {self.factor}, "
-                         f"got {x.shape[2]} x {x.shape[3]}")
+                         f"got {'no picture of ' * (not len(x))}{h} x {w}")
     check_dtype(self.encoder.conv_in.weight, x=x)
     _check_range(x)
     in_pieces = self.use_slicing or self.use_tiling
@@ -344,10 +347,11 @@ def _enlarge(self, z):
 _FROM_BYTES = "pictures of bytes, 0 to 255, become that by x / 127.5 - 1"
 
 def _check_range(x):
-    "Bytes taken for pictures are too large a mistake to miss. (A GPU would wait.)"
+    "No picture, nor noise, has a mean square of 2, or an 8. (A GPU would wait.)"
     if x.device.type != "cpu" or torch.compiler.is_compiling(): return
     low, high = (value.item() for value in x.detach().aminmax())
-    if not -20 <= low <= high <= 20:
+    power = x.detach().float().square().mean().item()
+    if not (-8 < low and high < 8 and power < 2):
         raise ValueError("x: expected pictures in [-1, 1], got numbers from "
                          f"{low:g} to {high:g}; {_FROM_BYTES}")
 
@@ -380,7 +384,7 @@ def orthogonal_start(
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
             nn.init.orthogonal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None: nn.init.zeros_(layer.bias)
     return module
 
 # %% ../nbs/09_vae.ipynb #cell079
@@ -395,13 +399,13 @@ def vae_batches(
     if book.size % whole_number("factor", factor, 1):
         raise ValueError("factor: expected a divisor of the pictures' side, "
                          f"{book.size}, got {factor}")
+    channels = whole_number("latent_channels", latent_channels, 1)
     def batch(generator):
         scenes = book.sample_scenes(batch_size, generator, n_objects=n_objects,
                                     split="train")
         images = book.paint(scenes)
         side = book.size // factor
-        shape = batch_size, latent_channels, side, side
-        noise = torch.randn(shape, generator=generator)
+        noise = torch.randn(batch_size, channels, side, side, generator=generator)
         return dict(images=images, noise=noise)
     return batch
 
@@ -482,12 +486,12 @@ def measure_scaling_factor(
 # %% ../nbs/09_vae.ipynb #cell062b
 @patch_to(AutoencoderKL)
 def _compress_pieces(self, x):
-    sizes = self.tile_sample_min_size, self.tile_latent_min_size
+    sizes = self.tile_sample_min_size, self.tile_latent_min_size, self.factor
     return self._in_slices(lambda x: self._in_tiles(self._compress, x, *sizes), x)
 
 @patch_to(AutoencoderKL)
 def _enlarge_pieces(self, z):
-    sizes = self.tile_latent_min_size, self.tile_sample_min_size
+    sizes = self.tile_latent_min_size, self.tile_sample_min_size, 1
     return self._in_slices(lambda z: self._in_tiles(self._enlarge, z, *sizes), z)
 
 @patch_to(AutoencoderKL)
@@ -497,20 +501,20 @@ def _in_slices(self, net, x):
 
 # %% ../nbs/09_vae.ipynb #cell062b1
 @patch_to(AutoencoderKL)
-def _in_tiles(self, net, x, size, size_out):
+def _in_tiles(self, net, x, size, size_out, least):
     "`net` on tiles of side `size` that overlap; each fades into those above and left."
     if not self.use_tiling or max(x.shape[2:]) <= size: return net(x)
-    overlap = self.tile_overlap_factor
+    overlap = number("tile_overlap_factor", self.tile_overlap_factor, 0, 1)
     step = int(size * (1 - overlap))
     fade = int(size_out * overlap)
     keep = size_out - fade
     if step < 1 or keep < 1:
         raise ConfigError(f"tile_latent_min_size, tile_overlap_factor: tiles of {size} "
                           f"that overlap by {overlap} never get to the end")
-    least = min(side - (side - 1) // step * step for side in x.shape[2:])
-    if least * size_out < size:
+    last = min(side - (side - 1) // step * step for side in x.shape[2:])
+    if last < least:
         raise ConfigError(f"tile_sample_min_size: tiles of {size} leave a last one of "
-                          f"{least}, too small to be made smaller")
+                          f"{last}, too small to be made smaller")
     rows = []
     for top in range(0, x.shape[2], step):
         row = []
@@ -591,6 +595,6 @@ def weights_from_file(cls, weights: dict) -> dict:
         *path, part, kind = name.split(".")
         if "attentions" in path and part in _OLD_NAMES:
             part = _OLD_NAMES[part]
-            if tensor.ndim == 4: tensor = tensor[:, :, 0, 0]
+            if tensor.shape[2:] == (1, 1): tensor = tensor[:, :, 0, 0]
         renamed[".".join([*path, part, kind])] = tensor
     return renamed

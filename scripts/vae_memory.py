@@ -64,14 +64,18 @@ def main():
     option = parser.add_argument
     option("--side", type=int, default=1024, help="pixels")
     option("--vae", nargs="+", default=[*SHAPES], choices=[*SHAPES])
-    option("--tasks", nargs="+", default=["encode", "decode"])
+    option("--tasks", nargs="+", default=["encode", "decode"],
+           choices=["encode", "decode"])
     option("--out", type=Path, default=root / "minidiff/data/results/vae_memory.json")
     option("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         name, task, tiled = options.child
         return child(name, task, tiled == "tiled", options.side)
-    rows = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []
+    if options.side < 8 or options.side % 8:
+        parser.error(f"--side: expected a multiple of 8, got {options.side}")
+    known = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    rows = known["rows"] if known.get("side") == options.side else []
     rows = [row for row in rows if (row["vae"], row["task"])
             not in [(name, task) for name in options.vae for task in options.tasks]]
     for name in options.vae:

@@ -310,9 +310,16 @@ def main():
     option("--feature-steps", type=int, default=300, help="of each classifier")
     option("--pictures", type=int, default=400, help="held out, to measure on")
     option("--seeds", type=int, nargs="+", default=[0])
-    option("--only", default="", help="stages whose name contains this")
+    option("--only", default="",
+           help="stages whose name contains this; the file forgets the others")
     option("--out", type=Path, default=data_folder("results", "vae_recipe.json"))
     options = parser.parse_args()
+    if min(options.steps, options.feature_steps, options.pictures) < 1:
+        parser.error("--steps, --feature-steps, --pictures: expected 1 or more")
+    if options.fork < 0:
+        parser.error(f"--fork: expected 0 or more, got {options.fork}")
+    if not any(options.only in stage.name for stage in STAGES):
+        parser.error(f"--only: no stage's name contains {options.only!r}")
     book = BOOKS[options.book](64)
     head = dict(
         about="Trained by scripts/vae_recipe.py: see there. `gradient_energy`, as a "

@@ -253,7 +253,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--part", nargs="+", default=["maps", "weights", "scale"])
+    parts = ["maps", "weights", "scale"]
+    option("--part", nargs="+", default=parts, choices=parts)
     option("--steps", type=int, help="other steps for everything (to try the script)")
     option("--pictures", type=int, default=400, help="held out, to measure on")
     option("--pool", type=int, default=6000, help="pictures for the painter")
@@ -262,6 +263,11 @@ def main():
            default=[0, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
     option("--out", type=Path, default=data_folder("results", "vae_scale.json"))
     options = parser.parse_args()
+    steps = 1 if options.steps is None else options.steps
+    if min(steps, options.pictures, options.pool) < 1:
+        parser.error("--steps, --pictures, --pool: expected 1 or more")
+    if not all(0 <= weight < float("inf") for weight in options.weights):
+        parser.error(f"--weights: expected numbers from 0, got {options.weights}")
     out, n = options.out, options.pictures
     found = read_json(out) if out.is_file() else {}
     found |= dict(about=ABOUT, **about())

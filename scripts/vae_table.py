@@ -125,6 +125,11 @@ def main():
     option("--again", action="store_true", help="also what is in the file already")
     option("--out", type=Path, default=data_folder("results", "vae_table.json"))
     options = parser.parse_args()
+    if options.pictures < 1 or options.steps is not None and options.steps < 1:
+        parser.error("--steps, --pictures: expected 1 or more")
+    if not any(options.only in row_name(*row[:-1], options.steps or row[-1])
+               for row in ROWS):
+        parser.error(f"--only: no row's name contains {options.only!r}")
     rows = read_json(options.out)["rows"] if options.out.is_file() else {}
     for row in ROWS:
         row = (*row[:-1], options.steps or row[-1])

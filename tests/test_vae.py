@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from minidiff.checks import ConfigError
 from minidiff.losses import FeatureNet, PatchDiscriminator, adaptive_weight, gradient_energy, hinge_loss, perceptual_loss
 from minidiff.sketchbook import Sketchbook
-from minidiff.vae import AutoencoderKL, DiagonalGaussianDistribution, small_vae
+from minidiff.vae import AutoencoderKL, DiagonalGaussianDistribution, orthogonal_start, small_vae, vae_batches, vae_loss
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "minidiff/data/results"
@@ -98,6 +98,61 @@ def test_a_wrong_picture_is_named(case, tiled):
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 8, 8, 4), (4, 8, 8), (1, 16, 8, 8)])
 def test_latents_of_another_depth_are_named(shape):
     with pytest.raises(ValueError, match=r"z: expected a tensor \(n, 4, h, w\)"): small_vae(widths=(8, 8, 8)).decode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("x", [4 * pictures(2, 3, 32, 32), pictures(2, 3, 32, 32) + 2, torch.full((1, 3, 8, 8), 1.5), torch.eye(8).expand(1, 3, 8, 8) * 9], ids=["louder", "moved", "bright", "a few"])
+def test_a_picture_too_large_for_its_range_is_named(x):
+    with pytest.raises(ValueError, match=r"x: expected pictures in \[-1, 1\], got numbers from"): small_vae(widths=(8, 8, 8)).encode(x)
+
+
+@pytest.mark.parametrize("x", [pictures(2, 3, 32, 32).sign(), 1.3 * pictures(2, 3, 32, 32).sign(), torch.randn(2, 3, 64, 64), pictures(1, 3, 8, 8) / 2 + 0.5], ids=["black and white", "overshoot", "noise", "from 0 to 1"])
+def test_what_may_pass_for_a_picture_passes(x):
+    vae, real = both()
+    torch.testing.assert_close(vae.encode(x).mean, real.encode(x).latent_dist.mean, rtol=1e-5, atol=1e-5)
+
+
+def test_no_picture_at_all_is_named():
+    with pytest.raises(ValueError, match="x: .*no picture of 32 x 32"): small_vae(widths=(8, 8, 8)).encode(torch.zeros(0, 3, 32, 32))
+
+
+@pytest.mark.parametrize("overlap", [-0.2, 1.5, float("nan"), "a", None, True])
+def test_an_overlap_that_is_no_share_is_named(overlap):
+    vae = small_vae(16, widths=(8, 8, 8))
+    vae.enable_tiling()
+    vae.tile_overlap_factor = overlap
+    with pytest.raises(ConfigError, match="^tile_overlap_factor is a number from 0 to 1"): vae.decode(torch.zeros(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize("tile", [(9, 1), (17, 3), (8, 9), (27, 6), (31, 1)])
+@torch.no_grad()
+def test_tile_sizes_that_do_not_belong_together_do_as_in_diffusers(tile):
+    ours, real = both()
+    for model in (ours, real):
+        model.enable_tiling()
+        model.tile_sample_min_size, model.tile_latent_min_size = tile
+    x, z = pictures(1, 3, 36, 52), torch.randn(1, 4, 13, 9)
+    if tile[1] > 1: torch.testing.assert_close(ours.decode(z), real.decode(z).sample, rtol=0, atol=1e-4)
+    try: theirs = real.encode(x).latent_dist.mean
+    except RuntimeError: pytest.raises(ConfigError, ours.encode, x)  # a last tile of less than 4 pixels
+    else: torch.testing.assert_close(ours.encode(x).mean, theirs, rtol=0, atol=1e-4)
+
+
+def test_a_convolution_of_3_x_3_is_no_old_attention():
+    name = "encoder.mid_block.attentions.0"
+    found = AutoencoderKL.weights_from_file({f"{name}.query.weight": torch.zeros(8, 8, 3, 3), f"{name}.key.weight": torch.zeros(8, 8, 1, 1)})
+    assert found[f"{name}.to_q.weight"].ndim == 4 and found[f"{name}.to_k.weight"].ndim == 2
+
+
+def test_a_loss_and_its_batches_name_what_they_cannot_use():
+    x, book = pictures(1, 3, 8, 8), Sketchbook(32)
+    with pytest.raises(ValueError, match="^posterior: expected a Gaussian, got a tensor"): vae_loss(x, x, x)
+    for channels in (0, "4", True):
+        with pytest.raises(ConfigError, match="^latent_channels is a whole number"): vae_batches(book, 2, channels)
+
+
+def test_orthogonal_weights_without_biases():
+    weight = orthogonal_start(nn.Conv2d(8, 8, 1, bias=False)).weight.flatten(1)
+    torch.testing.assert_close(weight @ weight.T, torch.eye(8))
 
 
 # --- the judges -----------------------------------------------------------------------------------------------------------

@@ -119,3 +119,21 @@ def test_results_are_there(name):
     found = json.loads((RESULTS / f"{name}.json").read_text())
     assert (RESULTS / f"{name}.json").stat().st_size < 250_000
     assert name in found["about"]
+
+
+@pytest.mark.parametrize("name, options", [
+    ("vae_memory", "--side 0"), ("vae_memory", "--side 1023"), ("vae_memory", "--tasks paint"), ("vae_table", "--steps 0"), ("vae_table", "--pictures 0"), ("vae_table", "--only nothing"),
+    ("vae_recipe", "--fork -1"), ("vae_recipe", "--feature-steps 0"), ("vae_recipe", "--only nothing"), ("vae_scale", "--part map"), ("vae_scale", "--steps 0"), ("vae_scale", "--weights nan")])
+def test_options_that_make_nothing_are_named(monkeypatch, capsys, tmp_path, name, options):
+    monkeypatch.setattr(sys, "argv", [name, *options.split(), "--out", str(tmp_path / "no.json")])
+    with pytest.raises(SystemExit): load(name).main()
+    assert "error: " in capsys.readouterr().err.splitlines()[-1] and not [*tmp_path.iterdir()]
+
+
+def test_rows_of_another_side_are_forgotten(monkeypatch, tmp_path):
+    path = tmp_path / "memory.json"
+    path.write_text(json.dumps(dict(side=1024, rows=[dict(vae="ours", task="encode", peak=1)])))
+    monkeypatch.setattr(sys, "argv", ["vae_memory", "--side", "64", "--vae", "ours", "--tasks", "decode", "--out", str(path)])
+    load("vae_memory").main()
+    found = json.loads(path.read_text())
+    assert found["side"] == 64 and [row["task"] for row in found["rows"]] == ["decode", "decode"]
