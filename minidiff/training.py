@@ -31,10 +31,7 @@ def step_generator(
     step: int,  # number of the step, from 0
     rank: int = 0,  # number of the process, where each needs a stream of its own
 ) -> torch.Generator:  # on the CPU
-    """All that is random in a step comes from here.
-
-    No two steps or processes share a seed.
-    """
+    "All that is random in a step; no two steps or processes share a seed."
     seed, step = whole_number("seed", seed), whole_number("step", step)
     mixed = seed * 2654435761 + rank * 3037000493 + step
     return torch.Generator().manual_seed(mixed % 2**32)
@@ -52,9 +49,8 @@ def best_precision(device: torch.device | str) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     has = lambda name: getattr(torch.cpu, name, lambda: False)()
-    fast = device.type == "cpu" and (has("_is_avx512_bf16_supported")
-                                     or has("_is_amx_tile_supported"))
-    return "bf16" if fast else "no"
+    fast = has("_is_avx512_bf16_supported") or has("_is_amx_tile_supported")
+    return "bf16" if fast and device.type == "cpu" else "no"
 
 # %% ../nbs/workshop/training.ipynb #cell037
 class Trainer:
@@ -62,16 +58,13 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,  # what to train; it is moved to the device
-        loss_fn: Callable,  # `loss_fn(model, batch)` -> the mean loss, a scalar;
-                            # it draws nothing random
-        batch_fn: Callable,  # `batch_fn(generator)` -> dict of CPU tensors and lists:
-                             # a whole batch, noise included
+        loss_fn: Callable,  # `loss_fn(model, batch)` -> the mean loss; draws nothing
+        batch_fn: Callable,  # `batch_fn(generator)` -> dict of CPU tensors and lists
         steps: int,  # how many steps to take
         lr: float = 1e-3,  # the top learning rate
         warmup: float = 0.05,  # share of the steps in which it climbs
         min_lr: float = 0.0,  # what it ends on, as a share of the top
-        decay: float | None = None,  # share of the steps in which it falls in a line;
-                                     # None: half a cosine
+        decay: float | None = None,  # share in which it falls; None: half a cosine
         optimizer: str = "adamw",  # or "muon"
         weight_decay: float = 0.01,  # on matrices and kernels
         betas: tuple = (0.9, 0.99),  # of AdamW; the first is Muon's momentum too
@@ -80,8 +73,8 @@ class Trainer:
         ema: float | None = 0.999,  # decay of the weights' average; None: keep none
         precision: str = "auto",  # "no", "bf16", "fp16", or "auto"
         channels_last: bool = False,  # keep pictures in the layout convolutions like
-        compile: bool = False,  # let `torch.compile` rewrite the loss; pays off in long
-                                # runs on a GPU
+        compile: bool = False,  # let `torch.compile` rewrite the loss, for long runs
+        cuda_graph: bool = False,  # replay each step on a GPU; all batches of one shape
         seed: int = 0,  # of the batches
         out: str | Path | None = None,  # folder of the checkpoint; None: keep none
         name: str = "model",  # names the checkpoint and the bar
@@ -110,11 +103,13 @@ class Trainer:
 
 # %% ../nbs/workshop/training.ipynb #cell039
 class _Loss(nn.Module):
-    def __init__(self, model, loss_fn):
+    def __init__(self, model, loss_fn, names=()):
         super().__init__()
-        self.model, self.loss_fn = model, loss_fn
+        self.model, self.loss_fn, self.names = model, loss_fn, names
 
-    def forward(self, batch): return self.loss_fn(self.model, batch)
+    def forward(self, *batch):  # with names: its tensors, one after the other
+        if not self.names: return self.loss_fn(self.model, *batch)
+        return _check_loss(self.loss_fn(self.model, dict(zip(self.names, batch))))
 
 @contextmanager
 def _own_settings():
@@ -145,10 +140,8 @@ def _keep_memory():
     if sys.platform != "linux": return
     try: set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError): return  # a C library other than glibc
-    M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD = -3, -1, -2
-    for option, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**30),
-                          (M_TOP_PAD, 2**28)):
-        set_option(option, value)
+    for option in (-3, -1): set_option(option, 2**30)  # M_MMAP_, M_TRIM_THRESHOLD
+    set_option(-2, 2**28)  # M_TOP_PAD
 
 # %% ../nbs/workshop/training.ipynb #set_up
 @patch_to(Trainer)
@@ -159,8 +152,7 @@ def _set_up(self):
         _check_weights(self.model, accelerator.scaler)
         if accelerator.device.type == "cpu": _keep_memory()
         self.model.to(accelerator.device).train()
-        # of what was tried before, or interrupted
-        self.model.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)  # of what was tried, or interrupted
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
         groups = parameter_groups(self.model, self.weight_decay)
         make = dict(adamw=torch.optim.AdamW, muon=Muon)[self.optimizer]
@@ -174,7 +166,8 @@ def _set_up(self):
     if self.compile: self._wrapped = torch.compile(self._wrapped)
     kind, precision = accelerator.device.type, accelerator.mixed_precision
     half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
-    self._autocast = torch.autocast(kind, half, enabled=half is not None)
+    self._half = dict(device_type=kind, dtype=half, enabled=half is not None)
+    self._graphed = None
 
 # %% ../nbs/workshop/training.ipynb #cell041
 @patch_to(Trainer)
@@ -212,8 +205,8 @@ def _train_step(self, parts):
     for group in self._optimizer.param_groups: group["lr"] = rate
     for i, part in enumerate(parts):
         sync = acc.no_sync(self._wrapped) if i < len(parts) - 1 else torch.enable_grad()
-        with sync, self._autocast:
-            loss = _check_loss(self._wrapped(part)) / len(parts)
+        with sync, torch.autocast(**self._half):
+            loss = _check_loss((self._graphed or self._wrapped)(part)) / len(parts)
             acc.backward(loss)
         total = total + loss.detach()
     if acc.scaler: acc.scaler.unscale_(self._optimizer)
@@ -222,19 +215,48 @@ def _train_step(self, parts):
     self._prepared.zero_grad(set_to_none=True)
     self._losses.append(total.float())
     if self._prepared.step_was_skipped: self._skipped += 1
-    else: self._moved()
+    else:
+        self._skipped = 0
+        self._taken = self._taken[-19:] + self._losses[-1:]
+        if self._ema: self._ema.update(self.model)
+
+# %% ../nbs/workshop/training.ipynb #graph_cell
+def _kind(v): return (*v.shape, v.dtype) if torch.is_tensor(v) else type(v).__name__
 
 @patch_to(Trainer)
-def _moved(self):
-    "What follows a step that was taken."
-    self._skipped = 0
-    self._taken = self._taken[-19:] + self._losses[-1:]
-    if self._ema: self._ema.update(self.model)
+def _record(self, part):
+    "Let `_graphed` replay the step. Meanwhile no other thread may use the GPU."
+    kinds = {k: _kind(v) for k, v in part.items()}
+    if self.accelerator.num_processes > 1 or str in map(type, kinds.values()):
+        raise ConfigError("cuda_graph=True is for one process and batches of tensors; "
+                          f"got {self.accelerator.num_processes} and {kinds}")
+    loss = _Loss(self.model, self.loss_fn, list(kinds))
+    weights = list(loss.parameters())
+    sample = tuple(v.detach().clone() for v in part.values())
+    buffers = [(b, b.clone()) for b in self.model.buffers()]
+    with torch.autocast(**self._half, cache_enabled=False):
+        replay = _replayed(loss, sample)
+    for b, before in buffers: b.copy_(before)  # as if nothing had warmed up
+    def graphed(batch):
+        if (now := {k: _kind(v) for k, v in batch.items()}) != kinds:
+            raise ConfigError("cuda_graph=True wants all batches of one shape; the "
+                              f"first has {kinds}, and this one {now}")
+        for w in weights:  # the next replay writes into the memory of the last
+            if w.grad is not None: w.grad = w.grad.clone()
+        return replay(*(batch[k].detach() for k in kinds)).float()
+    self._graphed = graphed
+
+def _replayed(loss, sample):
+    # gradients arrive on the stream of the recording, as they should
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
+    try: return torch.cuda.make_graphed_callables(loss, sample, allow_unused_input=True)
+    except RuntimeError as error:
+        raise ConfigError("cuda_graph=True: this loss cannot be recorded: "
+                          + str(error).partition("\n")[0]) from error
 
 # %% ../nbs/workshop/training.ipynb #cell043
-_SETTINGS = ("steps", "lr", "warmup", "min_lr", "decay", "optimizer", "weight_decay",
-             "betas", "clip", "accumulate",
-             "ema", "precision", "channels_last", "compile", "seed", "name")
+_SETTINGS = """steps lr warmup min_lr decay optimizer weight_decay betas clip accumulate
+    ema precision channels_last compile seed name""".split()
 
 def _flat(settings, before=""):
     "Nested dictionaries as one, with names such as `unet.sample_size`."
@@ -268,9 +290,8 @@ def fingerprint(
 def _tensors(self):
     "Weights, their average, the optimiser's memory; a `FloatingPointError` for nan."
     parts = dict(model=self.model) | (dict(ema=self.ema_model) if self._ema else {})
-    tensors = {}
-    for name, module in parts.items():
-        tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+    tensors = {f"{name}.{k}": v for name, module in parts.items()
+               for k, v in module.state_dict().items()}
     for i, state in self._optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
     masks = {f"{name}.{k}" for name, m in parts.items() for k, _ in m.named_buffers()}
@@ -289,10 +310,7 @@ def _advice(self):
 # %% ../nbs/workshop/training.ipynb #save_cell_2
 @patch_to(Trainer)
 def save(self):
-    """Write the checkpoint: weights, EMA, optimiser, losses, step and settings.
-
-    Only the main process writes.
-    """
+    "The main process writes weights, EMA, optimiser, losses, step and settings."
     losses = self._mean_losses()  # all processes take part in the average
     tensors = self._tensors()
     if self.checkpoint is None or not self.accelerator.is_main_process: return
@@ -356,10 +374,9 @@ def _restore(self, path, tensors, header):
     mine = self._settings()
     other = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
     if other:
-        was = ", ".join(f"{k}={theirs.get(k)!r}" for k in other)
-        now = ", ".join(f"{k}={mine.get(k)!r}" for k in other)
-        raise ConfigError(f"{path} was made with {was}, and this run has {now}; use "
-                          "the same, or another folder, or delete "
+        said = lambda run: ", ".join(f"{k}={run.get(k)!r}" for k in other)
+        raise ConfigError(f"{path} was made with {said(theirs)}, and this run has "
+                          f"{said(mine)}; use the same, or another folder, or delete "
                           f"{self.name}.checkpoint* there to train this part again")
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items()
                            if k.startswith(prefix)}
@@ -417,24 +434,18 @@ def _bar(self):
         bar.update_every = 20  # a log file wants few lines
     return bar
 
-# %% ../nbs/workshop/training.ipynb #cell047
 _MOST_SKIPPED = 50  # in a row; a scale of 2^16 has long gone below 1 by then
 
 @patch_to(Trainer)
 def _watch(self, bar):
-    """Is the loss still a number? Show it.
-
-    Not at every step: it means to wait for a GPU.
-    """
+    "Is the loss still a number? Not at every step: it means to wait for a GPU."
     if self._skipped >= _MOST_SKIPPED:
         raise FloatingPointError(f"{self._skipped} steps in a row of {self.name} "
-                                 f"overflowed before step {self.step}; "
-                                 f"{self._advice()}")
+                                 f"overflowed by step {self.step}; {self._advice()}")
     if not self._taken: return
     recent = torch.stack(self._taken).mean()
     acc = self.accelerator
-    # all stop where one must
-    if acc.num_processes > 1: recent = acc.reduce(recent, "mean")
+    if acc.num_processes > 1: recent = acc.reduce(recent, "mean")  # all stop, or none
     recent = recent.item()
     if not math.isfinite(recent):
         raise FloatingPointError(f"the loss of {self.name} became {recent} within the "
@@ -462,6 +473,7 @@ def fit(
     with sigterm_as_ctrl_c(), self._own_checkpoint(resume):
         if resume: self.load()
         self._train()
+    self._graphed = None  # and its memory
     self.accelerator.free_memory()
     self.model.eval()
     return self
@@ -479,8 +491,9 @@ def _train(self):
     with ThreadPoolExecutor(1) as drawer, torch.random.fork_rng(devices=devices):
         for step in bar:
             parts = ahead.result() if ahead else self._batch(step)
-            ahead = drawer.submit(self._batch, step
-                                  + 1) if on_gpu and step + 1 < self.steps else None
+            if on_gpu and self.cuda_graph and not self._graphed: self._record(parts[0])
+            more = on_gpu and step + 1 < self.steps
+            ahead = drawer.submit(self._batch, step + 1) if more else None
             torch.manual_seed(step_generator(self.seed, step, rank).initial_seed())
             self._train_step(parts)
             self.step, self.seconds = step + 1, time.perf_counter() - start
@@ -489,39 +502,32 @@ def _train(self):
             given_up = self._skipped >= _MOST_SKIPPED
             if save or preview or given_up or self._due(20): self._watch(bar)
             if save: self.save()
-            if preview and self.accelerator.is_main_process: self._show_preview()
+            if preview and self.accelerator.is_main_process:
+                self.model.eval()
+                self.preview(self)
+                self.model.train()
     if hasattr(bar, "fill"): print()  # end the line of a bar in a terminal
-
-@patch_to(Trainer)
-def _show_preview(self):
-    self.model.eval()
-    self.preview(self)
-    self.model.train()
 
 # %% ../nbs/workshop/training.ipynb #alone_2
 @contextmanager
 def sigterm_as_ctrl_c():
     "Inside, SIGTERM raises `KeyboardInterrupt`, unless there is a handler already."
     mine = threading.current_thread() is threading.main_thread() and first_process()
-    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    mine = mine and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if mine: signal.signal(signal.SIGTERM, signal.default_int_handler)
     try: yield
-    finally: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    finally:
+        if mine: signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 @patch_to(Trainer)
 @contextmanager
 def _own_checkpoint(self, resume):
     "Inside, the checkpoint is this run's alone; what a killed one left is in order."
     acc = self.accelerator
-    if self.checkpoint is None:
-        yield
-        return
-    lock = self.out/f".{self.name}.lock"
-    with only_run(lock) if acc.is_main_process else nullcontext():
-        if acc.is_main_process: self._tidy(resume)
-        if acc.num_processes > 1: acc.wait_for_everyone()
+    mine = self.checkpoint is not None and acc.is_main_process
+    with only_run(self.out/f".{self.name}.lock") if mine else nullcontext():
+        if mine: self._tidy(resume)
+        if self.checkpoint and acc.num_processes > 1: acc.wait_for_everyone()
         yield
 
 @patch_to(Trainer)
@@ -530,10 +536,9 @@ def _tidy(self, resume):
     between = self._new.is_file() and not self.checkpoint.is_file()  # two renames
     if between: os.replace(self._new, self.checkpoint)
     self._new.unlink(missing_ok=True)
-    there = [path for path in (self.checkpoint, self._previous) if path.is_file()]
-    if there and not resume:
-        raise LoadError(f"{there[0]} is there already; "
-                        "resume it, or use another folder")
+    old = [path for path in (self.checkpoint, self._previous) if path.is_file()]
+    if old and not resume:
+        raise LoadError(f"{old[0]} is there already; resume it, or use another folder")
 
 # %% ../nbs/workshop/training.ipynb #check_cell
 def _checked(given):
@@ -557,7 +562,7 @@ def _checked(given):
     one_of("optimizer", given["optimizer"], "adamw", "muon")
     one_of("precision", given["precision"], "auto", "no", "bf16", "fp16")
     one_of("device", given["device"], None, "cpu")
-    for name in ("channels_last", "compile", "show_bar"):
+    for name in ("channels_last", "compile", "cuda_graph", "show_bar"):
         one_of(name, given[name], True, False)
     return fine | _check_places(given)
 
@@ -578,8 +583,9 @@ def _check_places(given):
     loss_fn = getattr(given["loss_fn"], "func", given["loss_fn"])  # a functools.partial
     if getattr(loss_fn, "whole_batch", False) and given["accumulate"] > 1:
         raise ConfigError(f"accumulate={given['accumulate']} would change this loss, "
-                          "which compares the entries of a whole batch; use "
-                          "accumulate=1")
+                          "which compares entries of a whole batch; use accumulate=1")
+    if given["cuda_graph"] and given["compile"]:
+        raise ConfigError("cuda_graph=True and compile=True exclude each other")
     return dict(out=None if out is None else check_path("out", out))
 
 def _check_weights(model, scaler):
