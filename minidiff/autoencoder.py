@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .checks import ConfigError, check_tensor, shorten, whole_number
+from .checks import (
+    ConfigError, check_pictures, check_tensor, shorten, whole_number)
 from .hub import patch_to
 
 # %% ../nbs/01_wand.ipynb #w024
@@ -153,11 +154,11 @@ def encode(
     x: Tensor,  # pictures (n, in_channels, h, w); h, w multiples of `factor`
 ) -> Tensor:  # (n, latent_channels, h / factor, w / factor)
     "The codes of some pictures."
+    check_pictures("x", x)
     check_tensor("x", x, "n", self.in_channels, "height", "width")
     if any(side == 0 or side % self.factor for side in x.shape[2:]):
         raise ValueError(f"x: height and width must be multiples of {self.factor}, got "
                          f"{tuple(x.shape[2:])}")
-    self._check_range(x)
     return self.encoder(self._check_dtype("x", x))
 
 @patch_to(Autoencoder)
@@ -187,13 +188,3 @@ def _check_dtype(self, name, x):
         raise ValueError(f"{name}: the weights are {want}, got {x.dtype}; "
                          f"{name}.to({want})")
     return x
-
-@patch_to(Autoencoder)
-def _check_range(self, x):
-    "Bytes taken for pictures are too large a mistake to miss. (A GPU would wait.)"
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel(): return
-    low, high = (value.item() for value in x.detach().aminmax())
-    if not -20 <= low <= high <= 20:
-        raise ValueError("x: expected pictures in [-1, 1], got numbers from "
-                         f"{low:g} to {high:g}; bytes, 0 to 255, become that by "
-                         "x / 127.5 - 1")

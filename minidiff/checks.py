@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLOATS', 'is_flag', 'one_line', 'ConfigError', 'LoadError', 'shorten', 'one_of', 'whole_number', 'number',
-           'check_path', 'check_tensor', 'check_place', 'is_one_of', 'is_whole', 'is_number', 'only_one',
-           'one_timestep', 'check_timesteps', 'falling', 'check_alike']
+           'check_path', 'check_tensor', 'check_place', 'check_pictures', 'is_one_of', 'is_whole', 'is_number',
+           'only_one', 'one_timestep', 'check_timesteps', 'falling', 'check_alike']
 
 # %% ../nbs/workshop/checks.ipynb #ck004
 import math, numbers, os
@@ -134,6 +134,27 @@ def check_place(dtype, device, use_safetensors=True):
         raise ConfigError(f"device: no {shorten(device)} here "
                           f"({one_line(error)[:100]})") from None
     return dtype, device
+
+# %% ../nbs/workshop/checks.ipynb #checks_pictures
+def check_pictures(
+    name: str,  # of the argument
+    x,  # what was given
+):  # x
+    """`x`, or a `ValueError` where its numbers are not those of pictures in [-1, 1].
+
+    Noise may pass, and what overshoots a little: the mean square must stay below 2,
+    every number within 8. (Looked at on the CPU only: a GPU would wait.)
+    """
+    wish = f"{name}: expected pictures in [-1, 1], got"
+    cure = "pictures of bytes, 0 to 255, become that by x / 127.5 - 1"
+    if getattr(x, "dtype", None) == torch.uint8:
+        raise ValueError(f"{wish} bytes; {cure}")
+    real = torch.is_tensor(x) and x.is_floating_point() and x.numel()
+    if not real or x.device.type != "cpu" or torch.compiler.is_compiling(): return x
+    low, high = (value.item() for value in x.detach().aminmax())
+    power = x.detach().float().square().mean().item()
+    if -8 < low <= high < 8 and power < 2: return x
+    raise ValueError(f"{wish} numbers from {low:g} to {high:g}; {cure}")
 
 # %% ../nbs/workshop/checks.ipynb #ck014
 def is_one_of(*allowed):

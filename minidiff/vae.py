@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .checks import (
-    ConfigError, check_tensor, number, one_of, shorten, whole_number)
+    ConfigError, check_pictures, check_tensor, number, one_of, shorten, whole_number)
 from .hub import Pretrained, patch_to, register_config
 from .sd_unet import (
     ACTIVATIONS, Attention, Downsample2D, ResnetBlock2D, Upsample2D, check_dtype,
@@ -230,7 +230,7 @@ class AutoencoderKL(Pretrained, nn.Module):
     ):
         super().__init__()
         c = self.config
-        dict.update(c, check_vae_config(c))
+        dict.update(c, check_vae_config(c))  # the config lets nobody else write
         n = c.latent_channels
         shape = (c.block_out_channels, c.layers_per_block, c.mid_block_add_attention)
         block = dict(groups=c.norm_num_groups, act=c.act_fn)
@@ -297,15 +297,13 @@ def encode(
     x: Tensor,  # pictures `(n, in_channels, H, W)` in [-1, 1]
 ) -> DiagonalGaussianDistribution:  # of unscaled latents `(n, latent_channels, h, w)`
     "Compress pictures: the distribution of their latents."
-    if getattr(x, "dtype", None) == torch.uint8:
-        raise ValueError(f"x: expected pictures in [-1, 1], got bytes; {_FROM_BYTES}")
+    check_pictures("x", x)
     check_tensor("x", x, "n", self.config.in_channels, "H", "W")
     h, w = x.shape[2:]
     if h % self.factor or w % self.factor or not x.numel():
         raise ValueError(f"x: height and width must be multiples of {self.factor}, "
                          f"got {'no picture of ' * (not len(x))}{h} x {w}")
     check_dtype(self.encoder.conv_in.weight, x=x)
-    _check_range(x)
     in_pieces = self.use_slicing or self.use_tiling
     found = self._compress_pieces(x) if in_pieces else self._compress(x)
     return DiagonalGaussianDistribution(found)
@@ -343,17 +341,6 @@ def _compress(self, x):
 @patch_to(AutoencoderKL)
 def _enlarge(self, z):
     return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
-
-_FROM_BYTES = "pictures of bytes, 0 to 255, become that by x / 127.5 - 1"
-
-def _check_range(x):
-    "No picture, nor noise, has a mean square of 2, or an 8. (A GPU would wait.)"
-    if x.device.type != "cpu" or torch.compiler.is_compiling(): return
-    low, high = (value.item() for value in x.detach().aminmax())
-    power = x.detach().float().square().mean().item()
-    if not (-8 < low and high < 8 and power < 2):
-        raise ValueError("x: expected pictures in [-1, 1], got numbers from "
-                         f"{low:g} to {high:g}; {_FROM_BYTES}")
 
 # %% ../nbs/09_vae.ipynb #cell074
 def small_vae(

@@ -177,7 +177,7 @@ def test_a_size_that_cannot_be_halved(x):
     with pytest.raises(ValueError, match="x: height and width must be multiples of 8, got"): Autoencoder().encode(x)
 
 
-@pytest.mark.parametrize("x", [torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 8, 3), torch.zeros(3, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8), None])
+@pytest.mark.parametrize("x", [torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 8, 3), torch.zeros(3, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.int64), None])
 def test_what_the_encoder_refuses(x):
     with pytest.raises(ValueError, match=r"x: expected a tensor \(n, 3, height, width\) of real numbers"): Autoencoder()(x)
 
@@ -251,3 +251,8 @@ def test_a_wand_takes_its_own_precision_and_autocast():
     x = rand(1, 3, 8, 8)
     assert Autoencoder().half()(x.half()).dtype == torch.float16
     with torch.autocast("cpu", torch.bfloat16): assert Autoencoder()(x).shape == x.shape
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.full((1, 3, 8, 8), 255.0), 3 * torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), float("nan"))])
+def test_what_is_no_picture(x):
+    with pytest.raises(ValueError, match=r"x: expected pictures in \[-1, 1\], got .*; pictures of bytes, 0 to 255, become that by"): Autoencoder()(x)
