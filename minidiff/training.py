@@ -18,6 +18,7 @@ from torch import nn
 
 from .checks import (ConfigError, LoadError, check_path, number, one_of,
                              whole_number)
+from .cuda_graphs import record_step
 from .files import (first_process, load_metadata, load_safetensors, only_run,
                             remove_temporaries, save_safetensors)
 from .hub import patch_to
@@ -31,7 +32,10 @@ def step_generator(
     step: int,  # number of the step, from 0
     rank: int = 0,  # number of the process, where each needs a stream of its own
 ) -> torch.Generator:  # on the CPU
-    "All that is random in a step; no two steps or processes share a seed."
+    """All that is random in a step comes from here.
+
+    No two steps or processes share a seed.
+    """
     seed, step = whole_number("seed", seed), whole_number("step", step)
     mixed = seed * 2654435761 + rank * 3037000493 + step
     return torch.Generator().manual_seed(mixed % 2**32)
@@ -58,13 +62,16 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,  # what to train; it is moved to the device
-        loss_fn: Callable,  # `loss_fn(model, batch)` -> the mean loss; draws nothing
-        batch_fn: Callable,  # `batch_fn(generator)` -> dict of CPU tensors and lists
+        loss_fn: Callable,  # `loss_fn(model, batch)` -> the mean loss, a scalar;
+                            # it draws nothing random
+        batch_fn: Callable,  # `batch_fn(generator)` -> dict of CPU tensors and lists:
+                             # a whole batch, noise included
         steps: int,  # how many steps to take
         lr: float = 1e-3,  # the top learning rate
         warmup: float = 0.05,  # share of the steps in which it climbs
         min_lr: float = 0.0,  # what it ends on, as a share of the top
-        decay: float | None = None,  # share in which it falls; None: half a cosine
+        decay: float | None = None,  # share of the steps in which it falls in a line;
+                                     # None: half a cosine
         optimizer: str = "adamw",  # or "muon"
         weight_decay: float = 0.01,  # on matrices and kernels
         betas: tuple = (0.9, 0.99),  # of AdamW; the first is Muon's momentum too
@@ -73,7 +80,8 @@ class Trainer:
         ema: float | None = 0.999,  # decay of the weights' average; None: keep none
         precision: str = "auto",  # "no", "bf16", "fp16", or "auto"
         channels_last: bool = False,  # keep pictures in the layout convolutions like
-        compile: bool = False,  # let `torch.compile` rewrite the loss, for long runs
+        compile: bool = False,  # let `torch.compile` rewrite the loss; pays off in long
+                                # runs on a GPU
         cuda_graph: bool = False,  # replay each step on a GPU; all batches of one shape
         seed: int = 0,  # of the batches
         out: str | Path | None = None,  # folder of the checkpoint; None: keep none
@@ -103,13 +111,11 @@ class Trainer:
 
 # %% ../nbs/workshop/training.ipynb #cell039
 class _Loss(nn.Module):
-    def __init__(self, model, loss_fn, names=()):
+    def __init__(self, model, loss_fn):
         super().__init__()
-        self.model, self.loss_fn, self.names = model, loss_fn, names
+        self.model, self.loss_fn = model, loss_fn
 
-    def forward(self, *batch):  # with names: its tensors, one after the other
-        if not self.names: return self.loss_fn(self.model, *batch)
-        return _check_loss(self.loss_fn(self.model, dict(zip(self.names, batch))))
+    def forward(self, batch): return _check_loss(self.loss_fn(self.model, batch))
 
 @contextmanager
 def _own_settings():
@@ -140,8 +146,10 @@ def _keep_memory():
     if sys.platform != "linux": return
     try: set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError): return  # a C library other than glibc
-    for option in (-3, -1): set_option(option, 2**30)  # M_MMAP_, M_TRIM_THRESHOLD
-    set_option(-2, 2**28)  # M_TOP_PAD
+    M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD = -3, -1, -2
+    for option, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**30),
+                          (M_TOP_PAD, 2**28)):
+        set_option(option, value)
 
 # %% ../nbs/workshop/training.ipynb #set_up
 @patch_to(Trainer)
@@ -206,7 +214,7 @@ def _train_step(self, parts):
     for i, part in enumerate(parts):
         sync = acc.no_sync(self._wrapped) if i < len(parts) - 1 else torch.enable_grad()
         with sync, torch.autocast(**self._half):
-            loss = _check_loss((self._graphed or self._wrapped)(part)) / len(parts)
+            loss = (self._graphed or self._wrapped)(part) / len(parts)
             acc.backward(loss)
         total = total + loss.detach()
     if acc.scaler: acc.scaler.unscale_(self._optimizer)
@@ -215,48 +223,19 @@ def _train_step(self, parts):
     self._prepared.zero_grad(set_to_none=True)
     self._losses.append(total.float())
     if self._prepared.step_was_skipped: self._skipped += 1
-    else:
-        self._skipped = 0
-        self._taken = self._taken[-19:] + self._losses[-1:]
-        if self._ema: self._ema.update(self.model)
-
-# %% ../nbs/workshop/training.ipynb #graph_cell
-def _kind(v): return (*v.shape, v.dtype) if torch.is_tensor(v) else type(v).__name__
+    else: self._moved()
 
 @patch_to(Trainer)
-def _record(self, part):
-    "Let `_graphed` replay the step. Meanwhile no other thread may use the GPU."
-    kinds = {k: _kind(v) for k, v in part.items()}
-    if self.accelerator.num_processes > 1 or str in map(type, kinds.values()):
-        raise ConfigError("cuda_graph=True is for one process and batches of tensors; "
-                          f"got {self.accelerator.num_processes} and {kinds}")
-    loss = _Loss(self.model, self.loss_fn, list(kinds))
-    weights = list(loss.parameters())
-    sample = tuple(v.detach().clone() for v in part.values())
-    buffers = [(b, b.clone()) for b in self.model.buffers()]
-    with torch.autocast(**self._half, cache_enabled=False):
-        replay = _replayed(loss, sample)
-    for b, before in buffers: b.copy_(before)  # as if nothing had warmed up
-    def graphed(batch):
-        if (now := {k: _kind(v) for k, v in batch.items()}) != kinds:
-            raise ConfigError("cuda_graph=True wants all batches of one shape; the "
-                              f"first has {kinds}, and this one {now}")
-        for w in weights:  # the next replay writes into the memory of the last
-            if w.grad is not None: w.grad = w.grad.clone()
-        return replay(*(batch[k].detach() for k in kinds)).float()
-    self._graphed = graphed
-
-def _replayed(loss, sample):
-    # gradients arrive on the stream of the recording, as they should
-    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-    try: return torch.cuda.make_graphed_callables(loss, sample, allow_unused_input=True)
-    except RuntimeError as error:
-        raise ConfigError("cuda_graph=True: this loss cannot be recorded: "
-                          + str(error).partition("\n")[0]) from error
+def _moved(self):
+    "What follows a step that was taken."
+    self._skipped = 0
+    self._taken = self._taken[-19:] + self._losses[-1:]
+    if self._ema: self._ema.update(self.model)
 
 # %% ../nbs/workshop/training.ipynb #cell043
-_SETTINGS = """steps lr warmup min_lr decay optimizer weight_decay betas clip accumulate
-    ema precision channels_last compile seed name""".split()
+_SETTINGS = ("steps", "lr", "warmup", "min_lr", "decay", "optimizer", "weight_decay",
+             "betas", "clip", "accumulate",
+             "ema", "precision", "channels_last", "compile", "seed", "name")
 
 def _flat(settings, before=""):
     "Nested dictionaries as one, with names such as `unet.sample_size`."
@@ -290,8 +269,9 @@ def fingerprint(
 def _tensors(self):
     "Weights, their average, the optimiser's memory; a `FloatingPointError` for nan."
     parts = dict(model=self.model) | (dict(ema=self.ema_model) if self._ema else {})
-    tensors = {f"{name}.{k}": v for name, module in parts.items()
-               for k, v in module.state_dict().items()}
+    tensors = {}
+    for name, module in parts.items():
+        tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
     for i, state in self._optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
     masks = {f"{name}.{k}" for name, m in parts.items() for k, _ in m.named_buffers()}
@@ -310,7 +290,10 @@ def _advice(self):
 # %% ../nbs/workshop/training.ipynb #save_cell_2
 @patch_to(Trainer)
 def save(self):
-    "The main process writes weights, EMA, optimiser, losses, step and settings."
+    """Write the checkpoint: weights, EMA, optimiser, losses, step and settings.
+
+    Only the main process writes.
+    """
     losses = self._mean_losses()  # all processes take part in the average
     tensors = self._tensors()
     if self.checkpoint is None or not self.accelerator.is_main_process: return
@@ -434,11 +417,15 @@ def _bar(self):
         bar.update_every = 20  # a log file wants few lines
     return bar
 
+# %% ../nbs/workshop/training.ipynb #cell047
 _MOST_SKIPPED = 50  # in a row; a scale of 2^16 has long gone below 1 by then
 
 @patch_to(Trainer)
 def _watch(self, bar):
-    "Is the loss still a number? Not at every step: it means to wait for a GPU."
+    """Is the loss still a number? Show it.
+
+    Not at every step: it means to wait for a GPU.
+    """
     if self._skipped >= _MOST_SKIPPED:
         raise FloatingPointError(f"{self._skipped} steps in a row of {self.name} "
                                  f"overflowed by step {self.step}; {self._advice()}")
@@ -486,12 +473,13 @@ def _train(self):
     start = time.perf_counter() - self.seconds
     ahead = None
     on_gpu = self.accelerator.device.type == "cuda"
+    record = self.cuda_graph and on_gpu and self.accelerator.num_processes == 1
     rank = self.accelerator.process_index
     devices = range(torch.cuda.device_count()) if on_gpu else []
     with ThreadPoolExecutor(1) as drawer, torch.random.fork_rng(devices=devices):
         for step in bar:
             parts = ahead.result() if ahead else self._batch(step)
-            if on_gpu and self.cuda_graph and not self._graphed: self._record(parts[0])
+            if record and not self._graphed: self._record(parts[0])
             more = on_gpu and step + 1 < self.steps
             ahead = drawer.submit(self._batch, step + 1) if more else None
             torch.manual_seed(step_generator(self.seed, step, rank).initial_seed())
@@ -502,32 +490,43 @@ def _train(self):
             given_up = self._skipped >= _MOST_SKIPPED
             if save or preview or given_up or self._due(20): self._watch(bar)
             if save: self.save()
-            if preview and self.accelerator.is_main_process:
-                self.model.eval()
-                self.preview(self)
-                self.model.train()
+            if preview and self.accelerator.is_main_process: self._show_preview()
     if hasattr(bar, "fill"): print()  # end the line of a bar in a terminal
+
+@patch_to(Trainer)
+def _record(self, part):
+    self._graphed = record_step(_Loss(self.model, self.loss_fn), part, self._half)
+
+@patch_to(Trainer)
+def _show_preview(self):
+    self.model.eval()
+    self.preview(self)
+    self.model.train()
 
 # %% ../nbs/workshop/training.ipynb #alone_2
 @contextmanager
 def sigterm_as_ctrl_c():
     "Inside, SIGTERM raises `KeyboardInterrupt`, unless there is a handler already."
     mine = threading.current_thread() is threading.main_thread() and first_process()
-    mine = mine and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if mine: signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try: yield
-    finally:
-        if mine: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    finally: signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 @patch_to(Trainer)
 @contextmanager
 def _own_checkpoint(self, resume):
     "Inside, the checkpoint is this run's alone; what a killed one left is in order."
     acc = self.accelerator
-    mine = self.checkpoint is not None and acc.is_main_process
-    with only_run(self.out/f".{self.name}.lock") if mine else nullcontext():
-        if mine: self._tidy(resume)
-        if self.checkpoint and acc.num_processes > 1: acc.wait_for_everyone()
+    if self.checkpoint is None:
+        yield
+        return
+    lock = self.out/f".{self.name}.lock"
+    with only_run(lock) if acc.is_main_process else nullcontext():
+        if acc.is_main_process: self._tidy(resume)
+        if acc.num_processes > 1: acc.wait_for_everyone()
         yield
 
 @patch_to(Trainer)
