@@ -8,6 +8,8 @@ import threading
 import time
 import warnings
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -570,7 +572,7 @@ class Recorder:
 
     def __call__(self, module, sample, allow_unused_input=False):
         assert allow_unused_input and isinstance(sample, tuple) and all(isinstance(x, torch.Tensor) for x in sample)
-        assert isinstance(module, nn.Module) and module.training and module.model.training
+        assert isinstance(module, nn.Module) and module.training and module.loss.model.training
         assert not (torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled())
         self.made += 1
         self.module, self.sample = module, sample
@@ -711,7 +713,7 @@ def test_a_cpu_takes_what_a_recording_would_not():
 
 @pytest.mark.parametrize("entry, kind", [(["a"] * 16, "'names': 'list'"), ("a" * 16, "'names': 'str'"), (None, "'names': 'NoneType'")])
 def test_a_recording_takes_tensors_only(entry, kind, recorder):
-    with pytest.raises(ConfigError, match=f"tensors; got 1 and .*{kind}"):
+    with pytest.raises(ConfigError, match=f"batch: a CUDA graph takes tensors only, got .*{kind}"):
         recorded(batch_fn=lambda generator: points(generator) | dict(names=entry)).fit()
     assert recorder.made == 0
 
@@ -738,7 +740,7 @@ def test_the_order_of_a_batch_may_change(recorder):
 def test_what_cannot_be_recorded_is_said(monkeypatch):
     def fails(*args, **more): raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nFor debugging ...")
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", fails)
-    with pytest.raises(ConfigError, match="cuda_graph=True: this loss cannot be recorded: CUDA error: .* capturing$") as error:
+    with pytest.raises(ConfigError, match=r"it cannot be recorded as a CUDA graph; .* \(CUDA error: .* capturing\)$") as error:
         recorded().fit()
     assert isinstance(error.value.__cause__, RuntimeError)
 
@@ -749,13 +751,24 @@ def test_losses_that_are_none_are_not_recorded(loss, recorder):
         recorded(lambda model, batch: loss).fit()
 
 
-def test_several_processes_are_not_recorded(recorder, monkeypatch):
-    t = recorded()
-    t._set_up()
-    t.accelerator.state._shared_state["num_processes"] = 2
-    monkeypatch.setattr(type(t.accelerator), "num_processes", 2)
-    with pytest.raises(ConfigError, match="one process .*got 2 and"):
-        t._record(points(step_generator(0, 0)))
+@pytest.mark.parametrize("device, processes, on, made", [("cuda", 1, True, 1), ("cuda", 2, True, 0), ("cuda", 1, False, 0),
+                                                         ("cpu", 1, True, 0), ("mps", 1, True, 0)])
+def test_what_is_recorded_is_one_process_on_a_gpu(device, processes, on, made):
+    """With several processes the option changes nothing, so the larger preset may be trained by them."""
+    t, records = trainer(steps=1, cuda_graph=on), []
+    nothing = lambda *args: None
+    vars(t).update(accelerator=SimpleNamespace(device=torch.device(device), process_index=0, num_processes=processes, is_main_process=False),
+                   _graphed=None, _batch=lambda step: [step], _train_step=nothing, _watch=nothing, save=nothing, _record=records.append)
+    t._train()
+    assert len(records) == made and t.step == 1
+
+
+def test_the_script_needs_a_gpu(tmp_path):
+    if torch.cuda.is_available(): pytest.skip("there is one")
+    script = Path(__file__).resolve().parent.parent / "scripts/cuda_graph.py"
+    done = subprocess.run([sys.executable, script, "--out", tmp_path / "no.json"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "cuda_graph.py needs a GPU, and PyTorch finds none here\n" and not done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_recorded_and_compiled_exclude_each_other():
@@ -780,7 +793,6 @@ def small_loss(stage):
     if stage == "vae": return vae, vae_training_loss, vae_batches(book, 4, vae.config.latent_channels, vae.factor)
     if stage == "text": return small_clip(tokenizer, 32, **preset.text), contrastive_loss, contrastive_batches(book, tokenizer, 4)
     scheduler = DDPMScheduler(**SCHEDULER)
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to("meta")
     latents = torch.randn(20, vae.config.latent_channels, 32 // vae.factor, 32 // vae.factor)
     data = Latents(latents, latents.square(), torch.randn(21, tokenizer.model_max_length, 32))
     return UNet2DConditionModel(**fitted_unet(preset, vae)), diffusion_loss(scheduler), latent_batches(data, 4, 0.05)
@@ -793,6 +805,7 @@ def test_the_losses_of_the_course_stay_on_the_device(stage, monkeypatch):
     model, loss, batches = small_loss(stage)
     batch = {k: v.to("meta") for k, v in batches(step_generator(0, 0)).items()}
     model = model.to("meta")
+    loss(model, batch)  # a recording warms up; what must be brought once is brought now
     with Reaches():
         loss(model, batch).backward()
 
