@@ -47,7 +47,8 @@ def record_step(
         raise ConfigError(f"batch: a CUDA graph takes tensors only, got {kinds}")
     example = tuple(v.detach().clone() for v in batch.values())
     before = [(buffer, buffer.clone()) for buffer in loss.buffers()]
-    half = torch.autocast(**autocast, cache_enabled=False) if autocast else nullcontext()
+    half = nullcontext()
+    if autocast: half = torch.autocast(**autocast, cache_enabled=False)
     with half: recorded = _recorded(_Unpacked(loss, list(kinds)), example)
     for buffer, value in before: buffer.copy_(value)  # as if nothing had warmed up
     weights = list(loss.parameters())
