@@ -19,6 +19,7 @@ root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root))
 
 from minidiff.checks import ConfigError
+from minidiff.cuda_graphs import CountOperations
 from minidiff.files import write_json
 from minidiff.latent_diffusion import (PRESETS, SCHEDULER, Latents, diffusion_loss,
                                        fitted_unet, latent_batches, vae_config)
@@ -229,6 +230,19 @@ def refused():
     note("a plain run goes on after that", job(False, steps=15).fit().step == 15)
 
 
+def operations():
+    "How many there are in the U-Net of the preset, forward and backward; on any machine."
+    preset = PRESETS["gpu"]
+    with torch.device("meta"):
+        config = fitted_unet(preset, small_vae(**vae_config(preset)))
+        unet = UNet2DConditionModel(**config)
+        x = torch.zeros(128, config["in_channels"], *[config["sample_size"]] * 2)
+        states = torch.zeros(128, 16, config["cross_attention_dim"])
+        t = torch.zeros(128, dtype=torch.long)
+        with CountOperations() as count: unet(x, t, states).square().mean().backward()
+    note("operations, unet", all=count.all, kernels=count.all - count.views)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -237,7 +251,7 @@ def main():
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(1, "cuda_graph.py needs a GPU, and PyTorch finds none here\n")
-    for part in (same_training, times, overflows, chance, memory, refused):
+    for part in (operations, same_training, times, overflows, chance, memory, refused):
         part()
         torch.cuda.empty_cache()
         write_json(dict(about=ABOUT, device=torch.cuda.get_device_name(), rows=ROWS,
