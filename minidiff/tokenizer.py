@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START', 'END', 'clean', 'split_words', 'byte_alphabet', 'spell', 'merge_pair', 'count_pairs', 'learn_merges',
-           'apply_merges', 'vocabulary', 'train_bpe', 'Tokens', 'CLIPTokenizer', 'check_vocab', 'caption_tokenizer']
+           'apply_merges', 'vocabulary', 'train_bpe', 'Tokens', 'CLIPTokenizer', 'caption_tokenizer']
 
 # %% ../nbs/06_tokenizer.ipynb #cell004
 import functools, math, re, unicodedata, warnings
@@ -21,6 +21,8 @@ from .checks import (ConfigError, LoadError, check_path, one_of, shorten,
 from .files import atomic_write, read_json, read_text, write_json
 from .hub import find_folder, patch_to
 from .sketchbook import Sketchbook
+from .text_checks import (as_texts, check_specials, check_text, check_vocab,
+                                  short_text)
 from .training import step_generator
 
 # %% ../nbs/06_tokenizer.ipynb #cell007k
@@ -142,25 +144,6 @@ def vocabulary(
     tokens += ["".join(pair) for pair in merges] + [START, END]
     return {token: i for i, token in enumerate(tokens)}
 
-# %% ../nbs/06_tokenizer.ipynb #cell010f
-def _as_texts(text):
-    "One text or several, as a list."
-    alone = isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
-    alone = alone or getattr(text, "ndim", 1) == 0  # an array of one thing
-    texts = [text] if alone else text
-    return [_check_text(t, "a str or a list of str") for t in texts]
-
-def _check_text(text, expected="a str"):
-    if not isinstance(text, str):
-        raise ValueError(f"text must be {expected}, got {type(text).__name__}: "
-                         f"{shorten(text)}")
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("text must be of Unicode characters, got half of one in "
-                         f"{_shorten(text)!r}")
-    return text
-
-def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
-
 # %% ../nbs/06_tokenizer.ipynb #cell011
 def train_bpe(
     texts,  # an iterable of str
@@ -172,7 +155,7 @@ def train_bpe(
                          f"specials), got {vocab_size}")
     if isinstance(texts, str):
         raise ValueError(f"texts: expected several, got one: {texts[:60]!r}")
-    counts = Counter(w for t in _as_texts(texts) for w in split_words(clean(t)))
+    counts = Counter(w for t in as_texts(texts) for w in split_words(clean(t)))
     words = {spell(word): n for word, n in counts.items()}
     merges = learn_merges(words, vocab_size - 514)
     return vocabulary(merges), merges
@@ -214,7 +197,7 @@ class CLIPTokenizer:
         self.model_max_length = whole_number("model_max_length", model_max_length, 2)
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
             bos_token, eos_token, unk_token, pad_token)
-        specials = _check_specials(bos_token=bos_token, eos_token=eos_token,
+        specials = check_specials(bos_token=bos_token, eos_token=eos_token,
                                    unk_token=unk_token, pad_token=pad_token)
         self.vocab, self.merges = check_vocab(vocab, merges)
         self._take_added(specials, added_tokens)
@@ -282,41 +265,6 @@ def _finder(tokens):
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
 
-def _check_specials(**tokens):
-    "A `ConfigError` that names the special token which is no text."
-    for name, token in tokens.items():
-        if not isinstance(token, str) or not token:
-            raise ConfigError(f"{name}: expected the text of a token, got "
-                              f"{shorten(token)}")
-    return tokens
-
-# %% ../nbs/06_tokenizer.ipynb #cell014b_2
-#| code-fold: true
-#| code-summary: "what is no vocabulary"
-def check_vocab(
-    vocab,  # token -> id
-    merges,  # pairs of tokens
-) -> tuple:  # a copy of both
-    "A `ConfigError` for what is no vocabulary, or merges of what it does not hold."
-    if not isinstance(vocab, dict) or not all(isinstance(t, str) for t in vocab):
-        raise ConfigError("vocab: expected a dictionary of token -> id, got a "
-                          f"{type(vocab).__name__}")
-    ids = vocab.values()
-    if not all(type(i) is int and i >= 0 for i in ids) or len(set(ids)) < len(ids):
-        raise ConfigError("vocab: expected whole numbers from 0 upwards, each once")
-    if isinstance(merges, (str, dict)) or not isinstance(merges, Iterable):
-        raise ConfigError("merges: expected pairs of tokens, got a "
-                          f"{type(merges).__name__}")
-    pairs = [tuple(p) if isinstance(p, (list, tuple)) else p for p in merges]
-    for pair in pairs:
-        two = isinstance(pair, tuple) and len(pair) == 2
-        if not two or not all(isinstance(t, str) for t in pair):
-            raise ConfigError(f"merges: expected pairs of tokens, got {shorten(pair)}")
-        if not {*pair, "".join(pair)} <= vocab.keys():
-            raise ConfigError(f"merges: {shorten(pair)} or what it makes is not in the "
-                              "vocabulary")
-    return dict(vocab), pairs
-
 # %% ../nbs/06_tokenizer.ipynb #cell015b
 def _merge_long(symbols, ranks):
     "What `apply_merges` does, in a time that grows little faster than the word."
@@ -359,7 +307,7 @@ def tokenize(
 ) -> list:  # of str: its tokens, without start and end
     "The tokens of a text."
     tokens = []
-    for i, part in enumerate(self._exact(_check_text(text))):
+    for i, part in enumerate(self._exact(check_text(text))):
         if i % 2:
             tokens.append(part)
             continue
@@ -395,7 +343,7 @@ def __call__(
            "do_not_truncate")
     one_of("return_tensors", return_tensors, "pt", "np", None)
     length = self._row_length(max_length, padding)
-    texts = _as_texts(text)
+    texts = as_texts(text)
     unknown = self.unk_token_id
     rows = [[self.vocab.get(t, unknown) for t in self.tokenize(text)] for text in texts]
     if length is not None and truncation not in (False, "do_not_truncate"):
@@ -430,8 +378,8 @@ def _warn_about_cuts(texts, rows, length):
     cut = [(len(row) - most, t) for row, t in zip(rows, texts) if len(row) > most]
     if not cut: return
     n, longest = max(cut)
-    what = (f"the text {_shorten(longest)!r}" if len(cut) == 1
-            else f"{len(cut)} of {len(texts)} texts, the longest {_shorten(longest)!r}")
+    what = (f"the text {short_text(longest)!r}" if len(cut) == 1
+            else f"{len(cut)} of {len(texts)} texts, the longest {short_text(longest)!r}")
     warnings.warn(f"cut the last {n} tokens of {what}: "
                   f"only {most} fit between the start and the end token", stacklevel=3)
 
@@ -576,7 +524,7 @@ def _read_added(folder, config, vocab, old):
     given = {name: config[name] for name in names if config.get(name) is not None}
     texts = {name: t.get("content") if isinstance(t, dict) else t
              for name, t in given.items()}
-    specials = _check_specials(**texts)
+    specials = check_specials(**texts)
     decoder = config.get("added_tokens_decoder") or {}
     added = {t["content"]: {**t, "id": int(i)} for i, t in decoder.items()}
     if not old: return specials, added
