@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['IGNORED_KEYS', 'T5_IGNORED_KEYS', 'T5_ACTIVATIONS', 'as_texts', 'check_text', 'short_text', 'check_specials',
-           'check_vocab', 'check_clip_config', 'part_config', 'check_image_encoder', 'check_t5_config', 'check_row']
+           'warn_about_cuts', 'check_vocab', 'read_if_there', 'read_vocab', 'read_specials', 'read_added',
+           'check_clip_config', 'part_config', 'check_image_encoder', 'check_t5_config', 'check_row']
 
 # %% ../nbs/workshop/text_checks.ipynb #tc_imports
+import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from .checks import (ConfigError, check_tensor, number, one_of, shorten,
-                             whole_number)
+from .checks import (ConfigError, LoadError, check_tensor, number, one_of,
+                             shorten, whole_number)
+from .files import read_json, read_text
 from .unet_checks import check_ids
 
 # %% ../nbs/workshop/text_checks.ipynb #tc_text
@@ -46,6 +49,22 @@ def check_specials(**tokens) -> dict:  # tokens
                               f"{shorten(token)}")
     return tokens
 
+# %% ../nbs/workshop/text_checks.ipynb #tc_cuts
+def warn_about_cuts(
+    texts: list,
+    rows: list,  # of tokens, or of their ids
+    most: int,  # as many of them fit
+    where: str = "between the start and the end token",
+):
+    "One warning for all texts that are too long, at the line that called the tokenizer."
+    cut = [(len(row) - most, t) for row, t in zip(rows, texts) if len(row) > most]
+    if not cut: return
+    n, longest = max(cut)
+    what = (f"the text {short_text(longest)!r}" if len(cut) == 1
+            else f"{len(cut)} of {len(texts)} texts, the longest {short_text(longest)!r}")
+    warnings.warn(f"cut the last {n} tokens of {what}: "
+                  f"only {most} fit {where}", stacklevel=3)
+
 # %% ../nbs/workshop/text_checks.ipynb #tc_vocab
 def check_vocab(
     vocab,  # token -> id
@@ -70,6 +89,58 @@ def check_vocab(
             raise ConfigError(f"merges: {shorten(pair)} or what it makes is not in the "
                               "vocabulary")
     return dict(vocab), pairs
+
+# %% ../nbs/workshop/text_checks.ipynb #tc_files
+def read_if_there(path) -> dict:
+    "What a JSON file holds; nothing where there is none."
+    return read_json(path) if path.is_file() else {}
+
+def read_vocab(folder) -> tuple:  # (vocab, merges)
+    "What a folder of a `CLIPTokenizer` holds, in two files or in tokenizer.json."
+    if (folder/"vocab.json").is_file():
+        lines = read_text(folder/"merges.txt").split("\n")
+        lines = lines[1:] if lines[0].startswith("#version") else lines
+        merges = [tuple(line.split(" ")) for line in lines if line]
+        return read_json(folder/"vocab.json"), merges
+    if not (folder/"tokenizer.json").is_file():
+        raise LoadError(f"{folder} holds no tokenizer: neither vocab.json with "
+                        "merges.txt, nor tokenizer.json")
+    model = read_json(folder/"tokenizer.json").get("model")
+    if not isinstance(model, dict) or model.get("end_of_word_suffix") != "</w>":
+        raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
+    merges = model["merges"]
+    if isinstance(merges, list):
+        merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
+    return model["vocab"], merges
+
+def read_specials(config: dict, *names) -> dict:  # name -> text
+    "The special tokens that a config names, some of them as dictionaries."
+    given = {name: config[name] for name in names if config.get(name) is not None}
+    return check_specials(**{name: t.get("content") if isinstance(t, dict) else t
+                             for name, t in given.items()})
+
+def read_added(
+    folder,
+    config: dict,  # of the tokenizer
+    vocab: dict,
+    old: bool,  # is there no `added_tokens_decoder` in the config?
+) -> tuple:
+    "The four special tokens by name, and all added ones as `CLIPTokenizer` takes them."
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    given = {name: config[name] for name in names if config.get(name) is not None}
+    specials = read_specials(config, *names)
+    decoder = config.get("added_tokens_decoder") or {}
+    added = {t["content"]: {**t, "id": int(i)} for i, t in decoder.items()}
+    if not old: return specials, added
+    for name, t in given.items():  # old files write some of them as dictionaries
+        about = t if isinstance(t, dict) else {"normalized": False}
+        token = specials[name]
+        if token in vocab: added[token] = {**about, "id": vocab[token], "special": True}
+    for t, i in read_if_there(folder/"added_tokens.json").items():
+        added[t] = {"id": i, "special": t in specials.values()}
+    for t in read_if_there(folder/"tokenizer.json").get("added_tokens", []):
+        added[t["content"]] = t
+    return specials, added
 
 # %% ../nbs/workshop/text_checks.ipynb #tc_ignored
 # keys of transformers' config files that do not change what we compute

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['START', 'END', 'clean', 'split_words', 'byte_alphabet', 'spell', 'merge_pair', 'count_pairs', 'learn_merges',
-           'apply_merges', 'vocabulary', 'train_bpe', 'Tokens', 'CLIPTokenizer', 'caption_tokenizer']
+           'apply_merges', 'vocabulary', 'train_bpe', 'Tokens', 'CLIPTokenizer', 'caption_tokenizer', 'T5Tokenizer']
 
 # %% ../nbs/06_tokenizer.ipynb #cell004
-import functools, math, re, unicodedata, warnings
+import functools, math, re, unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -18,11 +17,12 @@ import torch
 
 from .checks import (ConfigError, LoadError, check_path, one_of, shorten,
                              whole_number)
-from .files import atomic_write, read_json, read_text, write_json
+from .files import atomic_write, write_json
 from .hub import find_folder, patch_to
 from .sketchbook import Sketchbook
 from .text_checks import (as_texts, check_specials, check_text, check_vocab,
-                                  short_text)
+                                  read_added, read_if_there, read_specials,
+                                  read_vocab, warn_about_cuts)
 from .training import step_generator
 
 # %% ../nbs/06_tokenizer.ipynb #cell007k
@@ -338,32 +338,24 @@ def __call__(
     return_tensors: str | None = None,  # "pt": tensors, "np": arrays, None: lists
 ) -> Tokens:  # `input_ids`, `attention_mask`: a row a text; as tensors (n, length)
     "Encode: start token, the text's tokens, end token, and padding."
-    one_of("padding", padding, "max_length", "longest", "do_not_pad", True, False)
-    one_of("truncation", truncation, True, False, "longest_first", "only_first",
-           "do_not_truncate")
-    one_of("return_tensors", return_tensors, "pt", "np", None)
-    length = self._row_length(max_length, padding)
+    length = _row_length(self, max_length, padding, truncation, return_tensors)
     texts = as_texts(text)
     unknown = self.unk_token_id
     rows = [[self.vocab.get(t, unknown) for t in self.tokenize(text)] for text in texts]
     if length is not None and truncation not in (False, "do_not_truncate"):
-        _warn_about_cuts(texts, rows, length)
+        warn_about_cuts(texts, rows, length - 2)
         rows = [row[:length - 2] for row in rows]
     rows = [[self.bos_token_id, *row, self.eos_token_id] for row in rows]
-    longest = max(map(len, rows), default=0) if padding in (True, "longest") else 0
-    width = length if padding == "max_length" else longest
-    masks = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-    rows = [row + [self.pad_token_id] * (width - len(row)) for row in rows]
-    if return_tensors is None and isinstance(text, str): rows, masks = rows[0], masks[0]
-    if return_tensors is not None:
-        rows, masks = (_rows_to_tensor(r, width) for r in (rows, masks))
-    if return_tensors == "np": rows, masks = rows.numpy(), masks.numpy()
-    return Tokens(input_ids=rows, attention_mask=masks)
+    return _fill(rows, padding, length, self.pad_token_id, return_tensors,
+                 alone=isinstance(text, str))
 
 # %% ../nbs/06_tokenizer.ipynb #cell016b
-@patch_to(CLIPTokenizer)
-def _row_length(self, max_length, padding):
+def _row_length(self, max_length, padding, truncation, return_tensors):
     "How long a row of ids may be; None: as long as it likes."
+    one_of("padding", padding, "max_length", "longest", "do_not_pad", True, False)
+    one_of("truncation", truncation, True, False, "longest_first", "only_first",
+           "do_not_truncate")
+    one_of("return_tensors", return_tensors, "pt", "np", None)
     length = self.model_max_length
     if length is not None and length > _NO_LIMIT: length = None
     if max_length is not None:
@@ -373,15 +365,17 @@ def _row_length(self, max_length, padding):
                          "tokenizer knows no limit")
     return length
 
-def _warn_about_cuts(texts, rows, length):
-    most = length - 2
-    cut = [(len(row) - most, t) for row, t in zip(rows, texts) if len(row) > most]
-    if not cut: return
-    n, longest = max(cut)
-    what = (f"the text {short_text(longest)!r}" if len(cut) == 1
-            else f"{len(cut)} of {len(texts)} texts, the longest {short_text(longest)!r}")
-    warnings.warn(f"cut the last {n} tokens of {what}: "
-                  f"only {most} fit between the start and the end token", stacklevel=3)
+def _fill(rows, padding, length, pad, return_tensors, alone):
+    "Rows of ids as they are asked for: filled up, with a mask, as lists or tensors."
+    longest = max(map(len, rows), default=0) if padding in (True, "longest") else 0
+    width = length if padding == "max_length" else longest
+    masks = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    rows = [row + [pad] * (width - len(row)) for row in rows]
+    if return_tensors is None and alone: rows, masks = rows[0], masks[0]
+    if return_tensors is not None:
+        rows, masks = (_rows_to_tensor(r, width) for r in (rows, masks))
+    if return_tensors == "np": rows, masks = rows.numpy(), masks.numpy()
+    return Tokens(input_ids=rows, attention_mask=masks)
 
 def _rows_to_tensor(rows, width):
     lengths = {len(row) for row in rows}
@@ -483,12 +477,12 @@ def from_pretrained(
     patterns = [f"{inside}*.json", f"{inside}merges.txt"]
     folder = find_folder(name, patterns, revision)
     if subfolder: folder = folder/subfolder
-    config = _read_if_there(folder/"tokenizer_config.json")
+    config = read_if_there(folder/"tokenizer_config.json")
     old = "added_tokens_decoder" not in config  # then the other files win
-    if old: config |= _read_if_there(folder/"special_tokens_map.json")
+    if old: config |= read_if_there(folder/"special_tokens_map.json")
     try:
-        vocab, merges = _read_vocab(folder)
-        specials, added = _read_added(folder, config, vocab, old)
+        vocab, merges = read_vocab(folder)
+        specials, added = read_added(folder, config, vocab, old)
         length = config.get("model_max_length")
         return cls(vocab, merges, length, added_tokens=added, **specials)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -497,43 +491,112 @@ def from_pretrained(
         raise LoadError(f"{folder} holds no tokenizer that can be read: {what}"
                         f"{error}") from None
 
-# %% ../nbs/06_tokenizer.ipynb #cell019a
-def _read_if_there(path): return read_json(path) if path.is_file() else {}
+# %% ../nbs/06_tokenizer.ipynb #tk_t5class
+class T5Tokenizer:
+    """Text to ids and back, as transformers' class of this name.
 
-def _read_vocab(folder):
-    "(vocab, merges) of a tokenizer's folder."
-    if (folder/"vocab.json").is_file():
-        lines = read_text(folder/"merges.txt").split("\n")
-        lines = lines[1:] if lines[0].startswith("#version") else lines
-        merges = [tuple(line.split(" ")) for line in lines if line]
-        return read_json(folder/"vocab.json"), merges
-    if not (folder/"tokenizer.json").is_file():
-        raise LoadError(f"{folder} holds no tokenizer: neither vocab.json with "
-                        "merges.txt, nor tokenizer.json")
-    model = read_json(folder/"tokenizer.json").get("model")
-    if not isinstance(model, dict) or model.get("end_of_word_suffix") != "</w>":
-        raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
-    merges = model["merges"]
-    if isinstance(merges, list):
-        merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
-    return model["vocab"], merges
+    Pieces of words with their probabilities (Kudo 2018), an end token and no start."""
+    def __init__(
+        self,
+        backend,  # a `tokenizers.Tokenizer`
+        model_max_length: int | None = 512,  # the longest row of ids; None: no limit
+        eos_token: str = "</s>",
+        unk_token: str = "<unk>",
+        pad_token: str = "<pad>",
+    ):
+        if model_max_length is None: model_max_length = 10 ** 30
+        self.model_max_length = whole_number("model_max_length", model_max_length, 2)
+        names = dict(eos_token=eos_token, unk_token=unk_token, pad_token=pad_token)
+        self.specials = check_specials(**names)
+        self.backend = backend
+        backend.no_padding()
+        backend.no_truncation()
+        for name, token in names.items():
+            setattr(self, name, token)
+            setattr(self, f"{name}_id", backend.token_to_id(token))
+            if backend.token_to_id(token) is None:
+                raise ConfigError(f"{name}: the vocabulary has no token {token!r}")
 
-def _read_added(folder, config, vocab, old):
-    "The four special tokens by name, and all added ones as `CLIPTokenizer` takes them."
-    names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    given = {name: config[name] for name in names if config.get(name) is not None}
-    texts = {name: t.get("content") if isinstance(t, dict) else t
-             for name, t in given.items()}
-    specials = check_specials(**texts)
-    decoder = config.get("added_tokens_decoder") or {}
-    added = {t["content"]: {**t, "id": int(i)} for i, t in decoder.items()}
-    if not old: return specials, added
-    for name, t in given.items():  # old files write some of them as dictionaries
-        about = t if isinstance(t, dict) else {"normalized": False}
-        token = specials[name]
-        if token in vocab: added[token] = {**about, "id": vocab[token], "special": True}
-    for t, i in _read_if_there(folder/"added_tokens.json").items():
-        added[t] = {"id": i, "special": t in specials.values()}
-    for t in _read_if_there(folder/"tokenizer.json").get("added_tokens", []):
-        added[t["content"]] = t
-    return specials, added
+    def __len__(self): return self.backend.get_vocab_size()
+
+    def tokenize(self, text: str) -> list:  # of str: its pieces, without the end
+        "The pieces of a text; `▁` stands for a space."
+        return self.backend.encode(check_text(text), add_special_tokens=False).tokens
+
+# %% ../nbs/06_tokenizer.ipynb #tk_t5call
+@patch_to(T5Tokenizer)
+def __call__(
+    self,
+    text,  # str, or a list of them
+    padding: str | bool = False,  # as for `CLIPTokenizer`
+    max_length: int | None = None,  # `model_max_length` where none is given
+    truncation: bool | str = True,  # cut what is longer, and warn
+    return_tensors: str | None = None,  # "pt", "np", or None
+) -> Tokens:  # `input_ids`, `attention_mask`: a row a text
+    "Encode: the text's pieces, the end token, and padding."
+    length = _row_length(self, max_length, padding, truncation, return_tensors)
+    texts = as_texts(text)
+    rows = [encoding.ids[:-1] for encoding in self.backend.encode_batch(texts)]
+    if length is not None and truncation not in (False, "do_not_truncate"):
+        warn_about_cuts(texts, rows, length - 1, "before the end token")
+        rows = [row[:length - 1] for row in rows]
+    rows = [[*row, self.eos_token_id] for row in rows]
+    return _fill(rows, padding, length, self.pad_token_id, return_tensors,
+                 alone=isinstance(text, str))
+
+@patch_to(T5Tokenizer)
+def decode(
+    self,
+    ids,  # one row of ids, a list, a 1-d tensor or array
+    skip_special_tokens: bool = False,  # leave out end and padding
+) -> str:
+    "Ids back to text."
+    ids = _plain(ids)
+    most = len(self)
+    row = isinstance(ids, (list, tuple))
+    if not row or not all(type(i) is int and 0 <= i < most for i in ids):
+        raise ValueError(f"ids: expected one row of numbers from 0 to {most - 1}, "
+                         f"got {shorten(ids)}")
+    return self.backend.decode(ids, skip_special_tokens)
+
+T5Tokenizer.batch_decode = CLIPTokenizer.batch_decode
+
+# %% ../nbs/06_tokenizer.ipynb #tk_t5files
+@patch_to(T5Tokenizer)
+def save_pretrained(
+    self,
+    folder,  # created where it does not exist
+):
+    "Save the tokenizer's two files, which transformers reads too."
+    folder = check_path("folder", folder)
+    atomic_write(folder/"tokenizer.json",
+                 lambda path: Path(path).write_text(self.backend.to_str(), "utf-8"))
+    write_json({"tokenizer_class": "T5Tokenizer", "extra_ids": 0,
+                "model_max_length": self.model_max_length, **self.specials},
+               folder/"tokenizer_config.json")
+
+@patch_to(T5Tokenizer)
+@classmethod
+def from_pretrained(
+    cls,
+    name,  # a folder, or the id of a repository on the Hugging Face Hub
+    subfolder: str | None = None,  # such as "tokenizer_3", within a pipeline's folder
+    revision: str | None = None,  # branch, tag or commit on the Hub
+) -> T5Tokenizer:
+    "Load a folder that holds a tokenizer.json."
+    from tokenizers import Tokenizer
+    if subfolder: check_path("subfolder", subfolder)
+    inside = f"{subfolder}/" if subfolder else ""
+    folder = find_folder(name, [f"{inside}*.json"], revision)/(subfolder or "")
+    file = folder/"tokenizer.json"
+    if not file.is_file():
+        raise LoadError(f"{folder} holds no tokenizer.json (transformers' AutoTokenizer "
+                        "makes one of spiece.model)")
+    config = read_if_there(folder/"tokenizer_config.json")
+    try:
+        specials = read_specials(config, "eos_token", "unk_token", "pad_token")
+        length = config.get("model_max_length")
+        return cls(Tokenizer.from_file(str(file)), length, **specials)
+    except Exception as error:
+        raise LoadError(f"{folder} holds no tokenizer that can be read: "
+                        f"{error}") from None
