@@ -56,12 +56,13 @@ def warn_about_cuts(
     most: int,  # as many of them fit
     where: str = "between the start and the end token",
 ):
-    "One warning for all texts that are too long, at the line that called the tokenizer."
+    "One warning for all texts that are too long, at the line that called."
     cut = [(len(row) - most, t) for row, t in zip(rows, texts) if len(row) > most]
     if not cut: return
     n, longest = max(cut)
     what = (f"the text {short_text(longest)!r}" if len(cut) == 1
-            else f"{len(cut)} of {len(texts)} texts, the longest {short_text(longest)!r}")
+            else f"{len(cut)} of {len(texts)} texts, the longest "
+                 f"{short_text(longest)!r}")
     warnings.warn(f"cut the last {n} tokens of {what}: "
                   f"only {most} fit {where}", stacklevel=3)
 
@@ -113,6 +114,7 @@ def read_vocab(folder) -> tuple:  # (vocab, merges)
         merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
     return model["vocab"], merges
 
+# %% ../nbs/workshop/text_checks.ipynb #tc_files2
 def read_specials(config: dict, *names) -> dict:  # name -> text
     "The special tokens that a config names, some of them as dictionaries."
     given = {name: config[name] for name in names if config.get(name) is not None}
@@ -231,7 +233,7 @@ T5_ACTIVATIONS = ("relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-sil
 def check_t5_config(c) -> dict:  # its whole numbers as `int`
     "A `ConfigError` that names the key, if no T5 encoder can be built from this."
     most = dict(vocab_size=10 ** 7, num_layers=1000, relative_attention_num_buckets=512)
-    least = dict(num_layers=0, relative_attention_num_buckets=4)
+    least = dict(relative_attention_num_buckets=4)
     counts = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads",
               "relative_attention_num_buckets", "relative_attention_max_distance")
     found = {key: whole_number(key, c[key], least.get(key, 1), most.get(key, 2 ** 17))

@@ -6,7 +6,8 @@
 __all__ = ['attend', 'causal_mask', 'CLIPAttention', 'quick_gelu', 'CLIPMLP', 'CLIPEncoderLayer', 'CLIPEncoder',
            'CLIPTextEmbeddings', 'init_clip_weights', 'TextOutput', 'TextTower', 'ImageEncoder', 'clip_loss',
            'TextAndPictures', 'contrastive_loss', 'CLIPTextModel', 'small_clip', 'CLIPTextModelWithProjection',
-           'CLIPVisionEmbeddings', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput', 'CLIPModel']
+           'CLIPVisionEmbeddings', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput', 'CLIPModel', 'T5Output',
+           'T5EncoderModel']
 
 # %% ../nbs/07_text_encoder.ipynb #cell004
 import math
@@ -20,6 +21,7 @@ from .checks import check_tensor, number, shorten, whole_number
 from .hub import Pretrained, patch_to, register_config
 from .sd_unet import Downsample2D, ResnetBlock2D, check_dtype
 from .parallel import all_gather_with_grad
+from .t5 import T5Stack, init_t5_weights, relative_buckets
 from .text_checks import (IGNORED_KEYS, T5_IGNORED_KEYS, check_clip_config,
                                   check_image_encoder, check_row, check_t5_config,
                                   part_config)
@@ -506,3 +508,63 @@ def forward(
     v = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
     logits = self.logit_scale.exp() * t @ v.T
     return CLIPOutput(logits.T, logits, t, v, text, vision)
+
+# %% ../nbs/07_text_encoder.ipynb #t5_out
+class T5Output(NamedTuple):
+    "What T5's encoder says about n texts of L tokens."
+    last_hidden_state: Tensor  # (n, L, d_model), normed: what the painter hears
+    hidden_states: tuple  # layers + 1 of that shape: what enters each block; the last
+
+# %% ../nbs/07_text_encoder.ipynb #t5_class
+class T5EncoderModel(Pretrained, nn.Module):
+    """The encoder of T5 (Raffel et al. 2020) or T5 1.1: one vector a token.
+
+    Same config keys, weight names and numbers as transformers' class of this name."""
+    weights_name = "model.safetensors"
+    ignored_config_keys = T5_IGNORED_KEYS
+    ignored_weights = r"decoder\.|lm_head\."
+    config_extras = {"architectures": ["T5EncoderModel"], "model_type": "t5"}
+
+    @register_config
+    def __init__(
+        self,
+        vocab_size: int = 32128,  # how many ids there are
+        d_model: int = 512,  # width of a token
+        d_kv: int = 64,  # width of a head; num_heads * d_kv need not be d_model
+        d_ff: int = 2048,  # width inside a block's feed-forward
+        num_layers: int = 6,  # number of blocks
+        num_heads: int = 8,  # in each
+        relative_attention_num_buckets: int = 32,  # of distances, half for each side
+        relative_attention_max_distance: int = 128,  # all beyond share the last bucket
+        dropout_rate: float = 0.1,  # in training
+        layer_norm_epsilon: float = 1e-6,  # added to the norms' mean squares
+        initializer_factor: float = 1.0,  # on the spread of fresh weights
+        feed_forward_proj: str = "relu",  # "gated-gelu" in T5 1.1
+    ):
+        super().__init__()
+        dict.update(self.config, check_t5_config(self.config))
+        c = self.config
+        self.shared = nn.Embedding(c.vocab_size, c.d_model)
+        self.encoder = T5Stack(c, self.shared)
+        init_t5_weights(self, c, c.initializer_factor)
+
+    def forward(
+        self,
+        input_ids: Tensor,  # (n, L) ids
+        attention_mask: Tensor | None = None,  # (n, L), 0 where nobody may look
+    ) -> T5Output:
+        "The states of all tokens, and what enters each block."
+        shown = check_row(input_ids, self.config.vocab_size, attention_mask)
+        states = self.encoder(input_ids, shown)
+        return T5Output(states[-1], tuple(states))
+
+# %% ../nbs/07_text_encoder.ipynb #t5_tied
+@patch_to(T5EncoderModel)
+@classmethod
+def weights_from_file(cls, weights: dict) -> dict:
+    "Names on disk -> in memory; the table of tokens may stand there once or twice."
+    found = super(T5EncoderModel, cls).weights_from_file(weights)
+    names = "shared.weight", "encoder.embed_tokens.weight"
+    for name in names:
+        if name in found: return {**found, **dict.fromkeys(names, found[name])}
+    return found

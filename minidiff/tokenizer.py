@@ -512,13 +512,12 @@ class T5Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         for name, token in names.items():
-            setattr(self, name, token)
-            setattr(self, f"{name}_id", backend.token_to_id(token))
-            if backend.token_to_id(token) is None:
+            number = backend.token_to_id(token)
+            vars(self).update({name: token, f"{name}_id": number})
+            if number is None:
                 raise ConfigError(f"{name}: the vocabulary has no token {token!r}")
 
     def __len__(self): return self.backend.get_vocab_size()
-
     def tokenize(self, text: str) -> list:  # of str: its pieces, without the end
         "The pieces of a text; `▁` stands for a space."
         return self.backend.encode(check_text(text), add_special_tokens=False).tokens
@@ -536,7 +535,8 @@ def __call__(
     "Encode: the text's pieces, the end token, and padding."
     length = _row_length(self, max_length, padding, truncation, return_tensors)
     texts = as_texts(text)
-    rows = [encoding.ids[:-1] for encoding in self.backend.encode_batch(texts)]
+    rows = [encoding.ids for encoding in
+            self.backend.encode_batch(texts, add_special_tokens=False)]
     if length is not None and truncation not in (False, "do_not_truncate"):
         warn_about_cuts(texts, rows, length - 1, "before the end token")
         rows = [row[:length - 1] for row in rows]
@@ -552,10 +552,9 @@ def decode(
 ) -> str:
     "Ids back to text."
     ids = _plain(ids)
-    most = len(self)
     row = isinstance(ids, (list, tuple))
-    if not row or not all(type(i) is int and 0 <= i < most for i in ids):
-        raise ValueError(f"ids: expected one row of numbers from 0 to {most - 1}, "
+    if not row or not all(type(i) is int and 0 <= i < len(self) for i in ids):
+        raise ValueError(f"ids: expected one row of numbers from 0 to {len(self) - 1}, "
                          f"got {shorten(ids)}")
     return self.backend.decode(ids, skip_special_tokens)
 
@@ -588,15 +587,14 @@ def from_pretrained(
     if subfolder: check_path("subfolder", subfolder)
     inside = f"{subfolder}/" if subfolder else ""
     folder = find_folder(name, [f"{inside}*.json"], revision)/(subfolder or "")
-    file = folder/"tokenizer.json"
-    if not file.is_file():
-        raise LoadError(f"{folder} holds no tokenizer.json (transformers' AutoTokenizer "
-                        "makes one of spiece.model)")
+    if not (folder/"tokenizer.json").is_file():
+        raise LoadError(f"{folder} holds no tokenizer.json (AutoTokenizer of "
+                        "transformers makes one of spiece.model)")
     config = read_if_there(folder/"tokenizer_config.json")
     try:
         specials = read_specials(config, "eos_token", "unk_token", "pad_token")
         length = config.get("model_max_length")
-        return cls(Tokenizer.from_file(str(file)), length, **specials)
+        return cls(Tokenizer.from_file(f"{folder}/tokenizer.json"), length, **specials)
     except Exception as error:
         raise LoadError(f"{folder} holds no tokenizer that can be read: "
                         f"{error}") from None

@@ -53,7 +53,8 @@ def tiny_positions(model):
 
 VARIANTS = {"as it is": {}, "scenes drawn freely": dict(batches=free_batches),
             "pictures alone": dict(loss=pictures_only), "tiny positions": dict(change=tiny_positions),
-            "AdamW at 0.001": dict(optimizer="adamw", lr=1e-3), "AdamW at 0.003": dict(optimizer="adamw", lr=3e-3)}
+            "AdamW at 0.001": dict(optimizer="adamw", lr=1e-3), "AdamW at 0.003": dict(optimizer="adamw", lr=3e-3),
+            "AdamW at 0.01": dict(optimizer="adamw", lr=1e-2)}
 
 
 CHANGES = {"background": lambda s: replace(s, background=(s.background + 1) % 6),
