@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORED_KEYS', 'T5_IGNORED_KEYS', 'T5_ACTIVATIONS', 'as_texts', 'check_text', 'short_text', 'check_specials',
-           'warn_about_cuts', 'check_vocab', 'read_if_there', 'read_vocab', 'read_specials', 'read_added',
-           'check_clip_config', 'part_config', 'check_image_encoder', 'check_t5_config', 'check_row']
+           'warn_about_cuts', 'rows_to_tensor', 'check_vocab', 'read_if_there', 'read_vocab', 'read_specials',
+           'read_added', 'check_clip_config', 'part_config', 'check_image_encoder', 'check_t5_config', 'check_row']
 
 # %% ../nbs/workshop/text_checks.ipynb #tc_imports
 import warnings
@@ -65,6 +65,19 @@ def warn_about_cuts(
                  f"{short_text(longest)!r}")
     warnings.warn(f"cut the last {n} tokens of {what}: "
                   f"only {most} fit {where}", stacklevel=3)
+
+# %% ../nbs/workshop/text_checks.ipynb #tc_rows
+def rows_to_tensor(
+    rows: list,  # of ids
+    width: int,  # of the table, where there are no rows
+) -> Tensor:  # (n, L)
+    "A table of ids, or a `ValueError` where the rows are not equally long."
+    lengths = {len(row) for row in rows}
+    if len(lengths) > 1:
+        raise ValueError(f"texts of {min(lengths)} to {max(lengths)} tokens make no "
+                         'tensor; give padding="longest" or padding="max_length"')
+    table = torch.tensor(rows, dtype=torch.long)
+    return table.reshape(len(rows), -1 if rows else width)
 
 # %% ../nbs/workshop/text_checks.ipynb #tc_vocab
 def check_vocab(

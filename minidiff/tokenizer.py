@@ -22,7 +22,7 @@ from .hub import find_folder, patch_to
 from .sketchbook import Sketchbook
 from .text_checks import (as_texts, check_specials, check_text, check_vocab,
                                   read_added, read_if_there, read_specials,
-                                  read_vocab, warn_about_cuts)
+                                  read_vocab, rows_to_tensor, warn_about_cuts)
 from .training import step_generator
 
 # %% ../nbs/06_tokenizer.ipynb #cell007k
@@ -373,17 +373,9 @@ def _fill(rows, padding, length, pad, return_tensors, alone):
     rows = [row + [pad] * (width - len(row)) for row in rows]
     if return_tensors is None and alone: rows, masks = rows[0], masks[0]
     if return_tensors is not None:
-        rows, masks = (_rows_to_tensor(r, width) for r in (rows, masks))
+        rows, masks = (rows_to_tensor(r, width) for r in (rows, masks))
     if return_tensors == "np": rows, masks = rows.numpy(), masks.numpy()
     return Tokens(input_ids=rows, attention_mask=masks)
-
-def _rows_to_tensor(rows, width):
-    lengths = {len(row) for row in rows}
-    if len(lengths) > 1:
-        raise ValueError(f"texts of {min(lengths)} to {max(lengths)} tokens make no "
-                         'tensor; give padding="longest" or padding="max_length"')
-    table = torch.tensor(rows, dtype=torch.long)
-    return table.reshape(len(rows), -1 if rows else width)
 
 # %% ../nbs/06_tokenizer.ipynb #cell017
 @patch_to(CLIPTokenizer)
@@ -558,7 +550,15 @@ def decode(
                          f"got {shorten(ids)}")
     return self.backend.decode(ids, skip_special_tokens)
 
-T5Tokenizer.batch_decode = CLIPTokenizer.batch_decode
+# %% ../nbs/06_tokenizer.ipynb #tk_t5batch
+@patch_to(T5Tokenizer)
+def batch_decode(
+    self,
+    rows,  # a list of rows of ids, or a table of them
+    skip_special_tokens: bool = False,
+) -> list:  # of str
+    "`decode`, row by row."
+    return CLIPTokenizer.batch_decode(self, rows, skip_special_tokens)
 
 # %% ../nbs/06_tokenizer.ipynb #tk_t5files
 @patch_to(T5Tokenizer)
