@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the causal mask and the end token of CLIP's text tower are worth, for the chapter on the text encoder.
 
-    python scripts/text_towers.py [--steps 300] [--seeds 0 1] [--out minidiff/data/results/text_towers.json]
+    python scripts/text_towers.py [--steps 300] [--seeds 0 1 2] [--out minidiff/data/results/text_towers.json]
 
 Trains four pairs of small towers from each seed: the text tower reads backwards only (causal) or both ways, and a text is
 its state at the end token, or the mean of the states of all its tokens. All else is as in that chapter. Counted on
@@ -77,7 +77,7 @@ def run(book, tokenizer, seed, steps, causal, mean):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("minidiff/data/results/text_towers.json"))
     args = parser.parse_args()
     book = Sketchbook(32)
