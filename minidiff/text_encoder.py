@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['attend', 'causal_mask', 'CLIPAttention', 'quick_gelu', 'CLIPMLP', 'CLIPEncoderLayer', 'CLIPEncoder',
            'CLIPTextEmbeddings', 'init_clip_weights', 'TextOutput', 'TextTower', 'ImageEncoder', 'clip_loss',
-           'TextAndPictures', 'contrastive_loss', 'check_clip_config', 'part_config', 'CLIPTextModel', 'small_clip',
-           'CLIPTextModelWithProjection', 'CLIPVisionEmbeddings', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput',
-           'CLIPModel']
+           'TextAndPictures', 'contrastive_loss', 'CLIPTextModel', 'small_clip', 'CLIPTextModelWithProjection',
+           'CLIPVisionEmbeddings', 'VisionOutput', 'CLIPVisionModel', 'CLIPOutput', 'CLIPModel', 'T5Output',
+           'T5EncoderModel']
 
 # %% ../nbs/07_text_encoder.ipynb #cell004
 import math
@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checks import (ConfigError, check_tensor, number, one_of, shorten,
-                             whole_number)
+from .checks import check_tensor, number, shorten, whole_number
 from .hub import Pretrained, patch_to, register_config
-from .sd_unet import Downsample2D, ResnetBlock2D, check_dtype, check_ids
+from .sd_unet import Downsample2D, ResnetBlock2D, check_dtype
 from .parallel import all_gather_with_grad
+from .t5 import T5Stack, init_t5_weights, relative_buckets
+from .text_checks import (IGNORED_KEYS, T5_IGNORED_KEYS, check_clip_config,
+                                  check_image_encoder, check_row, check_t5_config,
+                                  part_config)
 from .tokenizer import CLIPTokenizer
 
 # %% ../nbs/07_text_encoder.ipynb #cell022
@@ -192,7 +195,7 @@ class ImageEncoder(Pretrained, nn.Module):
         groups: int = 8,  # of the group norms
     ):
         super().__init__()
-        dict.update(self.config, self._check_sizes())
+        dict.update(self.config, check_image_encoder(self.config))
         image_size, widths, projection_dim, text_hidden_size, groups = (
             self.config.values())
         layers = [nn.Conv2d(3, widths[0], 3, stride=2, padding=1)]
@@ -217,30 +220,6 @@ class ImageEncoder(Pretrained, nn.Module):
         check_tensor("pooled", pooled, "n", self.text_projection.in_features)
         check_dtype(self.text_projection.weight, pooled=pooled)
         return self.text_projection(pooled)
-
-# %% ../nbs/07_text_encoder.ipynb #ie_check
-@patch_to(ImageEncoder)
-def _check_sizes(self):
-    "A `ConfigError` that names the key from which no net can be built."
-    c = self.config
-    found = {key: whole_number(key, c[key], 1, 2 ** 15) for key in
-             ("image_size", "projection_dim", "text_hidden_size", "groups")}
-    widths = c.widths if isinstance(c.widths, tuple) and len(c.widths) < 16 else ()
-    numbers = [whole_number("widths", width, 1, 2 ** 15) for width in widths]
-    if not widths or any(n % c.groups for n in numbers):
-        raise ConfigError(f"widths: expected multiples of groups={c.groups}, got "
-                          f"{shorten(c.widths)}")
-    if c.image_size % 2 ** len(widths):
-        raise ConfigError(f"image_size must be a multiple of {2 ** len(widths)}, to be "
-                          f"halved {len(widths)} times, got {c.image_size}")
-    side = c.image_size // 2 ** len(widths)
-    pairs = zip(numbers, (numbers[0], *numbers))
-    weights = sum(9 * out * (2 * out + back) for out, back in pairs)
-    weights += numbers[-1] * side ** 2 * c.projection_dim
-    if weights > 1e9:
-        raise ConfigError("widths, image_size, projection_dim: an encoder of "
-                          f"{weights / 1e9:.0f} billion weights")
-    return {**found, "widths": tuple(numbers)}
 
 # %% ../nbs/07_text_encoder.ipynb #cell037
 def clip_loss(
@@ -294,60 +273,11 @@ def contrastive_loss(model: TextAndPictures, batch: dict) -> Tensor:
 
 contrastive_loss.whole_batch = True  # in parts, a batch has fewer to compare with
 
-# %% ../nbs/07_text_encoder.ipynb #cell030a
-# keys of transformers' config files that do not change what we compute
-_IGNORED = frozenset("""
-    architectures model_type torch_dtype dtype transformers_version initializer_range
-    initializer_factor pad_token_id bos_token_id dropout return_dict
-    output_hidden_states output_attentions torchscript use_bfloat16 tf_legacy_loss
-    pruned_heads suppress_tokens tie_word_embeddings is_encoder_decoder is_decoder
-    cross_attention_hidden_size prefix add_cross_attention tie_encoder_decoder
-    max_length min_length do_sample early_stopping num_beams num_beam_groups
-    diversity_penalty temperature top_k top_p typical_p id2label repetition_penalty
-    length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences chunk_size_feed_forward output_scores label2id
-    return_dict_in_generate forced_bos_token_id forced_eos_token_id
-    remove_invalid_values exponential_decay_length_penalty begin_suppress_tokens
-    finetuning_task tokenizer_class sep_token_id decoder_start_token_id
-    task_specific_params problem_type
-""".split())
-
-# %% ../nbs/07_text_encoder.ipynb #cell030a_2
-def check_clip_config(c) -> dict:  # of one tower; its whole numbers as `int`
-    "A `ConfigError` that names the key, if no tower can be built from this."
-    most = dict(vocab_size=10 ** 7, num_hidden_layers=1000)
-    counts = ("hidden_size", "intermediate_size", "num_hidden_layers",
-              "num_attention_heads", "vocab_size", "max_position_embeddings",
-              "num_channels", "image_size", "patch_size")
-    if c.projection_dim is not None: counts += ("projection_dim",)
-    found = {key: whole_number(key, c[key], int(key != "num_hidden_layers"),
-                               most.get(key, 2 ** 15))
-             for key in counts if key in c}
-    for key in ("pad_token_id", "bos_token_id"):
-        if c.get(key) is not None: whole_number(key, c[key])
-    if "eos_token_id" in c:
-        found["eos_token_id"] = whole_number("eos_token_id", c.eos_token_id, 0, 10 ** 7)
-    width, inner, layers, heads = (found[key] for key in counts[:4])
-    if width % heads:
-        raise ConfigError("hidden_size must be a multiple of num_attention_heads, got "
-                          f"{width} and {heads}")
-    if found.get("patch_size", 0) > found.get("image_size", 0):
-        raise ConfigError(f"patch_size: expected at most image_size={c.image_size}, "
-                          f"got {c.patch_size}")
-    one_of("hidden_act", c.hidden_act, *_ACTIVATIONS)
-    number("layer_norm_eps", c.layer_norm_eps, low=0)
-    number("attention_dropout", c.attention_dropout, low=0, high=1)
-    weights = width * (layers * (4 * width + 2 * inner) + found.get("vocab_size", 0))
-    if weights > 3e10:
-        raise ConfigError("num_hidden_layers, hidden_size, vocab_size: a tower of "
-                          f"{weights / 1e9:.0f} billion weights; real ones have 2")
-    return found
-
 # %% ../nbs/07_text_encoder.ipynb #cell030a_3
 class _Part(Pretrained):
     "A part of CLIP, which opens from a folder of its own, and from that of the whole."
     weights_name = "model.safetensors"
-    ignored_config_keys = _IGNORED
+    ignored_config_keys = IGNORED_KEYS
     part = "text"  # the key of its config in that of a whole CLIP
     ignored_weights = r".*position_ids$|vision_model\.|visual_projection\.|logit_scale"
 
@@ -358,13 +288,6 @@ class _Part(Pretrained):
             own = {k: v for k, v in config.items() if k in cls.config_keys()}
             config = {**part_config(config, cls.part), **own}
         return super()._check_config(config)
-
-def part_config(config: dict, part: str) -> dict:  # part: "text" or "vision"
-    "The config of a tower in that of a whole CLIP. (In old files `_dict` counts.)"
-    old, new = config.get(f"{part}_config_dict"), config.get(f"{part}_config")
-    found = new if old is None else old
-    if found is None or isinstance(found, dict): return dict(found or {})
-    raise ConfigError(f"{part}_config: expected a dictionary, got {shorten(found)}")
 
 # %% ../nbs/07_text_encoder.ipynb #cell031
 class CLIPTextModel(_Part, TextTower):
@@ -408,22 +331,9 @@ def forward(
     attention_mask: Tensor | None = None,  # (n, L), 0 where nobody may look
 ) -> TextOutput:
     "The states of all tokens, the pooled one, and what each block said."
-    check_tensor("input_ids", input_ids, "n", "length", floating=False)
-    n, length = input_ids.shape
     c = self.config
-    shown = None
-    if not input_ids.numel():
-        raise ValueError(f"input_ids: expected at least one id, got {(n, length)}")
-    check_ids("input_ids", input_ids, c.vocab_size)
-    if length > c.max_position_embeddings:
-        raise ValueError("input_ids must have at most "
-                         f"{c.max_position_embeddings} tokens a text, got {length}")
-    if attention_mask is not None:
-        got = getattr(attention_mask, "shape", attention_mask)
-        if not torch.is_tensor(attention_mask) or got != input_ids.shape:
-            raise ValueError(f"attention_mask: expected a tensor {(n, length)}, as "
-                             f"input_ids, got {got}")
-        shown = attention_mask.to(input_ids.device).bool()[:, None, None]
+    shown = check_row(input_ids, c.vocab_size, attention_mask,
+                      c.max_position_embeddings)
     return super(CLIPTextModel, self).forward(input_ids, shown)
 
 # %% ../nbs/07_text_encoder.ipynb #ie_small
@@ -548,7 +458,7 @@ class CLIPOutput(NamedTuple):
 class CLIPModel(Pretrained, nn.Module):
     "Both towers in one space, where a text and its picture point the same way."
     weights_name = "model.safetensors"
-    ignored_config_keys = _IGNORED
+    ignored_config_keys = IGNORED_KEYS
     ignored_weights = r".*position_ids$"
     config_extras = {"architectures": ["CLIPModel"], "model_type": "clip"}
 
@@ -598,3 +508,63 @@ def forward(
     v = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
     logits = self.logit_scale.exp() * t @ v.T
     return CLIPOutput(logits.T, logits, t, v, text, vision)
+
+# %% ../nbs/07_text_encoder.ipynb #t5_out
+class T5Output(NamedTuple):
+    "What T5's encoder says about n texts of L tokens."
+    last_hidden_state: Tensor  # (n, L, d_model), normed: what the painter hears
+    hidden_states: tuple  # layers + 1 of that shape: what enters each block; the last
+
+# %% ../nbs/07_text_encoder.ipynb #t5_class
+class T5EncoderModel(Pretrained, nn.Module):
+    """The encoder of T5 (Raffel et al. 2020) or T5 1.1: one vector a token.
+
+    Same config keys, weight names and numbers as transformers' class of this name."""
+    weights_name = "model.safetensors"
+    ignored_config_keys = T5_IGNORED_KEYS
+    ignored_weights = r"decoder\.|lm_head\."
+    config_extras = {"architectures": ["T5EncoderModel"], "model_type": "t5"}
+
+    @register_config
+    def __init__(
+        self,
+        vocab_size: int = 32128,  # how many ids there are
+        d_model: int = 512,  # width of a token
+        d_kv: int = 64,  # width of a head; num_heads * d_kv need not be d_model
+        d_ff: int = 2048,  # width inside a block's feed-forward
+        num_layers: int = 6,  # number of blocks
+        num_heads: int = 8,  # in each
+        relative_attention_num_buckets: int = 32,  # of distances, half for each side
+        relative_attention_max_distance: int = 128,  # all beyond share the last bucket
+        dropout_rate: float = 0.1,  # in training
+        layer_norm_epsilon: float = 1e-6,  # added to the norms' mean squares
+        initializer_factor: float = 1.0,  # on the spread of fresh weights
+        feed_forward_proj: str = "relu",  # "gated-gelu" in T5 1.1
+    ):
+        super().__init__()
+        dict.update(self.config, check_t5_config(self.config))
+        c = self.config
+        self.shared = nn.Embedding(c.vocab_size, c.d_model)
+        self.encoder = T5Stack(c, self.shared)
+        init_t5_weights(self, c, c.initializer_factor)
+
+    def forward(
+        self,
+        input_ids: Tensor,  # (n, L) ids
+        attention_mask: Tensor | None = None,  # (n, L), 0 where nobody may look
+    ) -> T5Output:
+        "The states of all tokens, and what enters each block."
+        shown = check_row(input_ids, self.config.vocab_size, attention_mask)
+        states = self.encoder(input_ids, shown)
+        return T5Output(states[-1], tuple(states))
+
+# %% ../nbs/07_text_encoder.ipynb #t5_tied
+@patch_to(T5EncoderModel)
+@classmethod
+def weights_from_file(cls, weights: dict) -> dict:
+    "Names on disk -> in memory; the table of tokens may stand there once or twice."
+    found = super(T5EncoderModel, cls).weights_from_file(weights)
+    names = "shared.weight", "encoder.embed_tokens.weight"
+    for name in names:
+        if name in found: return {**found, **dict.fromkeys(names, found[name])}
+    return found

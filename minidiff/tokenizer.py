@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['START', 'END', 'clean', 'split_words', 'byte_alphabet', 'spell', 'merge_pair', 'count_pairs', 'learn_merges',
-           'apply_merges', 'vocabulary', 'train_bpe', 'Tokens', 'CLIPTokenizer', 'check_vocab', 'caption_tokenizer']
+           'apply_merges', 'vocabulary', 'train_bpe', 'Tokens', 'CLIPTokenizer', 'caption_tokenizer', 'T5Tokenizer']
 
 # %% ../nbs/06_tokenizer.ipynb #cell004
-import functools, math, re, unicodedata, warnings
+import functools, math, re, unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -18,9 +17,12 @@ import torch
 
 from .checks import (ConfigError, LoadError, check_path, one_of, shorten,
                              whole_number)
-from .files import atomic_write, read_json, read_text, write_json
+from .files import atomic_write, write_json
 from .hub import find_folder, patch_to
 from .sketchbook import Sketchbook
+from .text_checks import (as_texts, check_specials, check_text, check_vocab,
+                                  read_added, read_if_there, read_specials,
+                                  read_vocab, rows_to_tensor, warn_about_cuts)
 from .training import step_generator
 
 # %% ../nbs/06_tokenizer.ipynb #cell007k
@@ -142,25 +144,6 @@ def vocabulary(
     tokens += ["".join(pair) for pair in merges] + [START, END]
     return {token: i for i, token in enumerate(tokens)}
 
-# %% ../nbs/06_tokenizer.ipynb #cell010f
-def _as_texts(text):
-    "One text or several, as a list."
-    alone = isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
-    alone = alone or getattr(text, "ndim", 1) == 0  # an array of one thing
-    texts = [text] if alone else text
-    return [_check_text(t, "a str or a list of str") for t in texts]
-
-def _check_text(text, expected="a str"):
-    if not isinstance(text, str):
-        raise ValueError(f"text must be {expected}, got {type(text).__name__}: "
-                         f"{shorten(text)}")
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("text must be of Unicode characters, got half of one in "
-                         f"{_shorten(text)!r}")
-    return text
-
-def _shorten(text): return text if len(text) <= 60 else text[:40] + " ... " + text[-15:]
-
 # %% ../nbs/06_tokenizer.ipynb #cell011
 def train_bpe(
     texts,  # an iterable of str
@@ -172,7 +155,7 @@ def train_bpe(
                          f"specials), got {vocab_size}")
     if isinstance(texts, str):
         raise ValueError(f"texts: expected several, got one: {texts[:60]!r}")
-    counts = Counter(w for t in _as_texts(texts) for w in split_words(clean(t)))
+    counts = Counter(w for t in as_texts(texts) for w in split_words(clean(t)))
     words = {spell(word): n for word, n in counts.items()}
     merges = learn_merges(words, vocab_size - 514)
     return vocabulary(merges), merges
@@ -214,7 +197,7 @@ class CLIPTokenizer:
         self.model_max_length = whole_number("model_max_length", model_max_length, 2)
         self.bos_token, self.eos_token, self.unk_token, self.pad_token = (
             bos_token, eos_token, unk_token, pad_token)
-        specials = _check_specials(bos_token=bos_token, eos_token=eos_token,
+        specials = check_specials(bos_token=bos_token, eos_token=eos_token,
                                    unk_token=unk_token, pad_token=pad_token)
         self.vocab, self.merges = check_vocab(vocab, merges)
         self._take_added(specials, added_tokens)
@@ -282,41 +265,6 @@ def _finder(tokens):
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, longest_first))})").split
 
-def _check_specials(**tokens):
-    "A `ConfigError` that names the special token which is no text."
-    for name, token in tokens.items():
-        if not isinstance(token, str) or not token:
-            raise ConfigError(f"{name}: expected the text of a token, got "
-                              f"{shorten(token)}")
-    return tokens
-
-# %% ../nbs/06_tokenizer.ipynb #cell014b_2
-#| code-fold: true
-#| code-summary: "what is no vocabulary"
-def check_vocab(
-    vocab,  # token -> id
-    merges,  # pairs of tokens
-) -> tuple:  # a copy of both
-    "A `ConfigError` for what is no vocabulary, or merges of what it does not hold."
-    if not isinstance(vocab, dict) or not all(isinstance(t, str) for t in vocab):
-        raise ConfigError("vocab: expected a dictionary of token -> id, got a "
-                          f"{type(vocab).__name__}")
-    ids = vocab.values()
-    if not all(type(i) is int and i >= 0 for i in ids) or len(set(ids)) < len(ids):
-        raise ConfigError("vocab: expected whole numbers from 0 upwards, each once")
-    if isinstance(merges, (str, dict)) or not isinstance(merges, Iterable):
-        raise ConfigError("merges: expected pairs of tokens, got a "
-                          f"{type(merges).__name__}")
-    pairs = [tuple(p) if isinstance(p, (list, tuple)) else p for p in merges]
-    for pair in pairs:
-        two = isinstance(pair, tuple) and len(pair) == 2
-        if not two or not all(isinstance(t, str) for t in pair):
-            raise ConfigError(f"merges: expected pairs of tokens, got {shorten(pair)}")
-        if not {*pair, "".join(pair)} <= vocab.keys():
-            raise ConfigError(f"merges: {shorten(pair)} or what it makes is not in the "
-                              "vocabulary")
-    return dict(vocab), pairs
-
 # %% ../nbs/06_tokenizer.ipynb #cell015b
 def _merge_long(symbols, ranks):
     "What `apply_merges` does, in a time that grows little faster than the word."
@@ -359,7 +307,7 @@ def tokenize(
 ) -> list:  # of str: its tokens, without start and end
     "The tokens of a text."
     tokens = []
-    for i, part in enumerate(self._exact(_check_text(text))):
+    for i, part in enumerate(self._exact(check_text(text))):
         if i % 2:
             tokens.append(part)
             continue
@@ -390,32 +338,24 @@ def __call__(
     return_tensors: str | None = None,  # "pt": tensors, "np": arrays, None: lists
 ) -> Tokens:  # `input_ids`, `attention_mask`: a row a text; as tensors (n, length)
     "Encode: start token, the text's tokens, end token, and padding."
+    length = _row_length(self, max_length, padding, truncation, return_tensors)
+    texts = as_texts(text)
+    unknown = self.unk_token_id
+    rows = [[self.vocab.get(t, unknown) for t in self.tokenize(text)] for text in texts]
+    if length is not None and truncation not in (False, "do_not_truncate"):
+        warn_about_cuts(texts, rows, length - 2)
+        rows = [row[:length - 2] for row in rows]
+    rows = [[self.bos_token_id, *row, self.eos_token_id] for row in rows]
+    return _fill(rows, padding, length, self.pad_token_id, return_tensors,
+                 alone=isinstance(text, str))
+
+# %% ../nbs/06_tokenizer.ipynb #cell016b
+def _row_length(self, max_length, padding, truncation, return_tensors):
+    "How long a row of ids may be; None: as long as it likes."
     one_of("padding", padding, "max_length", "longest", "do_not_pad", True, False)
     one_of("truncation", truncation, True, False, "longest_first", "only_first",
            "do_not_truncate")
     one_of("return_tensors", return_tensors, "pt", "np", None)
-    length = self._row_length(max_length, padding)
-    texts = _as_texts(text)
-    unknown = self.unk_token_id
-    rows = [[self.vocab.get(t, unknown) for t in self.tokenize(text)] for text in texts]
-    if length is not None and truncation not in (False, "do_not_truncate"):
-        _warn_about_cuts(texts, rows, length)
-        rows = [row[:length - 2] for row in rows]
-    rows = [[self.bos_token_id, *row, self.eos_token_id] for row in rows]
-    longest = max(map(len, rows), default=0) if padding in (True, "longest") else 0
-    width = length if padding == "max_length" else longest
-    masks = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-    rows = [row + [self.pad_token_id] * (width - len(row)) for row in rows]
-    if return_tensors is None and isinstance(text, str): rows, masks = rows[0], masks[0]
-    if return_tensors is not None:
-        rows, masks = (_rows_to_tensor(r, width) for r in (rows, masks))
-    if return_tensors == "np": rows, masks = rows.numpy(), masks.numpy()
-    return Tokens(input_ids=rows, attention_mask=masks)
-
-# %% ../nbs/06_tokenizer.ipynb #cell016b
-@patch_to(CLIPTokenizer)
-def _row_length(self, max_length, padding):
-    "How long a row of ids may be; None: as long as it likes."
     length = self.model_max_length
     if length is not None and length > _NO_LIMIT: length = None
     if max_length is not None:
@@ -425,23 +365,17 @@ def _row_length(self, max_length, padding):
                          "tokenizer knows no limit")
     return length
 
-def _warn_about_cuts(texts, rows, length):
-    most = length - 2
-    cut = [(len(row) - most, t) for row, t in zip(rows, texts) if len(row) > most]
-    if not cut: return
-    n, longest = max(cut)
-    what = (f"the text {_shorten(longest)!r}" if len(cut) == 1
-            else f"{len(cut)} of {len(texts)} texts, the longest {_shorten(longest)!r}")
-    warnings.warn(f"cut the last {n} tokens of {what}: "
-                  f"only {most} fit between the start and the end token", stacklevel=3)
-
-def _rows_to_tensor(rows, width):
-    lengths = {len(row) for row in rows}
-    if len(lengths) > 1:
-        raise ValueError(f"texts of {min(lengths)} to {max(lengths)} tokens make no "
-                         'tensor; give padding="longest" or padding="max_length"')
-    table = torch.tensor(rows, dtype=torch.long)
-    return table.reshape(len(rows), -1 if rows else width)
+def _fill(rows, padding, length, pad, return_tensors, alone):
+    "Rows of ids as they are asked for: filled up, with a mask, as lists or tensors."
+    longest = max(map(len, rows), default=0) if padding in (True, "longest") else 0
+    width = length if padding == "max_length" else longest
+    masks = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    rows = [row + [pad] * (width - len(row)) for row in rows]
+    if return_tensors is None and alone: rows, masks = rows[0], masks[0]
+    if return_tensors is not None:
+        rows, masks = (rows_to_tensor(r, width) for r in (rows, masks))
+    if return_tensors == "np": rows, masks = rows.numpy(), masks.numpy()
+    return Tokens(input_ids=rows, attention_mask=masks)
 
 # %% ../nbs/06_tokenizer.ipynb #cell017
 @patch_to(CLIPTokenizer)
@@ -535,12 +469,12 @@ def from_pretrained(
     patterns = [f"{inside}*.json", f"{inside}merges.txt"]
     folder = find_folder(name, patterns, revision)
     if subfolder: folder = folder/subfolder
-    config = _read_if_there(folder/"tokenizer_config.json")
+    config = read_if_there(folder/"tokenizer_config.json")
     old = "added_tokens_decoder" not in config  # then the other files win
-    if old: config |= _read_if_there(folder/"special_tokens_map.json")
+    if old: config |= read_if_there(folder/"special_tokens_map.json")
     try:
-        vocab, merges = _read_vocab(folder)
-        specials, added = _read_added(folder, config, vocab, old)
+        vocab, merges = read_vocab(folder)
+        specials, added = read_added(folder, config, vocab, old)
         length = config.get("model_max_length")
         return cls(vocab, merges, length, added_tokens=added, **specials)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -549,43 +483,118 @@ def from_pretrained(
         raise LoadError(f"{folder} holds no tokenizer that can be read: {what}"
                         f"{error}") from None
 
-# %% ../nbs/06_tokenizer.ipynb #cell019a
-def _read_if_there(path): return read_json(path) if path.is_file() else {}
+# %% ../nbs/06_tokenizer.ipynb #tk_t5class
+class T5Tokenizer:
+    """Text to ids and back, as transformers' class of this name.
 
-def _read_vocab(folder):
-    "(vocab, merges) of a tokenizer's folder."
-    if (folder/"vocab.json").is_file():
-        lines = read_text(folder/"merges.txt").split("\n")
-        lines = lines[1:] if lines[0].startswith("#version") else lines
-        merges = [tuple(line.split(" ")) for line in lines if line]
-        return read_json(folder/"vocab.json"), merges
+    Pieces of words with their probabilities (Kudo 2018), an end token and no start."""
+    def __init__(
+        self,
+        backend,  # a `tokenizers.Tokenizer`
+        model_max_length: int | None = 512,  # the longest row of ids; None: no limit
+        eos_token: str = "</s>",
+        unk_token: str = "<unk>",
+        pad_token: str = "<pad>",
+    ):
+        if model_max_length is None: model_max_length = 10 ** 30
+        self.model_max_length = whole_number("model_max_length", model_max_length, 2)
+        names = dict(eos_token=eos_token, unk_token=unk_token, pad_token=pad_token)
+        self.specials = check_specials(**names)
+        self.backend = backend
+        backend.no_padding()
+        backend.no_truncation()
+        for name, token in names.items():
+            number = backend.token_to_id(token)
+            vars(self).update({name: token, f"{name}_id": number})
+            if number is None:
+                raise ConfigError(f"{name}: the vocabulary has no token {token!r}")
+
+    def __len__(self): return self.backend.get_vocab_size()
+    def tokenize(self, text: str) -> list:  # of str: its pieces, without the end
+        "The pieces of a text; `▁` stands for a space."
+        return self.backend.encode(check_text(text), add_special_tokens=False).tokens
+
+# %% ../nbs/06_tokenizer.ipynb #tk_t5call
+@patch_to(T5Tokenizer)
+def __call__(
+    self,
+    text,  # str, or a list of them
+    padding: str | bool = False,  # as for `CLIPTokenizer`
+    max_length: int | None = None,  # `model_max_length` where none is given
+    truncation: bool | str = True,  # cut what is longer, and warn
+    return_tensors: str | None = None,  # "pt", "np", or None
+) -> Tokens:  # `input_ids`, `attention_mask`: a row a text
+    "Encode: the text's pieces, the end token, and padding."
+    length = _row_length(self, max_length, padding, truncation, return_tensors)
+    texts = as_texts(text)
+    rows = [encoding.ids for encoding in
+            self.backend.encode_batch(texts, add_special_tokens=False)]
+    if length is not None and truncation not in (False, "do_not_truncate"):
+        warn_about_cuts(texts, rows, length - 1, "before the end token")
+        rows = [row[:length - 1] for row in rows]
+    rows = [[*row, self.eos_token_id] for row in rows]
+    return _fill(rows, padding, length, self.pad_token_id, return_tensors,
+                 alone=isinstance(text, str))
+
+@patch_to(T5Tokenizer)
+def decode(
+    self,
+    ids,  # one row of ids, a list, a 1-d tensor or array
+    skip_special_tokens: bool = False,  # leave out end and padding
+) -> str:
+    "Ids back to text."
+    ids = _plain(ids)
+    row = isinstance(ids, (list, tuple))
+    if not row or not all(type(i) is int and 0 <= i < len(self) for i in ids):
+        raise ValueError(f"ids: expected one row of numbers from 0 to {len(self) - 1}, "
+                         f"got {shorten(ids)}")
+    return self.backend.decode(ids, skip_special_tokens)
+
+# %% ../nbs/06_tokenizer.ipynb #tk_t5batch
+@patch_to(T5Tokenizer)
+def batch_decode(
+    self,
+    rows,  # a list of rows of ids, or a table of them
+    skip_special_tokens: bool = False,
+) -> list:  # of str
+    "`decode`, row by row."
+    return CLIPTokenizer.batch_decode(self, rows, skip_special_tokens)
+
+# %% ../nbs/06_tokenizer.ipynb #tk_t5files
+@patch_to(T5Tokenizer)
+def save_pretrained(
+    self,
+    folder,  # created where it does not exist
+):
+    "Save the tokenizer's two files, which transformers reads too."
+    folder = check_path("folder", folder)
+    atomic_write(folder/"tokenizer.json",
+                 lambda path: Path(path).write_text(self.backend.to_str(), "utf-8"))
+    write_json({"tokenizer_class": "T5Tokenizer", "extra_ids": 0,
+                "model_max_length": self.model_max_length, **self.specials},
+               folder/"tokenizer_config.json")
+
+@patch_to(T5Tokenizer)
+@classmethod
+def from_pretrained(
+    cls,
+    name,  # a folder, or the id of a repository on the Hugging Face Hub
+    subfolder: str | None = None,  # such as "tokenizer_3", within a pipeline's folder
+    revision: str | None = None,  # branch, tag or commit on the Hub
+) -> T5Tokenizer:
+    "Load a folder that holds a tokenizer.json."
+    from tokenizers import Tokenizer
+    if subfolder: check_path("subfolder", subfolder)
+    inside = f"{subfolder}/" if subfolder else ""
+    folder = find_folder(name, [f"{inside}*.json"], revision)/(subfolder or "")
     if not (folder/"tokenizer.json").is_file():
-        raise LoadError(f"{folder} holds no tokenizer: neither vocab.json with "
-                        "merges.txt, nor tokenizer.json")
-    model = read_json(folder/"tokenizer.json").get("model")
-    if not isinstance(model, dict) or model.get("end_of_word_suffix") != "</w>":
-        raise LoadError(f"{folder/'tokenizer.json'} is not a tokenizer of CLIP's kind")
-    merges = model["merges"]
-    if isinstance(merges, list):
-        merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
-    return model["vocab"], merges
-
-def _read_added(folder, config, vocab, old):
-    "The four special tokens by name, and all added ones as `CLIPTokenizer` takes them."
-    names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    given = {name: config[name] for name in names if config.get(name) is not None}
-    texts = {name: t.get("content") if isinstance(t, dict) else t
-             for name, t in given.items()}
-    specials = _check_specials(**texts)
-    decoder = config.get("added_tokens_decoder") or {}
-    added = {t["content"]: {**t, "id": int(i)} for i, t in decoder.items()}
-    if not old: return specials, added
-    for name, t in given.items():  # old files write some of them as dictionaries
-        about = t if isinstance(t, dict) else {"normalized": False}
-        token = specials[name]
-        if token in vocab: added[token] = {**about, "id": vocab[token], "special": True}
-    for t, i in _read_if_there(folder/"added_tokens.json").items():
-        added[t] = {"id": i, "special": t in specials.values()}
-    for t in _read_if_there(folder/"tokenizer.json").get("added_tokens", []):
-        added[t["content"]] = t
-    return specials, added
+        raise LoadError(f"{folder} holds no tokenizer.json (AutoTokenizer of "
+                        "transformers makes one of spiece.model)")
+    config = read_if_there(folder/"tokenizer_config.json")
+    try:
+        specials = read_specials(config, "eos_token", "unk_token", "pad_token")
+        length = config.get("model_max_length")
+        return cls(Tokenizer.from_file(f"{folder}/tokenizer.json"), length, **specials)
+    except Exception as error:
+        raise LoadError(f"{folder} holds no tokenizer that can be read: "
+                        f"{error}") from None

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """What each choice in the contrastive training of the words is worth, for the chapter on the text encoder.
 
-    python scripts/text_ablations.py [--steps 300] [--seeds 0 1] [--out minidiff/data/results/text_ablations.json]
+    python scripts/text_ablations.py [--steps 300] [--seeds 0 1] [--only "AdamW at 0.001"]
 
 Trains the small towers of that chapter with one thing left out at a time, from several seeds, and counts how often the
 right caption is picked among seven hard negatives, for held-out pictures; and how often it wins against one caption in
 which just one thing is otherwise. Some forty seconds of one core for each run.
-The file is written after each run.
+The file is written after each run; with --only, runs of other variants that are in it already stay.
 """
 import argparse
 import tempfile
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minidiff.files import write_json
+from minidiff.files import read_json, write_json
 from minidiff.sketchbook import Sketchbook, choose_mentioned
 from minidiff.negatives import contrastive_batches, describe
 from minidiff.negatives import pick_caption
@@ -52,7 +52,9 @@ def tiny_positions(model):
 
 
 VARIANTS = {"as it is": {}, "scenes drawn freely": dict(batches=free_batches),
-            "pictures alone": dict(loss=pictures_only), "tiny positions": dict(change=tiny_positions)}
+            "pictures alone": dict(loss=pictures_only), "tiny positions": dict(change=tiny_positions),
+            "AdamW at 0.001": dict(optimizer="adamw", lr=1e-3), "AdamW at 0.003": dict(optimizer="adamw", lr=3e-3),
+            "AdamW at 0.01": dict(optimizer="adamw", lr=1e-2)}
 
 
 CHANGES = {"background": lambda s: replace(s, background=(s.background + 1) % 6),
@@ -76,13 +78,13 @@ def against(model, tokenizer, book, change, n=PICTURES):
     return (cosines[0] > cosines[1])[differ].float().mean().item()
 
 
-def run(book, tokenizer, seed, steps, batches=contrastive_batches, loss=contrastive_loss, change=None):
+def run(book, tokenizer, seed, steps, batches=contrastive_batches, loss=contrastive_loss, change=None, **training):
     seed_all(seed)
     model = small_clip(tokenizer, book.size, **SIZES)
     if change: change(model)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(model, loss, batches(book, tokenizer, BATCH), steps=steps, seed=seed, name="text",
-                          out=Path(folder), device="cpu", show_bar=False, **TRAINING)
+                          out=Path(folder), device="cpu", show_bar=False, **{**TRAINING, **training})
         trainer.fit()
     model = trainer.ema_model.eval()
     pairs = {name: against(model, tokenizer, book, change) for name, change in CHANGES.items()}
@@ -94,16 +96,19 @@ def main():
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--out", type=Path, default=Path("minidiff/data/results/text_ablations.json"))
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     args = parser.parse_args()
     book = Sketchbook(32)
     tokenizer = caption_tokenizer(book)
-    found = {name: [] for name in VARIANTS}
+    before = read_json(args.out)["right"] if args.out.is_file() else {}
+    found = {name: [] if name in args.only else before.get(name, []) for name in VARIANTS}
     for seed in args.seeds:
-        for name, change in VARIANTS.items():
+        for name in args.only:
             start = time.perf_counter()
-            found[name].append(run(book, tokenizer, seed, args.steps, **change))
+            found[name].append(run(book, tokenizer, seed, args.steps, **VARIANTS[name]))
             print(f"seed {seed}, {name}: {found[name][-1]} in {time.perf_counter() - start:.0f} s", flush=True)
-            write_json(dict(steps=args.steps, seeds=args.seeds, batch_size=BATCH, pictures=PICTURES, sizes=SIZES,
+            write_json(dict(command=f"python scripts/text_ablations.py --steps {args.steps} --seeds {' '.join(map(str, args.seeds))}",
+                            device="cpu", threads=torch.get_num_threads(), steps=args.steps, seeds=args.seeds, batch_size=BATCH, pictures=PICTURES, sizes=SIZES,
                             torch=torch.__version__, right=found), args.out)
 
 
