@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does Dali bind the colours to the shapes? One net with two ears, and one ear stopped: for the chapter on conditioning.
 
-    python scripts/two_ears.py [--steps 600] [--seeds 0 1] [--out minidiff/data/results/two_ears.json]
+    python scripts/two_ears.py [--steps 500] [--seeds 0 1] [--out minidiff/data/results/two_ears.json]
 
 A U-Net half as wide as the shipped one takes a caption in two ways: as one vector added to the time vector, and
 as one vector a token by cross-attention. It is trained three times from one start, on one row of batches, and hears
@@ -127,7 +127,7 @@ def judge(net, pipe, book, ear):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--ears", nargs="+", default=EARS, choices=EARS)
     parser.add_argument("--out", type=Path, default=Path("minidiff/data/results/two_ears.json"))
