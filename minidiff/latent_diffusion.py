@@ -56,7 +56,6 @@ class Preset:
     steps: int = 15  # calls of the U-Net for a picture
     scale: float = 2.0  # of the guidance
 
-# %% ../nbs/16_latent_diffusion.ipynb #cell008
 def unet_config(
     widths: tuple,  # channels of each level
     latent: int,  # height and width of the latents
@@ -92,13 +91,13 @@ PRESETS = dict(
         unet=unet_config((64, 128), 8),
         unet_training=dict(steps=1700, batch_size=96, lr=5e-3, **LATE)),
     gpu=Preset(
-        size=64, pictures=200_000, captions=2000,
-        vae=dict(widths=(64, 64, 64)),
-        vae_training=VAE_RECIPE | dict(steps=6000, batch_size=64),
+        size=64, pictures=200_000, captions=2000, vae=dict(widths=(64, 64, 64)),
+        vae_training=VAE_RECIPE | dict(steps=6000, batch_size=64, cuda_graph=True),
         text=dict(widths=(32, 64, 128, 128)),
         text_training=dict(steps=1000, batch_size=512, lr=1e-2, ema=0.99, **MUON),
         unet=unet_config((128, 256, 256), 16, layers_per_block=2, norm_num_groups=32),
-        unet_training=dict(steps=8000, batch_size=128, lr=5e-3, ema=0.999, **LATE)),
+        unet_training=dict(steps=8000, batch_size=128, lr=5e-3, ema=0.999,
+                           cuda_graph=True, **LATE)),
 )
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell011
@@ -280,6 +279,7 @@ def diffusion_loss(scheduler: DDPMScheduler):  # adds the noise, and says what t
     "A `loss_fn` for `Trainer`: the U-Net's mean squared error on `latent_batches`."
     def loss(unet, batch):
         x0, noise, t = batch["latents"], batch["noise"], batch["timesteps"]
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(x0.device)  # once
         noisy = scheduler.add_noise(x0, noise, t)
         target = training_target(scheduler, x0, noise, t)
         return F.mse_loss(unet(noisy, t, batch["states"]).float(), target)

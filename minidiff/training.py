@@ -18,6 +18,7 @@ from torch import nn
 
 from .checks import (ConfigError, LoadError, check_path, number, one_of,
                              whole_number)
+from .cuda_graphs import record_step
 from .files import (first_process, load_metadata, load_safetensors, only_run,
                             remove_temporaries, save_safetensors)
 from .hub import patch_to
@@ -52,9 +53,8 @@ def best_precision(device: torch.device | str) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     has = lambda name: getattr(torch.cpu, name, lambda: False)()
-    fast = device.type == "cpu" and (has("_is_avx512_bf16_supported")
-                                     or has("_is_amx_tile_supported"))
-    return "bf16" if fast else "no"
+    fast = has("_is_avx512_bf16_supported") or has("_is_amx_tile_supported")
+    return "bf16" if fast and device.type == "cpu" else "no"
 
 # %% ../nbs/workshop/training.ipynb #cell037
 class Trainer:
@@ -82,6 +82,7 @@ class Trainer:
         channels_last: bool = False,  # keep pictures in the layout convolutions like
         compile: bool = False,  # let `torch.compile` rewrite the loss; pays off in long
                                 # runs on a GPU
+        cuda_graph: bool = False,  # replay each step on a GPU; all batches of one shape
         seed: int = 0,  # of the batches
         out: str | Path | None = None,  # folder of the checkpoint; None: keep none
         name: str = "model",  # names the checkpoint and the bar
@@ -114,7 +115,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.loss_fn = model, loss_fn
 
-    def forward(self, batch): return self.loss_fn(self.model, batch)
+    def forward(self, batch): return _check_loss(self.loss_fn(self.model, batch))
 
 @contextmanager
 def _own_settings():
@@ -159,8 +160,7 @@ def _set_up(self):
         _check_weights(self.model, accelerator.scaler)
         if accelerator.device.type == "cpu": _keep_memory()
         self.model.to(accelerator.device).train()
-        # of what was tried before, or interrupted
-        self.model.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)  # of what was tried, or interrupted
         if self.channels_last: self.model.to(memory_format=torch.channels_last)
         groups = parameter_groups(self.model, self.weight_decay)
         make = dict(adamw=torch.optim.AdamW, muon=Muon)[self.optimizer]
@@ -174,7 +174,8 @@ def _set_up(self):
     if self.compile: self._wrapped = torch.compile(self._wrapped)
     kind, precision = accelerator.device.type, accelerator.mixed_precision
     half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
-    self._autocast = torch.autocast(kind, half, enabled=half is not None)
+    self._half = dict(device_type=kind, dtype=half, enabled=half is not None)
+    self._graphed = None
 
 # %% ../nbs/workshop/training.ipynb #cell041
 @patch_to(Trainer)
@@ -212,8 +213,8 @@ def _train_step(self, parts):
     for group in self._optimizer.param_groups: group["lr"] = rate
     for i, part in enumerate(parts):
         sync = acc.no_sync(self._wrapped) if i < len(parts) - 1 else torch.enable_grad()
-        with sync, self._autocast:
-            loss = _check_loss(self._wrapped(part)) / len(parts)
+        with sync, torch.autocast(**self._half):
+            loss = (self._graphed or self._wrapped)(part) / len(parts)
             acc.backward(loss)
         total = total + loss.detach()
     if acc.scaler: acc.scaler.unscale_(self._optimizer)
@@ -356,10 +357,9 @@ def _restore(self, path, tensors, header):
     mine = self._settings()
     other = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
     if other:
-        was = ", ".join(f"{k}={theirs.get(k)!r}" for k in other)
-        now = ", ".join(f"{k}={mine.get(k)!r}" for k in other)
-        raise ConfigError(f"{path} was made with {was}, and this run has {now}; use "
-                          "the same, or another folder, or delete "
+        said = lambda run: ", ".join(f"{k}={run.get(k)!r}" for k in other)
+        raise ConfigError(f"{path} was made with {said(theirs)}, and this run has "
+                          f"{said(mine)}; use the same, or another folder, or delete "
                           f"{self.name}.checkpoint* there to train this part again")
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items()
                            if k.startswith(prefix)}
@@ -428,13 +428,11 @@ def _watch(self, bar):
     """
     if self._skipped >= _MOST_SKIPPED:
         raise FloatingPointError(f"{self._skipped} steps in a row of {self.name} "
-                                 f"overflowed before step {self.step}; "
-                                 f"{self._advice()}")
+                                 f"overflowed by step {self.step}; {self._advice()}")
     if not self._taken: return
     recent = torch.stack(self._taken).mean()
     acc = self.accelerator
-    # all stop where one must
-    if acc.num_processes > 1: recent = acc.reduce(recent, "mean")
+    if acc.num_processes > 1: recent = acc.reduce(recent, "mean")  # all stop, or none
     recent = recent.item()
     if not math.isfinite(recent):
         raise FloatingPointError(f"the loss of {self.name} became {recent} within the "
@@ -462,6 +460,7 @@ def fit(
     with sigterm_as_ctrl_c(), self._own_checkpoint(resume):
         if resume: self.load()
         self._train()
+    self._graphed = None  # and its memory
     self.accelerator.free_memory()
     self.model.eval()
     return self
@@ -474,13 +473,15 @@ def _train(self):
     start = time.perf_counter() - self.seconds
     ahead = None
     on_gpu = self.accelerator.device.type == "cuda"
+    record = self.cuda_graph and on_gpu and self.accelerator.num_processes == 1
     rank = self.accelerator.process_index
     devices = range(torch.cuda.device_count()) if on_gpu else []
     with ThreadPoolExecutor(1) as drawer, torch.random.fork_rng(devices=devices):
         for step in bar:
             parts = ahead.result() if ahead else self._batch(step)
-            ahead = drawer.submit(self._batch, step
-                                  + 1) if on_gpu and step + 1 < self.steps else None
+            if record and not self._graphed: self._record(parts[0])
+            more = on_gpu and step + 1 < self.steps
+            ahead = drawer.submit(self._batch, step + 1) if more else None
             torch.manual_seed(step_generator(self.seed, step, rank).initial_seed())
             self._train_step(parts)
             self.step, self.seconds = step + 1, time.perf_counter() - start
@@ -491,6 +492,10 @@ def _train(self):
             if save: self.save()
             if preview and self.accelerator.is_main_process: self._show_preview()
     if hasattr(bar, "fill"): print()  # end the line of a bar in a terminal
+
+@patch_to(Trainer)
+def _record(self, part):
+    self._graphed = record_step(_Loss(self.model, self.loss_fn), part, self._half)
 
 @patch_to(Trainer)
 def _show_preview(self):
@@ -530,10 +535,9 @@ def _tidy(self, resume):
     between = self._new.is_file() and not self.checkpoint.is_file()  # two renames
     if between: os.replace(self._new, self.checkpoint)
     self._new.unlink(missing_ok=True)
-    there = [path for path in (self.checkpoint, self._previous) if path.is_file()]
-    if there and not resume:
-        raise LoadError(f"{there[0]} is there already; "
-                        "resume it, or use another folder")
+    old = [path for path in (self.checkpoint, self._previous) if path.is_file()]
+    if old and not resume:
+        raise LoadError(f"{old[0]} is there already; resume it, or use another folder")
 
 # %% ../nbs/workshop/training.ipynb #check_cell
 def _checked(given):
@@ -557,7 +561,7 @@ def _checked(given):
     one_of("optimizer", given["optimizer"], "adamw", "muon")
     one_of("precision", given["precision"], "auto", "no", "bf16", "fp16")
     one_of("device", given["device"], None, "cpu")
-    for name in ("channels_last", "compile", "show_bar"):
+    for name in ("channels_last", "compile", "cuda_graph", "show_bar"):
         one_of(name, given[name], True, False)
     return fine | _check_places(given)
 
@@ -578,8 +582,9 @@ def _check_places(given):
     loss_fn = getattr(given["loss_fn"], "func", given["loss_fn"])  # a functools.partial
     if getattr(loss_fn, "whole_batch", False) and given["accumulate"] > 1:
         raise ConfigError(f"accumulate={given['accumulate']} would change this loss, "
-                          "which compares the entries of a whole batch; use "
-                          "accumulate=1")
+                          "which compares entries of a whole batch; use accumulate=1")
+    if given["cuda_graph"] and given["compile"]:
+        raise ConfigError("cuda_graph=True and compile=True exclude each other")
     return dict(out=None if out is None else check_path("out", out))
 
 def _check_weights(model, scaler):

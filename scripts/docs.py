@@ -70,7 +70,7 @@ def folded(code):
         return code
     names = [name for line in body for name in defined(line)]
     if body and all(isinstance(line, ast.Import | ast.ImportFrom) for line in body):
-        summary = "the imports"
+        summary = "imports"
     elif names and all(re.match(r"_[^_]", name) for name in names):
         summary = "helpers: " + ", ".join(names)
     else:

@@ -320,6 +320,8 @@ def main():
         parser.error(f"--fork: expected 0 or more, got {options.fork}")
     if not any(options.only in stage.name for stage in STAGES):
         parser.error(f"--only: no stage's name contains {options.only!r}")
+    if options.only and options.out == parser.get_default("out"):
+        parser.error("--only: the package's file holds all stages; give another --out")
     book = BOOKS[options.book](64)
     head = dict(
         about="Trained by scripts/vae_recipe.py: see there. `gradient_energy`, as a "

@@ -41,9 +41,8 @@ SD_STD = 1 / 0.18215  # how far the latents of Stable Diffusion's VAE spread
 NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 ABOUT = """Made by scripts/vae_scale.py. KL weights are those of `vae_loss`: nats of a \
 picture against squared errors summed over it. 0.18215 is one over the standard \
-deviation of the first VAE's latents, measured once on its encoded training pictures and \
-then frozen (Rombach et al. 2022, appendix G; R. Rombach in \
-https://github.com/huggingface/diffusers/issues/437): it brings them to unit variance, \
+deviation of the latents of a first batch of training pictures (Rombach et al. 2022, \
+appendix G; why: R. Rombach in https://github.com/huggingface/diffusers/issues/437): it brings them to unit variance, \
 which the noise schedule takes for granted."""
 
 

@@ -133,7 +133,7 @@ def main():
     rows = read_json(options.out)["rows"] if options.out.is_file() else {}
     for row in ROWS:
         row = (*row[:-1], options.steps or row[-1])
-        name = row_name(*row)
+        name = row_name(*row) + (f", seed {options.seed}" if options.seed else "")
         if options.only not in name or name in rows and not options.again: continue
         rows[name] = make_row(*row, options.seed, options.pictures)
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,7 @@ def test_a_page_is_finished():
 
 
 CELLS = [
-    ("import torch\nfrom minidiff import dali", '#| code-fold: true\n#| code-summary: "the imports"\n'),
+    ("import torch\nfrom minidiff import dali", '#| code-fold: true\n#| code-summary: "imports"\n'),
     ("#| export\ndef _a(): pass\n_B = 3", '#| code-fold: true\n#| code-summary: "helpers: _a, _B"\n'),
     ("#| export\n@patch_to(X)\ndef _a(self): pass\n\n@patch_to(X)\ndef b(self): pass", ""),
     ("def __init__(self): pass", ""), ("import torch\nprint(1)", ""), ("_a = 1\nassert _a", ""), ("x = 1", ""),

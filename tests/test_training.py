@@ -8,16 +8,28 @@ import threading
 import time
 import warnings
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import environment
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from minidiff.checks import ConfigError, LoadError
 from minidiff.files import remove_temporaries
 from minidiff.optimizers import EMA, Muon, orthogonalize
 from minidiff.files import only_run
+from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, vae_config
+from minidiff.negatives import contrastive_batches
+from minidiff.scheduler import DDPMScheduler
+from minidiff.sd_unet import UNet2DConditionModel
+from minidiff.sketchbook import Sketchbook
+from minidiff.text_encoder import contrastive_loss, small_clip
+from minidiff.tokenizer import caption_tokenizer
+from minidiff.vae import small_vae, vae_batches, vae_training_loss
 from minidiff.training import Trainer, fingerprint, seed_all, step_generator
 
 torch.set_num_threads(1)
@@ -480,7 +492,7 @@ WRONG = [
     dict(steps=None), dict(betas=(2, 0)), dict(betas=(0.9,)), dict(betas=0.9), dict(betas=(0.9, 1)), dict(betas=(0.9, nan)),
     dict(betas=("a", 0)), dict(warmup=-1), dict(warmup=2), dict(decay=2), dict(decay=nan), dict(optimizer="sgd"),
     dict(optimizer=None), dict(weight_decay=-1), dict(accumulate=0), dict(accumulate=1.5), dict(precision="half"),
-    dict(precision=None), dict(channels_last="yes"), dict(compile=1), dict(seed="a"), dict(seed=0.5), dict(seed=2**64), dict(out=3),
+    dict(precision=None), dict(channels_last="yes"), dict(compile=1), dict(cuda_graph=1), dict(cuda_graph=None), dict(seed="a"), dict(seed=0.5), dict(seed=2**64), dict(out=3),
     dict(save_every=0), dict(save_every=-1), dict(preview="x"), dict(preview_every=0), dict(show_bar=None), dict(scaler=1),
     dict(recipe=[1]), dict(model=3), dict(loss_fn=None), dict(batch_fn=3)]
 
@@ -525,6 +537,277 @@ def test_a_loss_over_the_whole_batch_is_not_accumulated():
         with pytest.raises(ConfigError, match="accumulate=2"):
             trainer(given, accumulate=2)
         trainer(given)
+
+
+# --- a recorded step -------------------------------------------------------------------------------------------------
+class Recorded(torch.autograd.Function):
+    """What `torch.cuda.make_graphed_callables` gives back, on a CPU: inputs are copied to where they were at the recording,
+    and results lie where they always lie."""
+
+    @staticmethod
+    def forward(ctx, graph, inputs, *weights):
+        ctx.graph = graph
+        for fixed, new in zip(graph.sample, inputs):
+            fixed.copy_(new)
+        with torch.enable_grad():
+            graph.loss = graph.module(*graph.sample)
+        for gradient in graph.gradients:
+            gradient.fill_(7.0)  # activations may lie there
+        graph.out.copy_(graph.loss.detach())
+        return graph.out.detach()
+
+    @staticmethod
+    def backward(ctx, grad):
+        graph = ctx.graph
+        new = torch.autograd.grad(graph.loss, graph.weights, grad, allow_unused=True)
+        for fixed, gradient in zip(graph.gradients, new):
+            if gradient is not None:
+                fixed.copy_(gradient)
+        return None, None, *(None if g is None else fixed.detach() for fixed, g in zip(graph.gradients, new))
+
+
+class Recorder:
+    def __init__(self):
+        self.made, self.replays = 0, 0
+
+    def __call__(self, module, sample, allow_unused_input=False):
+        assert allow_unused_input and isinstance(sample, tuple) and all(isinstance(x, torch.Tensor) for x in sample)
+        assert isinstance(module, nn.Module) and module.training and module.loss.model.training
+        assert not (torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled())
+        self.made += 1
+        self.module, self.sample = module, sample
+        self.weights = [w for w in module.parameters() if w.requires_grad]
+        for _ in range(4):  # three times to warm up, and the recording
+            self.out = module(*sample)
+            torch.autograd.grad(self.out, self.weights, torch.empty_like(self.out), allow_unused=True)
+        self.out = self.out.detach().clone()
+        self.gradients = [torch.empty_like(w) for w in self.weights]
+
+        def replay(*inputs):
+            self.replays += 1
+            assert not any(x.requires_grad for x in (*inputs, *sample))
+            return Recorded.apply(self, inputs, *self.weights)
+        return replay
+
+
+class OnGPU(Trainer):
+    """A trainer that records without a GPU."""
+
+    def _train(self):
+        self._record(self._batch(self.step)[0])
+        super()._train()
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", made := Recorder())
+    return made
+
+
+def recorded(loss_fn=squared_error, model=None, steps=40, batch_fn=points, **more):
+    settings = dict(lr=1e-2, precision="no", device="cpu", show_bar=False, cuda_graph=True)
+    return OnGPU(network() if model is None else model, loss_fn, batch_fn, steps, **{**settings, **more})
+
+
+def equal(a, b):
+    return same(a.model, b.model) and a.losses == b.losses and (a.ema_model is None or same(a.ema_model, b.ema_model))
+
+
+MORE = [{}, dict(accumulate=2), dict(accumulate=4), dict(clip=None), dict(clip=1e-3, accumulate=2), dict(ema=None),
+        dict(precision="bf16"), dict(precision="bf16", accumulate=2)]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("more", MORE, ids=str)
+def test_a_recorded_run_is_the_plain_one(more, optimizer, recorder):
+    got = recorded(optimizer=optimizer, **more).fit()
+    expected = trainer(optimizer=optimizer, **more).fit()
+    assert recorder.made == 1 and recorder.replays == 40 * more.get("accumulate", 1)
+    assert equal(got, expected)
+    assert got._graphed is None, "its memory is free"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_recorded_run_skips_overflows(optimizer, accumulate, recorder):
+    """What overflows is in the batch: a recording decides nothing in Python."""
+    def batches(generator):
+        batch = points(generator)
+        bad = generator.initial_seed() in [step_generator(0, step).initial_seed() for step in (0, 5, 39)]
+        return batch | dict(x=batch["x"] * (float("inf") if bad else 1))
+    runs = []
+    for make in (recorded, trainer):
+        t = make(optimizer=optimizer, accumulate=accumulate, scaler=torch.amp.GradScaler("cpu", init_scale=65536.0))
+        t.batch_fn = batches
+        runs.append(t.fit())
+    got, expected = runs
+    assert finite(got) and same(got.model, expected.model) and same(got.ema_model, expected.ema_model)
+    assert got.accelerator.scaler.get_scale() == expected.accelerator.scaler.get_scale() == 65536 / 8
+    assert got._ema.updates == 37
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_recorded_run_is_stopped_and_resumed_with_or_without(optimizer, recorder, tmp_path):
+    def dies(t): raise KeyboardInterrupt
+    settings = dict(optimizer=optimizer, save_every=10)
+    whole = trainer(optimizer=optimizer).fit()
+    for first, second in ((recorded, recorded), (recorded, trainer), (trainer, recorded)):
+        folder = tmp_path / f"{first.__name__} {second.__name__}"
+        with pytest.raises(KeyboardInterrupt):
+            first(preview=dies, preview_every=25, out=folder, **settings).fit()
+        assert equal(second(out=folder, **settings).fit(resume=True), whole)
+
+
+class Strange(nn.Module):
+    """Pictures, whole numbers, dropout, a frozen weight, one that is not used, one that is used twice, a counter."""
+
+    def __init__(self):
+        super().__init__()
+        seed_all(0)
+        self.table, self.inner, self.out = nn.Embedding(10, 16), nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 1)
+        self.frozen, self.unused = nn.Linear(16, 16).requires_grad_(False), nn.Linear(16, 16)
+        self.again = nn.ParameterList([self.frozen.weight, nn.Parameter(torch.ones(3))])
+        self.same = self.out
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x, t):
+        h = self.norm(self.inner(x)) + self.frozen(self.table(t))[..., None, None]
+        h = nn.functional.dropout(h, 0.2, self.training)
+        return (self.out(h) + self.same(h.relu())) * self.again[1].view(-1, 1, 1)
+
+
+def pictures(generator):
+    return dict(x=torch.randn(8, 3, 8, 8, generator=generator), t=torch.randint(10, (8,), generator=generator))
+
+
+def mirror(model, batch):
+    return nn.functional.mse_loss(model(batch["x"], batch["t"]), batch["x"].flip(-1))
+
+
+@pytest.mark.parametrize("more", [{}, dict(channels_last=True), dict(accumulate=2, channels_last=True), dict(optimizer="muon")], ids=str)
+def test_strange_networks_are_recorded(more, recorder):
+    seen = []
+    def watch(t): seen.append(t.model.training)
+    got = recorded(mirror, Strange(), 12, pictures, preview=watch, preview_every=5, **more).fit()
+    expected = Trainer(Strange(), mirror, pictures, 12, lr=1e-2, precision="no", device="cpu", show_bar=False, **more).fit()
+    assert seen == [False, False] and recorder.replays == 12 * more.get("accumulate", 1)
+    assert equal(got, expected)
+    if more.get("channels_last"):
+        assert recorder.sample[0].is_contiguous(memory_format=torch.channels_last)
+    assert got.model.unused.weight.grad is None and not got.model.frozen.weight.requires_grad
+    unused = Strange().unused.weight
+    assert torch.equal(got.model.unused.weight, unused), "no gradient, no decay"
+
+
+@pytest.mark.parametrize("more", MORE + [dict(optimizer="muon")], ids=str)
+def test_on_a_cpu_nothing_is_recorded(more, recorder):
+    got = trainer(cuda_graph=True, **more).fit()
+    assert recorder.made == 0 and equal(got, trainer(**more).fit())
+
+
+def test_a_cpu_takes_what_a_recording_would_not():
+    def batches(generator): return points(generator) | dict(names=["a"] * 16)
+    a, b = (Trainer(network(), squared_error, batches, 3, device="cpu", show_bar=False, cuda_graph=on).fit() for on in (True, False))
+    assert equal(a, b)
+
+
+@pytest.mark.parametrize("entry, kind", [(["a"] * 16, "'names': 'list'"), ("a" * 16, "'names': 'str'"), (None, "'names': 'NoneType'")])
+def test_a_recording_takes_tensors_only(entry, kind, recorder):
+    with pytest.raises(ConfigError, match=f"batch: a CUDA graph takes tensors only, got .*{kind}"):
+        recorded(batch_fn=lambda generator: points(generator) | dict(names=entry)).fit()
+    assert recorder.made == 0
+
+
+@pytest.mark.parametrize("change, now", [(dict(x=torch.ones(8, 4), y=torch.ones(8, 1)), r"\(8, 4, torch.float32"),
+                                         (dict(x=torch.ones(16, 4).double()), r"\(16, 4, torch.float64"),
+                                         (dict(z=torch.ones(16)), "'z'"), (dict(y=[1.0] * 16), "'list'")], ids=["shape", "type", "more", "list"])
+def test_a_change_of_shape_is_said(change, now, recorder):
+    late = step_generator(0, 3).initial_seed()
+    def batches(generator): return points(generator) | (change if generator.initial_seed() == late else {})
+    t = recorded(batch_fn=batches)
+    with pytest.raises(ConfigError, match=f"all batches of one shape; the first has .*16, 4, torch.float32.*this one .*{now}") as error:
+        t.fit()
+    assert t.step == 3 and len(str(error.value).splitlines()) == 1
+
+
+def test_the_order_of_a_batch_may_change(recorder):
+    def turned(generator):
+        batch = points(generator)
+        return dict(reversed(batch.items())) if generator.initial_seed() % 2 else batch
+    assert equal(recorded(batch_fn=turned).fit(), trainer().fit())
+
+
+def test_what_cannot_be_recorded_is_said(monkeypatch):
+    def fails(*args, **more): raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nFor debugging ...")
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", fails)
+    with pytest.raises(ConfigError, match=r"it cannot be recorded as a CUDA graph; .* \(CUDA error: .* capturing\)$") as error:
+        recorded().fit()
+    assert isinstance(error.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("loss", [None, 3.0, torch.zeros(2), torch.zeros((), dtype=torch.long), torch.zeros(())])
+def test_losses_that_are_none_are_not_recorded(loss, recorder):
+    with pytest.raises(ValueError, match="loss_fn"):
+        recorded(lambda model, batch: loss).fit()
+
+
+@pytest.mark.parametrize("device, processes, on, made", [("cuda", 1, True, 1), ("cuda", 2, True, 0), ("cuda", 1, False, 0),
+                                                         ("cpu", 1, True, 0), ("mps", 1, True, 0)])
+def test_what_is_recorded_is_one_process_on_a_gpu(device, processes, on, made):
+    """With several processes the option changes nothing, so the larger preset may be trained by them."""
+    t, records = trainer(steps=1, cuda_graph=on), []
+    nothing = lambda *args: None
+    vars(t).update(accelerator=SimpleNamespace(device=torch.device(device), process_index=0, num_processes=processes, is_main_process=False),
+                   _graphed=None, _batch=lambda step: [step], _train_step=nothing, _watch=nothing, save=nothing, _record=records.append)
+    t._train()
+    assert len(records) == made and t.step == 1
+
+
+def test_the_script_needs_a_gpu(tmp_path):
+    if torch.cuda.is_available(): pytest.skip("there is one")
+    script = Path(__file__).resolve().parent.parent / "scripts/cuda_graph.py"
+    done = subprocess.run([sys.executable, script, "--out", tmp_path / "no.json"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "cuda_graph.py needs a GPU, and PyTorch finds none here\n" and not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_recorded_and_compiled_exclude_each_other():
+    with pytest.raises(ConfigError, match="cuda_graph=True and compile=True"):
+        trainer(cuda_graph=True, compile=True)
+
+
+class Reaches(TorchDispatchMode):
+    """What would make a recording fail: an operation that takes a tensor from the CPU, or brings one there."""
+
+    def __torch_dispatch__(self, function, types, args=(), more=None):
+        out = function(*args, **(more or {}))
+        tensors = [x for x in tree_leaves((args, more, out)) if isinstance(x, torch.Tensor)]
+        assert all(x.device.type == "meta" for x in tensors), function
+        return out
+
+
+def small_loss(stage):
+    """Model, loss and batches of a stage of the smallest job."""
+    preset, book = PRESETS["smoke"], Sketchbook(32)
+    tokenizer, vae = caption_tokenizer(book), small_vae(**vae_config(preset))
+    if stage == "vae": return vae, vae_training_loss, vae_batches(book, 4, vae.config.latent_channels, vae.factor)
+    if stage == "text": return small_clip(tokenizer, 32, **preset.text), contrastive_loss, contrastive_batches(book, tokenizer, 4)
+    scheduler = DDPMScheduler(**SCHEDULER)
+    latents = torch.randn(20, vae.config.latent_channels, 32 // vae.factor, 32 // vae.factor)
+    data = Latents(latents, latents.square(), torch.randn(21, tokenizer.model_max_length, 32))
+    return UNet2DConditionModel(**fitted_unet(preset, vae)), diffusion_loss(scheduler), latent_batches(data, 4, 0.05)
+
+
+@pytest.mark.parametrize("stage", ["vae", "text", "unet"])
+def test_the_losses_of_the_course_stay_on_the_device(stage, monkeypatch):
+    """On the meta device, which has shapes and no numbers: `.item()` fails there, as it would in a recording."""
+    monkeypatch.setattr("minidiff.scheduler.check_timesteps", lambda t, *args, **more: t)  # refuses this device
+    model, loss, batches = small_loss(stage)
+    batch = {k: v.to("meta") for k, v in batches(step_generator(0, 0)).items()}
+    model = model.to("meta")
+    loss(model, batch)  # a recording warms up; what must be brought once is brought now
+    with Reaches():
+        loss(model, batch).backward()
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
