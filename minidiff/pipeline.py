@@ -528,6 +528,7 @@ def save_pretrained(
                    safe_serialization=safe_serialization, push_to_hub=push_to_hub)
     kind = "Inpaint" * (self.unet.config.in_channels != self.vae.config.latent_channels)
     index = {"_class_name": f"StableDiffusion{kind}Pipeline",
+             "_diffusers_version": "0.42.0",  # its inpainting pipeline asks
              "requires_safety_checker": False, **dict.fromkeys(_EXTRAS, [None, None]),
              **_PARTS,
              "scheduler": ("diffusers", type(self.scheduler).__name__)}
