@@ -222,10 +222,13 @@ class ControlHint:
         image = as_pictures("image", options.pop("image", None), signed=False)
         self.image = one_each("image", image, n, copies).to(next(net.parameters()))
 
-    def size(self, height, width):
-        "Of the picture to paint: as that which is seen, unless it is given."
-        return [side if given is None else given
-                for given, side in zip((height, width), self.image.shape[2:])]
+    @classmethod
+    def add_to(cls, options, n, copies, height, width):
+        "Put one into `options` where a `controlnet` is; the size of what is painted."
+        if (net := options.pop("controlnet", None)) is None: return height, width
+        options["control"] = hint = cls(net, options, n, copies)
+        own = hint.image.shape[2:]
+        return own[0] if height is None else height, own[1] if width is None else width
 
     def __call__(self, x, t, states):
         image = self.image.repeat(len(x) // len(self.image), 1, 1, 1)
@@ -235,7 +238,7 @@ class ControlHint:
 
 # %% ../nbs/08_conditioning.ipynb #s5_over
 #| code-fold: true
-#| code-summary: "PaintOver: where the loop begins"
+#| code-summary: "PaintOver: a picture, its mask"
 class PaintOver:
     "A picture to paint over: from which step on, and, with a mask, only where it is 1."
     def __init__(
@@ -260,23 +263,11 @@ class PaintOver:
         if 1 not in (sizes := (len(self.image), len(self.mask))) and len({*sizes}) > 1:
             raise ValueError(f"mask_image: expected 1 or {sizes[0]}, got {sizes[1]}")
 
-    def begin(self, scheduler, steps, noise):
-        "The state to start from, and the timesteps that are left."
-        walked = min(int(steps * self.strength), steps)
-        skipped = (steps - walked) * scheduler.order
-        self.scheduler = scheduler
-        self.times = scheduler.timesteps[skipped:]
-        if not len(self.times): return self.latents, self.times
-        if hasattr(scheduler, "set_begin_index"): scheduler.set_begin_index(skipped)
-        if self.from_noise: return noise * scheduler.init_noise_sigma, self.times
-        first = self.times[:1].expand(len(noise))
-        return scheduler.add_noise(self.latents, noise, first), self.times
-
 # %% ../nbs/08_conditioning.ipynb #s5_over2
 #| code-fold: true
-#| code-summary: "PaintOver: noise, and what is put back"
+#| code-summary: "PaintOver: its latents, and the noise"
 @patch_to(PaintOver)
-def prepare(self, pipeline, n, copies, latents, height, width, generator):
+def prepare(self, pipeline, copies, latents, n, height, width, generator):
     "Encode the picture and draw the noise, dice in diffusers' order; the noise."
     vae, several = pipeline.vae, isinstance(generator, (list, tuple))
     factor = 1 if not self.encoded else vae.factor
@@ -306,6 +297,22 @@ def prepare(self, pipeline, n, copies, latents, height, width, generator):
     self.mask = one_each("mask_image", mask, n, copies)
     if masked: self.extra = torch.cat([self.mask, hidden], 1)
     return self.noise
+
+# %% ../nbs/08_conditioning.ipynb #s5_over3
+#| code-fold: true
+#| code-summary: "PaintOver: where the loop begins, and what is put back"
+@patch_to(PaintOver)
+def begin(self, scheduler, steps, noise):
+    "The state to start from, and the timesteps that are left."
+    walked = min(int(steps * self.strength), steps)
+    skipped = (steps - walked) * scheduler.order
+    self.scheduler = scheduler
+    self.times = scheduler.timesteps[skipped:]
+    if not len(self.times): return self.latents, self.times
+    if hasattr(scheduler, "set_begin_index"): scheduler.set_begin_index(skipped)
+    if self.from_noise: return noise * scheduler.init_noise_sigma, self.times
+    first = self.times[:1].expand(len(noise))
+    return scheduler.add_noise(self.latents, noise, first), self.times
 
 @patch_to(PaintOver)
 def blend(self, i, x):

@@ -371,13 +371,10 @@ def __call__(
     n = len(states) // 2 if guided else len(states)
     options |= dict(guidance_rescale=number("guidance_rescale", guidance_rescale, 0, 1),
                     timesteps=timesteps, sigmas=sigmas, eta=number("eta", eta, 0, 1))
-    if (controlnet := options.pop("controlnet", None)) is not None:
-        options["control"] = ControlHint(controlnet, options, n, copies)
-        height, width = options["control"].size(height, width)
-    if over: latents = over.prepare(self, n, copies, latents, height, width, generator)
-    else: latents = self._canvas(latents, n, height, width, generator)
-    latents = self.denoise(latents, states, num_inference_steps, guidance_scale,
-                           generator, **options)
+    height, width = ControlHint.add_to(options, n, copies, height, width)
+    begin = functools.partial(over.prepare, self, copies) if over else self._canvas
+    latents = self.denoise(begin(latents, n, height, width, generator), states,
+                           num_inference_steps, guidance_scale, generator, **options)
     return self._pictures(latents, output_type, return_dict)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell028_2
