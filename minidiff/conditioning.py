@@ -269,7 +269,8 @@ class PaintOver:
 @patch_to(PaintOver)
 def prepare(self, pipeline, copies, latents, n, height, width, generator):
     "Encode the picture and draw the noise, dice in diffusers' order; the noise."
-    vae, several = pipeline.vae, isinstance(generator, (list, tuple))
+    vae = pipeline.vae
+    several = isinstance(generator, (list, tuple))
     factor = 1 if not self.encoded else vae.factor
     sides = [side * factor for side in self.image.shape[2:]]
     for name, given, side in zip(("height", "width"), (height, width), sides):
@@ -318,7 +319,8 @@ def begin(self, scheduler, steps, noise):
 def blend(self, i, x):
     "Where the mask is 0, what is known, as noisy as the rest; at the end clean."
     if self.mask is None or self.extra is not None: return x
-    known, later = self.latents, self.times[i + 1:i + 2]
+    known = self.latents
+    later = self.times[i + 1:i + 2]
     if len(later): known = self.scheduler.add_noise(known, self.noise, later)
     return (1 - self.mask) * known + self.mask * x
 

@@ -244,7 +244,9 @@ class _Guided:
         self.control = control  # a `ControlHint`
 
     def __call__(self, x, t):
-        scale, states, told = self.pipeline._guidance_scale, self.states, self.told
+        scale = self.pipeline._guidance_scale
+        states = self.states
+        told = self.told
         twice = len(states) == 2 * len(x)
         if twice and (scale == 1 or scale == 0 and not self.rescale):
             states = states.chunk(2)[int(scale)]  # the other answer would count nothing
@@ -288,7 +290,8 @@ def denoise(
     steps = plan_steps(self.scheduler, steps, timesteps, sigmas, self.device)
     self._guidance_scale = scale  # callbacks may set them
     self._interrupt = False
-    start, times = latents.to(self.device, self.dtype), self.scheduler.timesteps
+    start = latents.to(self.device, self.dtype)
+    times = self.scheduler.timesteps
     if over: start, times = over.begin(self.scheduler, steps, start)
     else: start = start * self.scheduler.init_noise_sigma
     self._num_timesteps = len(times)
