@@ -14,6 +14,7 @@ $(VENV)/.installed: settings.ini setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt open_clip_torch  # read as a file only: it carries CLIP's vocabulary
 	touch $@
 
 setup: $(VENV)/.installed

@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULERS', 'LatentDiffusionPipeline', 'PipelineOutput', 'to_pil']
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell004
-import functools, inspect, itertools, math, re, warnings
+import functools, inspect, itertools, math, warnings
 from typing import Callable, NamedTuple
 
 import torch
@@ -15,9 +15,12 @@ from torch import Tensor
 from . import samplers
 from .checks import (ConfigError, LoadError, check_place, check_tensor,
                              number, one_of, shorten, whole_number)
-from .conditioning import guide, rescale_guided
+from .conditioning import ControlHint, PaintOver, guide, rescale_guided
 from .files import read_json, staged, write_json
 from .hub import find_folder, is_weights_file, patch_to
+from .pipeline_checks import (as_list, check_finite, check_index,
+                                      check_unet_fits, plan_steps, refuse_extras,
+                                      step_options)
 from .plots import to_uint8
 from .scheduler import DDPMScheduler, randn_like, sample
 from .sd_unet import UNet2DConditionModel, timestep_embedding
@@ -37,7 +40,7 @@ class LatentDiffusionPipeline:
         scheduler,  # takes it away, step by step
         **extras,  # diffusers' `safety_checker` and the like: they may be None
     ):
-        _refuse_extras(extras)
+        refuse_extras(extras, _EXTRAS)
         self.vae = vae
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
@@ -57,7 +60,8 @@ class LatentDiffusionPipeline:
     def __getattr__(self, name):
         raise AttributeError(
             f"LatentDiffusionPipeline has no {name!r}; of diffusers' pipeline it keeps "
-            "the call, `components`, `to`, `encode_prompt` and `save_pretrained`")
+            "the call, `img2img`, `inpaint`, `components`, `to`, `encode_prompt` and "
+            "`save_pretrained`")
 
 # %% ../nbs/14_stable_diffusion.ipynb #partscode
 _PARTS = dict(vae=("diffusers", "AutoencoderKL"),
@@ -67,15 +71,6 @@ _PARTS = dict(vae=("diffusers", "AutoencoderKL"),
 _NETWORKS = dict(vae=AutoencoderKL, text_encoder=CLIPTextModel,
                  unet=UNet2DConditionModel)
 _EXTRAS = "safety_checker", "feature_extractor", "image_encoder"  # none is here
-_MORE = {5: " (with a depth map)", 8: " (with a picture to edit)",
-         9: " (with a mask and a masked picture)"}  # what others take besides latents
-
-def _refuse_extras(extras):
-    for name, value in extras.items():
-        if name not in (*_EXTRAS, "requires_safety_checker"):
-            raise TypeError(f"LatentDiffusionPipeline knows no {name!r}")
-        if value is not None and name in _EXTRAS:
-            raise ConfigError(f"{name}: there is none here; expected None")
 
 @patch_to(LatentDiffusionPipeline)
 def to(self, *args, **kwargs):
@@ -94,7 +89,10 @@ SCHEDULERS = {cls.__name__: cls for cls in (
 
 # %% ../nbs/14_stable_diffusion.ipynb #partscode_2
 @patch_to(LatentDiffusionPipeline)
-def check_parts(self):
+def check_parts(
+    self,
+    masked: bool = True,  # may the U-Net be one that also takes a mask and a picture?
+):
     "Raise a `ConfigError` where the five parts do not fit together."
     for part, kind in _NETWORKS.items():
         given = getattr(self, part)
@@ -112,25 +110,10 @@ def check_parts(self):
                           f"and the text encoder knows {text.vocab_size}")
     if not number("the VAE's scaling_factor", vae.scaling_factor):
         raise ConfigError("the VAE's scaling_factor is 0: latents cannot be unscaled")
-    _check_unet(self.unet.config, vae.latent_channels, text.hidden_size)
+    check_unet_fits(self.unet.config, vae.latent_channels, text.hidden_size, masked)
 
-def _check_unet(config, channels, width):
-    "Does it listen to vectors of this width, and paint latents of so many channels?"
-    heard = config.cross_attention_dim  # one number, or a tuple: level by level
-    if ({*heard} if isinstance(heard, tuple) else {heard}) != {width}:
-        raise ConfigError(f"the U-Net listens to vectors of width {heard}, "
-                          f"and the text encoder makes them {width} wide")
-    taken, given = config.in_channels, config.out_channels
-    if taken != channels:
-        raise ConfigError(f"the U-Net takes {taken} channels{_MORE.get(taken, '')}, "
-                          f"and the VAE's latents have {channels}")
-    if given not in (channels, 2 * channels):
-        raise ConfigError(f"the U-Net answers in {given} channels, expected {channels} "
-                          f"or, with a learned variance, {2 * channels}")
-    if (config.class_embed_type or config.num_class_embeds
-            or config.addition_embed_type == "text_time"):
-        raise ConfigError("the U-Net wants more than a text (classes, or sizes as "
-                          "Stable Diffusion XL does), and this pipeline has no more")
+_check_index = functools.partial(check_index, parts=_PARTS, extras=_EXTRAS,
+                                 known=SCHEDULERS)  # of a folder
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell025
 @patch_to(LatentDiffusionPipeline)
@@ -145,34 +128,13 @@ def encode_prompt(
     config = self.text_encoder.config
     most = config.max_position_embeddings
     own = getattr(self.tokenizer, "model_max_length", None) or most  # some name 10**30
-    ids = self.tokenizer(_as_list(prompts, "prompts"), padding="max_length",
+    ids = self.tokenizer(as_list(prompts, "prompts"), padding="max_length",
                          max_length=max_length or int(min(own, most)), truncation=True,
                          return_tensors="pt").input_ids
     output = self.text_encoder(ids.to(next(self.text_encoder.parameters()).device))
     if clip_skip is None: return output.last_hidden_state
     skip = whole_number("clip_skip", clip_skip, 0, config.num_hidden_layers)
     return self.text_encoder.final_layer_norm(output.hidden_states[-1 - skip])
-
-def _as_list(prompt, name, n=None):
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    several = isinstance(prompts, (list, tuple)) and len(prompts) > 0
-    if not several or not all(isinstance(p, str) for p in prompts):
-        raise ValueError(f"{name} must be a string or a list of strings, got "
-                         f"{shorten(prompt)}")
-    if any(re.search("[\ud800-\udfff]", p) for p in prompts):
-        raise ValueError(f"{name} must be of Unicode characters, got half of one in "
-                         f"{shorten(prompt)}")
-    if n is not None and len(prompts) == 1: prompts = list(prompts) * n
-    if n is not None and len(prompts) != n:
-        raise ValueError(f"{name} has {len(prompts)} texts, and there are {n} prompts")
-    return list(prompts)
-
-def _finite(name, x, *shape):
-    "`x`, if it is a tensor of this shape (or of any), and its numbers are finite."
-    if shape: check_tensor(name, x, *shape)
-    if x.is_meta: raise ValueError(f"{name} holds no numbers: it is on the meta device")
-    if x.isfinite().all(): return x
-    raise ValueError(f"{name} holds NaN or infinite numbers")
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell025_2
 @patch_to(LatentDiffusionPipeline)
@@ -188,11 +150,11 @@ def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
         raise ValueError("give a prompt, or prompt_embeds")
     config = self.text_encoder.config
     if states is None:
-        states = self.encode_prompt(_as_list(prompt, "prompt"), clip_skip)
-    _finite("prompt_embeds", states, "n", "tokens", config.hidden_size)
+        states = self.encode_prompt(as_list(prompt, "prompt"), clip_skip)
+    check_finite("prompt_embeds", states, "n", "tokens", config.hidden_size)
     n, tokens, width = states.shape
     texts = "" if negative_prompt is None else negative_prompt
-    texts = _as_list(texts, "negative_prompt", n)
+    texts = as_list(texts, "negative_prompt", n)
     states = states.repeat_interleave(copies, 0)
     if not guided: return states
     if negative is None:
@@ -200,7 +162,7 @@ def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds
             raise ValueError(f"prompt_embeds has {tokens} tokens, more than the text "
                              "encoder reads; give negative_prompt_embeds too")
         negative = self.encode_prompt(texts, max_length=tokens)
-    _finite("negative_prompt_embeds", negative, n, tokens, width)
+    check_finite("negative_prompt_embeds", negative, n, tokens, width)
     return torch.cat([negative.repeat_interleave(copies, 0).to(states), states])
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell027
@@ -224,7 +186,7 @@ def start_latents(
         raise ValueError(f"height and width must be multiples of {factor}, got "
                          f"{height} x {width}")
     n = whole_number("n", n, 0)
-    shape = n, self.unet.config.in_channels, height // factor, width // factor
+    shape = n, self.vae.config.latent_channels, height // factor, width // factor
     if math.prod(shape) > 2**31:
         raise ValueError(f"n={n}, height={height} and width={width} are too much: "
                          f"{math.prod(shape):,} numbers")
@@ -237,7 +199,7 @@ def _canvas(self, latents, n, height, width, generator):
     if isinstance(generator, (list, tuple)) and len(generator) != n:
         raise ValueError(f"generator: expected {n}, one each; got {len(generator)}")
     if latents is None: return self.start_latents(n, height, width, generator)
-    _finite("latents", latents, n, self.unet.config.in_channels, "h", "w")
+    check_finite("latents", latents, n, self.vae.config.latent_channels, "h", "w")
     randn_like(latents[:, :0], generator)  # is it one at all? Nothing is drawn
     sides = dict(height=height, width=width)
     for (name, side), cells in zip(sides.items(), latents.shape[2:]):
@@ -252,19 +214,29 @@ _WATCHED = "latents", "prompt_embeds", "negative_prompt_embeds"
 
 class _Guided:
     "A U-Net with guidance, as `sample` calls it; what it hears may change on the way."
-    def __init__(self, pipeline, states, rescale, told):
+    def __init__(self, pipeline, states, rescale, told, over=None, control=None):
         self.pipeline = pipeline
         self.states = states
         self.rescale = number("guidance_rescale", rescale, 0, 1)
         self.told = told  # what else the U-Net is given, by name
+        self.over = over  # an `PaintOver`
+        self.control = control  # a `ControlHint`
 
     def __call__(self, x, t):
-        twice = len(self.states) == 2 * len(x)
-        answer = self.pipeline.unet(torch.cat([x, x]) if twice else x, t, self.states,
-                                    **self.told)
+        scale = self.pipeline._guidance_scale
+        states = self.states
+        told = self.told
+        twice = len(states) == 2 * len(x)
+        if twice and (scale == 1 or scale == 0 and not self.rescale):
+            states = states.chunk(2)[int(scale)]  # the other answer would count nothing
+            twice = False
+        if twice: x = torch.cat([x, x])
+        if self.control: told = told | self.control(x, t, states)
+        if self.over: x = self.over.beside(x)
+        answer = self.pipeline.unet(x, t, states, **told)
         if not twice: return answer
         without, with_text = answer.chunk(2)
-        answer = guide(without, with_text, self.pipeline._guidance_scale)
+        answer = guide(without, with_text, scale)
         if not self.rescale: return answer
         return rescale_guided(answer, with_text, self.rescale)
 
@@ -284,21 +256,27 @@ def denoise(
     guidance_rescale: float = 0.0,  # see `rescale_guided`
     timesteps=None,  # those to visit, in place of `steps`
     sigmas=None,  # or their noise levels
-    **step_options,  # for the scheduler's `step`, such as `eta`
+    over=None,  # what to paint over: see `img2img`
+    control=None,  # what a ControlNet sees: see `__call__`
+    **options,  # for the scheduler's `step`, such as `eta`
 ) -> Tensor:  # (n, c, h, w): clean latents
     "From noise to a clean latent."
     scale = number("scale", scale, *_SCALES)
     told = self._check_loop(latents, states, scale)
-    options = self._step_options(generator, step_options)
+    options = step_options(self.scheduler, generator, options)
     inputs = callback_on_step_end_tensor_inputs
     report = self._reporter(callback, callback_on_step_end, inputs)
-    self._plan(steps, timesteps, sigmas)
+    steps = plan_steps(self.scheduler, steps, timesteps, sigmas, self.device)
     self._guidance_scale = scale  # callbacks may set them
     self._interrupt = False
-    self._num_timesteps = len(self.scheduler.timesteps)
-    model = _Guided(self, states.to(self.device, self.dtype), guidance_rescale, told)
-    times = itertools.takewhile(lambda t: not self._interrupt, self.scheduler.timesteps)
-    start = latents.to(self.device, self.dtype) * self.scheduler.init_noise_sigma
+    start = latents.to(self.device, self.dtype)
+    times = self.scheduler.timesteps
+    if over: start, times = over.begin(self.scheduler, steps, start)
+    else: start = start * self.scheduler.init_noise_sigma
+    self._num_timesteps = len(times)
+    model = _Guided(self, states.to(self.device, self.dtype), guidance_rescale, told,
+                    over, control)
+    times = itertools.takewhile(lambda t: not self._interrupt, times)
     return sample(model, self.scheduler, start, timesteps=times,
                   on_step=functools.partial(report, model), **options)
 
@@ -307,8 +285,8 @@ def denoise(
 def _check_loop(self, latents, states, scale):
     "What else the U-Net is told: the guidance scale, where it has learned to hear it."
     width = self.unet.config.time_cond_proj_dim
-    _finite("latents", latents, "n", self.unet.config.in_channels, "h", "w")
-    _finite("states", states, "n", "tokens", "width")
+    check_finite("latents", latents, "n", self.vae.config.latent_channels, "h", "w")
+    check_finite("states", states, "n", "tokens", "width")
     n = len(latents)
     if len(states) != 2 * n and (len(states) != n or scale != 1 and not width):
         raise ValueError(f"states: expected {2 * n}, two for each canvas, got "
@@ -318,36 +296,7 @@ def _check_loop(self, latents, states, scale):
     told = timestep_embedding(values, width, flip_sin_to_cos=False, freq_shift=1)
     return {"timestep_cond": told.to(self.dtype)}
 
-@patch_to(LatentDiffusionPipeline)
-def _plan(self, steps, timesteps, sigmas):
-    "Tell the scheduler which timesteps to visit."
-    own = dict(timesteps=timesteps, sigmas=sigmas)
-    own = {name: value for name, value in own.items() if value is not None}
-    if len(own) == 2: raise ValueError("give timesteps or sigmas, not both")
-    known = inspect.signature(self.scheduler.set_timesteps).parameters
-    for name in own.keys() - known.keys():
-        raise ValueError(f"{name}: {type(self.scheduler).__name__} takes none")
-    steps = None if own else whole_number("num_inference_steps", steps, 1)
-    if steps: own = dict(num_inference_steps=steps)
-    self.scheduler.set_timesteps(**own, device=self.device)
-
 # %% ../nbs/14_stable_diffusion.ipynb #denoisecode_3
-@patch_to(LatentDiffusionPipeline)
-def _step_options(self, generator, options):
-    "What `step` takes of the options; an unknown one is an error, or `eta` a warning."
-    known = inspect.signature(self.scheduler.step).parameters.keys()
-    name = type(self.scheduler).__name__
-    for option in ("ip_adapter_image", "ip_adapter_image_embeds",
-                   "cross_attention_kwargs"):
-        if options.get(option, None) is None: options.pop(option, None)
-    if "eta" not in known and options.pop("eta", 0):
-        warnings.warn(f"eta is not used: {name} has none", stacklevel=5)
-    for option in options:
-        if option not in known - {"model_output", "timestep", "sample", "return_dict"}:
-            raise TypeError(f"LatentDiffusionPipeline knows no {option!r}, and neither "
-                            f"does {name}.step")
-    return options | ({"generator": generator} if "generator" in known else {})
-
 @patch_to(LatentDiffusionPipeline)
 def _reporter(self, each, at_end, inputs):
     "What tells both callbacks of a step; what the second changes replaces the old."
@@ -358,6 +307,7 @@ def _reporter(self, each, at_end, inputs):
                for name in inputs or ()]
     def report(model, i, t, output):
         x = output.prev_sample
+        if model.over: x = model.over.blend(i, x)
         if at_end:
             now = dict(zip(_WATCHED, (x, model.states, model.states[:len(x)])))
             changed = at_end(self, i, t, {name: now[name] for name in watched}) or {}
@@ -390,10 +340,11 @@ def __call__(
     return_dict: bool | None = None,  # None: pictures; True: `.images`; False: a tuple
     guidance_rescale: float = 0.0,  # 0 to 1, see `rescale_guided`
     clip_skip: int | None = None,  # of the text encoder's last layers, how many to skip
-    **options,  # for `denoise`: callbacks, and what the scheduler's `step` knows
+    **options,  # `controlnet` and its `image`; others of `denoise` and `step`
 ):
     "Paint what the prompts say."
-    self.check_parts()
+    over = options.get("over")  # from `img2img` or `inpaint`
+    self.check_parts(masked=isinstance(over, PaintOver) and over.mask is not None)
     one_of("output_type", output_type, "pil", "pt", "np", "latent")
     copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1, 10_000)
     guided = self._is_guided(guidance_scale, options)
@@ -402,9 +353,10 @@ def __call__(
     n = len(states) // 2 if guided else len(states)
     options |= dict(guidance_rescale=number("guidance_rescale", guidance_rescale, 0, 1),
                     timesteps=timesteps, sigmas=sigmas, eta=number("eta", eta, 0, 1))
-    latents = self._canvas(latents, n, height, width, generator)
-    latents = self.denoise(latents, states, num_inference_steps, guidance_scale,
-                           generator, **options)
+    height, width = ControlHint.add_to(options, n, copies, height, width)
+    begin = functools.partial(over.prepare, self, copies) if over else self._canvas
+    latents = self.denoise(begin(latents, n, height, width, generator), states,
+                           num_inference_steps, guidance_scale, generator, **options)
     return self._pictures(latents, output_type, return_dict)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell028_2
@@ -425,7 +377,9 @@ def to_pil(
 @patch_to(LatentDiffusionPipeline)
 def _is_guided(self, scale, options):
     "Is the U-Net asked twice? Not at 1, and not where it has learned guidance."
-    for name in options.keys() & {"steps", "scale", "states"}:
+    own = {"steps", "scale", "states", "control"}
+    if not isinstance(options.get("over"), PaintOver): own.add("over")
+    for name in options.keys() & own:
         raise TypeError(f"LatentDiffusionPipeline knows no {name!r}; see `denoise`")
     scale = number("guidance_scale", scale, *_SCALES)
     return scale != 1 and not self.unet.config.time_cond_proj_dim
@@ -437,10 +391,36 @@ def _pictures(self, latents, kind, return_dict):
     images = latents if kind == "latent" else self.vae.decode(z).float()
     if kind == "pil": images = to_pil(images)
     if kind == "np":
-        images = (_finite("the picture", images) / 2 + 0.5).clamp(0, 1)
+        images = (check_finite("the picture", images) / 2 + 0.5).clamp(0, 1)
         images = images.permute(0, 2, 3, 1).cpu().numpy()
     if return_dict is None: return images
     return PipelineOutput(images) if return_dict else (images, None)
+
+# %% ../nbs/14_stable_diffusion.ipynb #overentry
+@patch_to(LatentDiffusionPipeline)
+def img2img(
+    self,
+    prompt=None,  # as in `__call__`
+    image=None,  # PIL, or a tensor (n, 3, h, w) in [-1, 1], or latents (n, c, h, w)
+    strength: float = 0.8,  # share of the steps that are walked; 0: none
+    **options,  # of `__call__`
+):
+    "Paint over a picture, as diffusers' `StableDiffusionImg2ImgPipeline` does."
+    return self(prompt, over=PaintOver(self, image, strength), **options)
+
+@patch_to(LatentDiffusionPipeline)
+def inpaint(
+    self,
+    prompt=None,  # as in `__call__`
+    image=None,  # PIL, or a tensor (n, 3, h, w) in [-1, 1]
+    mask_image=None,  # PIL, or a tensor (n, 1, h, w) in [0, 1]: 1 is painted anew
+    strength: float = 1.0,  # below 1 what lies under the mask shines through
+    **options,  # of `__call__`
+):
+    """Paint a part of a picture anew, as `StableDiffusionInpaintPipeline` does: with a
+    U-Net of 9 channels, which sees mask and picture, or by blending with one of 4."""
+    if mask_image is None: raise ValueError("mask_image: expected a mask, got None")
+    return self(prompt, over=PaintOver(self, image, strength, mask_image), **options)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell021_2
 @patch_to(LatentDiffusionPipeline)
@@ -458,7 +438,8 @@ def from_pretrained(
     **parts,  # to take in place of the folder's; for the scheduler, its class will do
 ):
     "Open a folder of Stable Diffusion 1.x or 2.x, or one that `save_pretrained` wrote."
-    _refuse_extras({p: parts.pop(p) for p in parts.keys() - {*_PARTS, "scheduler"}})
+    refuse_extras({p: parts.pop(p) for p in parts.keys() - {*_PARTS, "scheduler"}},
+                  _EXTRAS)
     dtype = torch_dtype if dtype is None else dtype
     dtype, device = check_place(dtype, device, use_safetensors)
     folder = find_folder(name, ("model_index.json",), revision, hub)
@@ -473,48 +454,7 @@ def from_pretrained(
         parts["scheduler"] = sampler.from_pretrained(folder/"scheduler")
     return cls(**parts)
 
-# %% ../nbs/14_stable_diffusion.ipynb #cell020a
-def _check_index(index, folder, given=()):
-    "The scheduler's class; a `LoadError` where the index names what is not here."
-    file = f"{folder}/model_index.json"
-    _named_class(index, "text_encoder_2", file)
-    for part, value in index.items():
-        own = part in (*_PARTS, *_EXTRAS, "scheduler")
-        pair = isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)
-        if pair and not own:
-            what = "two text encoders" if part == "text_encoder_2" else f"a {part}"
-            raise LoadError(f"{folder} holds a pipeline with {what} "
-                            f"({index.get('_class_name')}); "
-                            "only those of Stable Diffusion 1.x and 2.x open here")
-    for part, (_, name) in _PARTS.items():
-        found = name if part in given else _named_class(index, part, file)
-        if found is None: raise LoadError(f"{file} names no {part}")
-        if found.removesuffix("Fast") != name:
-            raise LoadError(f"{file}: the {part} is a {found}, expected a {name}")
-    if "scheduler" in given: return given["scheduler"]
-    name = _named_class(index, "scheduler", file)
-    if name in SCHEDULERS: return SCHEDULERS[name]
-    alike = _ALIKE.get(f"{name}".removesuffix("Scheduler"))
-    hint = f", and {alike} comes closest" if alike else f": {', '.join(SCHEDULERS)}"
-    raise LoadError(f"{file}: no scheduler {name} here; scheduler= takes one of ours "
-                    f"in its place{hint}")
-
-def _named_class(index, part, file):
-    "The class that the index names for a part; None where it names none."
-    value = index.get(part)
-    if value is None: return None
-    pair = isinstance(value, list) and len(value) == 2
-    if pair and all(isinstance(name, str | None) for name in value): return value[1]
-    raise LoadError(f"{file}: {part}: expected the names of a library and a class, got "
-                    f"{shorten(value)}")
-
 # %% ../nbs/14_stable_diffusion.ipynb #opencode
-_ALIKE = {name: f"{ours}Scheduler" for ours, names in dict(  # which comes closest
-    DPMSolverMultistep="UniPCMultistep DEISMultistep DPMSolverSinglestep DPMSolverSDE",
-    EulerDiscrete="LMSDiscrete IPNDM", EulerAncestralDiscrete="KDPM2AncestralDiscrete",
-    HeunDiscrete="KDPM2Discrete", DDPM="DDPMParallel", DDIM="DDIMParallel DDIMInverse",
-).items() for name in names.split()}
-
 def _open_networks(folder, variant, given, dtype, device):
     "The networks of a folder, but for those that are given."
     files = [f"{part}/{path.name}" for part in _NETWORKS
@@ -565,8 +505,11 @@ def save_pretrained(
     Interrupted, it leaves the older pipeline whole, or a folder that does not open."""
     options = dict(variant=variant, max_shard_size=max_shard_size,
                    safe_serialization=safe_serialization, push_to_hub=push_to_hub)
-    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False,
-             **dict.fromkeys(_EXTRAS, [None, None]), **_PARTS,
+    kind = "Inpaint" * (self.unet.config.in_channels != self.vae.config.latent_channels)
+    index = {"_class_name": f"StableDiffusion{kind}Pipeline",
+             "_diffusers_version": "0.42.0",  # its inpainting pipeline asks
+             "requires_safety_checker": False, **dict.fromkeys(_EXTRAS, [None, None]),
+             **_PARTS,
              "scheduler": ("diffusers", type(self.scheduler).__name__)}
 
     def replaces(file):
