@@ -43,17 +43,20 @@ def contrastive_bound(
 ) -> Tensor:  # a number of nats, at most log(n)
     """A lower bound, on average over batches, on the information x and y share.
 
-    log(n) less the cross-entropy of each row (van den Oord et al. 2018, section 2.3)."""
+    log(n) less the cross-entropy of a row (van den Oord et al. 2018, section 2.3)."""
     n = check_tensor("scores", scores, "n", "n").shape[0]
     check_tensor("scores", scores, n, n)
     return math.log(n) + scores.log_softmax(1).diagonal().mean()
 
 # %% ../nbs/12_maths_vae.ipynb #mv_x_path
-def _each_time(t, x):
+def _each_time(t, x, without=None):
     "Times in [0, 1], a number or one for each of x (n, ...), in a shape to multiply x."
-    t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-    if t.numel() not in (1, *x.shape[:1]) or not ((t >= 0) & (t <= 1)).all():
-        raise ValueError("t: expected a number from 0 to 1, or one for each sample")
+    try: t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError, RuntimeError): t = torch.tensor(-1.0)
+    fits = t.numel() in (1, *x.shape[:1]) and ((t >= 0) & (t <= 1)).all()
+    if not fits or without is not None and (t == without).any():
+        but = "" if without is None else f", but not {without}"
+        raise ValueError(f"t: expected a number from 0 to 1{but}, or one for each")
     return t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
 
 # %% ../nbs/12_maths_vae.ipynb #mv_x_path2
@@ -62,7 +65,7 @@ def straight_path(
     noise: Tensor,  # as large as `x0`
     t: float | Tensor,  # 0: all picture; 1: all noise; or one for each, (n,)
 ) -> tuple:  # (x_t, velocity), each shaped like x0
-    "The mixture (1 - t) x0 + t noise and its velocity (Lipman et al. 2023, section 4.1)."
+    "The mixture (1 - t) x0 + t noise, and its velocity (Liu et al. 2023, section 2.1)."
     check_tensor("x0", x0, *getattr(x0, "shape", ["..."]))
     check_tensor("noise", noise, *x0.shape)
     t = _each_time(t, x0)
@@ -78,7 +81,8 @@ def path_velocity(
     sigma_slope,  # how fast sigma does
 ) -> Tensor:
     "The marginal velocity along any Gaussian path (Lipman et al. 2023, theorem 3)."
-    check_tensor("score", score, *check_tensor("x", x, *x.shape).shape)
+    check_tensor("x", x, *getattr(x, "shape", ["..."]))
+    check_tensor("score", score, *x.shape)
     rate = alpha_slope / alpha
     return rate * x - sigma * (sigma_slope - rate * sigma) * score
 
@@ -89,7 +93,8 @@ def score_to_flow(
     t: float | Tensor,  # below 1; or one for each, (n,)
 ) -> Tensor:
     "The marginal velocity on the straight path, from the score."
-    t = _each_time(t, x)
+    check_tensor("x", x, *getattr(x, "shape", ["..."]))
+    t = _each_time(t, x, without=1)
     return path_velocity(score, x, 1 - t, t, -1, 1)
 
 def flow_to_score(
@@ -98,6 +103,7 @@ def flow_to_score(
     t: float | Tensor,  # above 0; or one for each, (n,)
 ) -> Tensor:
     "The score, from a velocity on the straight path: -noise / t."
-    t = _each_time(t, check_tensor("x", x, *x.shape))
+    check_tensor("x", x, *getattr(x, "shape", ["..."]))
     check_tensor("velocity", velocity, *x.shape)
+    t = _each_time(t, x, without=0)
     return -(x + (1 - t) * velocity) / t
