@@ -111,7 +111,7 @@ def langevin(
     generator=None,  # of the noise
 ) -> Tensor:  # where they are then
     """Unadjusted Langevin dynamics: x + step / 2 * score(x) + sqrt(step) * noise, over
-    and over ([Welling & Teh 2011](https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2011a.pdf))."""
+    and over ([Song & Ermon 2019](https://arxiv.org/abs/1907.05600), section 2.2)."""
     step = number("step", step, above=0)
     for _ in range(whole_number("steps", steps, 0)):
         noise = randn_like(x, generator)
@@ -147,7 +147,7 @@ def denoised_from_score(
     return (x + (1 - alpha_bar) * score) / alpha_bar.sqrt()
 
 def log_snr(alpha_bar: Tensor) -> Tensor:
-    "Logarithm of the signal-to-noise ratio, 2 lambda: log(alpha_bar / (1 - alpha_bar))."
+    "Log of the signal-to-noise ratio, 2 lambda: log(alpha_bar / (1 - alpha_bar))."
     alpha_bar = torch.as_tensor(alpha_bar)
     return alpha_bar.log() - torch.log1p(-alpha_bar)
 
@@ -194,7 +194,7 @@ def _follow(score, x, alpha_bars, probes=None):
 # %% ../nbs/10_maths_score.ipynb #flow2
 @torch.no_grad()
 def probability_flow(
-    score,  # function of (x, alpha_bar), alpha_bar a number: the score of noisy pictures
+    score,  # function of (x, alpha_bar), the latter a number: that of noisy pictures
     x: Tensor,  # pictures (n, ...) at the first level
     alpha_bars,  # the levels to visit: falling leads to noise, rising to pictures
 ) -> Tensor:  # the pictures at the last level
