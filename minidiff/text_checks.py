@@ -203,7 +203,7 @@ def check_clip_config(c) -> dict:  # of one tower; its whole numbers as `int`
     weights = width * (layers * (4 * width + 2 * inner) + found.get("vocab_size", 0))
     if weights > 3e10:
         raise ConfigError("num_hidden_layers, hidden_size, vocab_size: a tower of "
-                          f"{weights / 1e9:.0f} billion weights; real ones have 2")
+                          f"{weights / 1e9:.0f} billion weights; SDXL has 0.7")
     return found
 
 # %% ../nbs/workshop/text_checks.ipynb #tc_part
