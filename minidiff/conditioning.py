@@ -234,6 +234,7 @@ def from_unet(
     conditioning_channels: int = 3,  # of the picture
 ):
     "Begin with a copy of a U-Net's way down, blind and silent."
+    unet = getattr(unet, "_orig_mod", unet)  # `torch.compile` wraps it
     if not isinstance(unet, UNet2DConditionModel):
         raise ValueError("unet: expected a minidiff UNet2DConditionModel, got "
                          f"{shorten(unet)}")

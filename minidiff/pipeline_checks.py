@@ -169,7 +169,7 @@ def plan_steps(
     steps = None if own else whole_number("num_inference_steps", steps, 1)
     if steps: own = dict(num_inference_steps=steps)
     scheduler.set_timesteps(**own, device=device)
-    return steps or len(scheduler.timesteps)
+    return steps or -(-len(scheduler.timesteps) // scheduler.order)
 
 def step_options(
     scheduler,  # whose `step` gets them

@@ -88,6 +88,18 @@ def swapped(ours, real, cls, name):
     return mine, kind(real, cls, scheduler=getattr(diffusers, name)(**config))
 
 
+def test_strength_counts_steps_where_heun_makes_two_calls(ours):
+    """With timesteps of one's own, too. (There diffusers walks none of them, and fails.)"""
+    pipe = LatentDiffusionPipeline(**{**ours[4].components, "scheduler": SCHEDULERS["HeunDiscreteScheduler"]()})
+    own = SCHEDULERS["HeunDiscreteScheduler"]()
+    own.set_timesteps(6)
+    times = [own.timesteps[0].item(), *(t.item() for t in own.timesteps[1::2])]
+    options = dict(prompt=PROMPT, image=pictures(), output_type="latent")
+    for strength in (0.35, 0.5, 1.0):
+        counted = pipe.img2img(strength=strength, num_inference_steps=6, **options, **one())
+        torch.testing.assert_close(pipe.img2img(strength=strength, timesteps=times, **options, **one()), counted, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler(name, strength, ours, reals):
