@@ -249,9 +249,9 @@ def from_unet(
         model.load_state_dict(own | {k: theirs[k] for k in own.keys() & theirs.keys()})
     return model.to(unet.conv_in.weight)
 
-# %% ../nbs/08_conditioning.ipynb #s5_hint
+# %% ../nbs/08_conditioning.ipynb #s5_each
 #| code-fold: true
-#| code-summary: "a ControlNet and its picture, as the pipeline asks them"
+#| code-summary: "one for all pictures, or one for each prompt"
 def one_each(
     name: str,  # of the argument
     x: Tensor,  # one for all pictures, or one for each prompt
@@ -264,6 +264,9 @@ def one_each(
     raise ValueError(f"{name}: expected 1 or {n // copies}, one for each prompt, got "
                      f"{len(x)}")
 
+# %% ../nbs/08_conditioning.ipynb #s5_hint
+#| code-fold: true
+#| code-summary: "a ControlNet and its picture, as the pipeline asks them"
 class ControlHint:
     "A ControlNet and the picture that it sees."
     def __init__(
