@@ -30,6 +30,10 @@ def classifier_guide(
     "Classifier guidance (Dhariwal & Nichol 2021, algorithm 2)."
     check_tensor("noise", noise, *getattr(noise, "shape", ["..."]))
     check_tensor("gradient", gradient, *noise.shape)
+    scale = number("scale", scale)
+    if not torch.is_tensor(alpha_bar): number("alpha_bar", alpha_bar, 0, 1)
+    elif alpha_bar.ndim:
+        check_tensor("alpha_bar", alpha_bar, len(noise), *[1] * (noise.ndim - 1))
     return noise - scale * (1 - alpha_bar) ** 0.5 * gradient
 
 # %% ../nbs/08_conditioning.ipynb #co_x_guide
@@ -41,6 +45,7 @@ def guide(
     "Classifier-free guidance (Ho & Salimans 2022, equation 6; its w is `scale` - 1)."
     check_tensor("without_text", without_text, *getattr(without_text, "shape", ["..."]))
     check_tensor("with_text", with_text, *without_text.shape)
+    scale = number("scale", scale)
     return torch.lerp(without_text, with_text.to(without_text.dtype), scale)
 
 # %% ../nbs/08_conditioning.ipynb #co_x_rescale
@@ -50,6 +55,9 @@ def rescale_guided(
     share: float,  # 0: leave it; 1: give it the spread of the answer to the prompt
 ) -> Tensor:  # of the same shape
     "Take back how far guidance has spread the numbers (Lin et al. 2023, section 3.4)."
+    check_tensor("guided", guided, *getattr(guided, "shape", ["..."]))
+    check_tensor("with_text", with_text, *guided.shape)
+    share = number("share", share, 0, 1)
     spread = partial(torch.std, dim=(*range(1, guided.ndim),), keepdim=True)
     ratio = spread(with_text) / spread(guided)
     return guided * (1 + share * (ratio - 1))
@@ -62,6 +70,9 @@ def interval_scale(
     high: float,  # and included
 ) -> float:  # 1, no guidance, outside
     "Guidance in an interval of noise levels (Kynkäänniemi et al. 2024, section 3)."
+    number("scale", scale)
+    for name, level in dict(sigma=sigma, high=high).items():
+        if level != torch.inf: number(name, level, 0)
     number("low", low, 0, high)
     return scale if low < sigma <= high else 1.0
 
@@ -223,6 +234,7 @@ def from_unet(
     conditioning_channels: int = 3,  # of the picture
 ):
     "Begin with a copy of a U-Net's way down, blind and silent."
+    unet = getattr(unet, "_orig_mod", unet)  # `torch.compile` wraps it
     if not isinstance(unet, UNet2DConditionModel):
         raise ValueError("unet: expected a minidiff UNet2DConditionModel, got "
                          f"{shorten(unet)}")
@@ -237,9 +249,9 @@ def from_unet(
         model.load_state_dict(own | {k: theirs[k] for k in own.keys() & theirs.keys()})
     return model.to(unet.conv_in.weight)
 
-# %% ../nbs/08_conditioning.ipynb #s5_hint
+# %% ../nbs/08_conditioning.ipynb #s5_each
 #| code-fold: true
-#| code-summary: "a ControlNet and its picture, as the pipeline asks them"
+#| code-summary: "one for all pictures, or one for each prompt"
 def one_each(
     name: str,  # of the argument
     x: Tensor,  # one for all pictures, or one for each prompt
@@ -252,6 +264,9 @@ def one_each(
     raise ValueError(f"{name}: expected 1 or {n // copies}, one for each prompt, got "
                      f"{len(x)}")
 
+# %% ../nbs/08_conditioning.ipynb #s5_hint
+#| code-fold: true
+#| code-summary: "a ControlNet and its picture, as the pipeline asks them"
 class ControlHint:
     "A ControlNet and the picture that it sees."
     def __init__(
@@ -267,22 +282,29 @@ class ControlHint:
         scale = options.pop("controlnet_conditioning_scale", 1.0)
         self.scale = number("controlnet_conditioning_scale", scale)
         self.net = net
-        image = as_pictures("image", options.pop("image", None), signed=False)
-        self.image = one_each("image", image, n, copies).to(next(net.parameters()))
+        name = "control_image" if options.get("over") else "image"
+        image = as_pictures(name, options.pop(name, None), signed=False)
+        check_tensor(name, image, "n", net.config.conditioning_channels, "h", "w")
+        self.image = one_each(name, image, n, copies).to(next(net.parameters()))
 
     @classmethod
     def add_to(cls, options, n, copies, height, width):
         "Put one into `options` where a `controlnet` is; the size of what is painted."
         if (net := options.pop("controlnet", None)) is None: return height, width
         options["control"] = hint = cls(net, options, n, copies)
-        own = hint.image.shape[2:]
-        return own[0] if height is None else height, own[1] if width is None else width
+        own = *hint.image.shape[2:],
+        for name, given, side in zip(("height", "width"), (height, width), own):
+            if given not in (None, side):
+                raise ValueError(f"{name} is {shorten(given)}, and the ControlNet's "
+                                 f"picture makes it {side}")
+        return own
 
     def __call__(self, x, t, states):
         image = self.image.repeat(len(x) // len(self.image), 1, 1, 1)
-        down, middle = self.net(x, t, states, image, self.scale)
-        return dict(down_block_additional_residuals=down,
-                    mid_block_additional_residual=middle)
+        own = x.to(image.dtype), t, states.to(image.dtype)
+        down, middle = self.net(*own, image, self.scale)
+        return dict(down_block_additional_residuals=[y.to(x.dtype) for y in down],
+                    mid_block_additional_residual=middle.to(x.dtype))
 
 # %% ../nbs/08_conditioning.ipynb #s5_over
 #| code-fold: true
@@ -341,9 +363,9 @@ def prepare(self, pipeline, copies, latents, n, height, width, generator):
     self.noise = pipeline._canvas(latents, n, *sides, generator).to(self.latents)
     if self.mask is None: return self.noise
     mask = self.mask.to(image)
+    cells = F.interpolate(mask, self.noise.shape[2:]).to(self.latents)
+    self.mask = one_each("mask_image", cells, n, copies)
     hidden = encode(image * (mask < 0.5))
-    mask = F.interpolate(mask, self.noise.shape[2:]).to(self.latents)
-    self.mask = one_each("mask_image", mask, n, copies)
     if masked: self.extra = torch.cat([self.mask, hidden], 1)
     return self.noise
 
