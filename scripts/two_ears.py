@@ -36,12 +36,14 @@ CLASSES = THINGS * len(PLACES) + THINGS ** 2 * len(RELATIONS) // 2
 
 
 class Rows(nn.Module):
-    "A vector for each class; flat, because a table is AdamW's and Muon turns whatever has two sides."
+    """A vector for each class; flat, because a table is AdamW's and Muon turns whatever has two sides.
+
+    A row is seen seldom, so it is stored as a fiftieth of itself: AdamW's step is then fifty times as large."""
     def __init__(self):
         super().__init__()
-        self.flat = nn.Parameter(torch.randn(CLASSES * 128))
+        self.flat = nn.Parameter(torch.randn(CLASSES * 128) / 50)
 
-    def forward(self, labels): return self.flat.view(CLASSES, 128)[labels[:, 0].long()]
+    def forward(self, labels): return 50 * self.flat.view(CLASSES, 128)[labels[:, 0].long()]
 
 
 def labels_of(scenes):
