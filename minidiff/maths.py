@@ -65,7 +65,9 @@ def straight_path(
     noise: Tensor,  # as large as `x0`
     t: float | Tensor,  # 0: all picture; 1: all noise; or one for each, (n,)
 ) -> tuple:  # (x_t, velocity), each shaped like x0
-    "The mixture (1 - t) x0 + t noise, and its velocity (Liu et al. 2023, section 2.1)."
+    """The mixture (1 - t) x0 + t noise, and its velocity.
+
+    Liu et al. 2023, section 2.1, where the time is 1 - t and the velocity negative."""
     check_tensor("x0", x0, *getattr(x0, "shape", ["..."]))
     check_tensor("noise", noise, *x0.shape)
     t = _each_time(t, x0)
