@@ -147,16 +147,17 @@ def show_images(
     scale: float = 1.3,  # inches per picture
     alt: str = None,  # description; made of the titles where there is none
     suptitle: str = None,  # text above all of them
+    rows=None,  # one text per row, to the left of it
 ) -> None:
     "Display pictures in rows, with titles."
     import matplotlib.pyplot as plt
     from textwrap import fill
     a = to_uint8(images)
-    ncols = min(whole_number("ncols", ncols, 1),
-                       len(a))
+    ncols = min(whole_number("ncols", ncols, 1), len(a))
     scale = number("scale", scale, above=0)
     titles = _titles(titles, len(a), "picture")
     nrows = -(-len(a) // ncols)
+    rows = _titles(rows, nrows, "row")
     titles = [fill(t, max(10, int(12 * scale))) for t in titles]
     lines = max([t.count("\n") + 1 for t in titles], default=0)
     height = nrows * (scale * a.shape[1] / a.shape[2] + .16
@@ -168,6 +169,9 @@ def show_images(
         ax.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture,
                   cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         if i < len(titles): ax.set_title(titles[i], fontsize=8)
+    for ax, text in zip(axes[:, 0], rows):
+        ax.text(-.08, .5, fill(text, max(10, int(12 * scale))), rotation=90, fontsize=8,
+                ha="right", va="center", ma="center", transform=ax.transAxes)
     if suptitle: fig.suptitle(suptitle, fontsize=10)
     said = "; ".join(t.replace("\n", " ") for t in titles)
     show(fig,
@@ -177,7 +181,8 @@ def _titles(titles, n, what):
     "Texts, at most one for each picture or frame."
     if titles is None: return []
     if isinstance(titles, str) or len(titles := list(titles)) > n:
-        raise ValueError(f"titles: expected {n}, one per {what}, got {shorten(titles)}")
+        name = "rows" if what == "row" else "titles"
+        raise ValueError(f"{name}: expected {n}, one per {what}, got {shorten(titles)}")
     return [str(title) for title in titles]
 
 # %% ../nbs/workshop/plots.ipynb #cell029

@@ -5,7 +5,7 @@
 
 For each scale, plain, rescaled and in an interval of noise levels: how many of 300 held-out captions of two objects are
 painted wholly right; what the spread of the latents and the share of numbers beyond [-1, 1] in the pictures are; and
-how much variety is left, in 16 pictures of each of 16 captions that say neither page nor place: how often two pictures of
+how much variety is left, in 16 pictures of each of 14 captions that say neither page nor place: how often two pictures of
 one caption have the same page, or the object in the same place. All scales start from the same noise.
 Some 20 minutes of one busy core; the file is written after each setting.
 """
