@@ -17,6 +17,8 @@ from .hub import patch_to
 from .scheduler import randn_like, split_mixture
 
 # %% ../nbs/10_maths_score.ipynb #mix1
+#| code-fold: true
+#| code-summary: "the class, with its checks"
 class GaussianMixture:
     """A world where everything is known: a mixture of k round Gaussian bells in d
     dimensions, clean (alpha_bar = 1) or noisy, with its exact log density and score."""
