@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from .checks import ConfigError, check_tensor, number, one_of, whole_number
+from .checks import (ConfigError, check_alike, check_pictures, check_tensor,
+                             falling, number, one_of, shorten, whole_number)
 from .dali import _per_picture, add_noise
 from .hub import patch_to
 from .scheduler import randn_like, split_mixture
@@ -30,6 +31,8 @@ class GaussianMixture:
         weights=None,  # their shares (k,), which sum to 1; None: all alike
     ):
         self.means = check_tensor("means", means, "k", "d")
+        if not len(means) or not means.isfinite().all():
+            raise ValueError("means: expected at least one bell, at a finite place")
         self.stds = self._row("stds", stds)
         self.weights = self._row("weights", 1 / len(means) if weights is None
                                  else weights)
@@ -39,13 +42,11 @@ class GaussianMixture:
 
     def _row(self, name, values):
         "One number for each bell, none of them negative."
-        try:
-            row = torch.as_tensor(values).to(self.means).expand(len(self.means))
-        except (TypeError, ValueError, RuntimeError):
-            row = self.means.new_tensor([math.nan])
+        try: row = torch.as_tensor(values).to(self.means).expand(len(self.means))
+        except (TypeError, ValueError, RuntimeError): row = -self.means.new_ones(1)
         if (row >= 0).all() and row.isfinite().all(): return row
         raise ValueError(f"{name}: expected a number from 0 up, or {len(self.means)} "
-                         "of them")
+                         f"of them, got {shorten(values)}")
 
     def _bells(self, x, alpha_bar):
         "Each bell's log share of the density (n, k), the way to it, its variance."
@@ -88,6 +89,7 @@ def expected_x0(self: GaussianMixture, x: Tensor, alpha_bar=1.0) -> Tensor:  # (
 @patch_to(GaussianMixture)
 def sample(self: GaussianMixture, n: int, generator=None) -> Tensor:  # (n, d)
     "Clean pictures drawn from it."
+    n = whole_number("n", n, 1)
     which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
     noise = randn_like(self.means[which], generator)
     return self.means[which] + self.stds[which, None] * noise
@@ -99,10 +101,16 @@ def mixed(
     sigma: float,  # how much of the noise
 ) -> GaussianMixture:
     "The world of the mixtures `alpha * x0 + sigma * noise`: bells again."
+    alpha = number("alpha", alpha)
+    sigma = number("sigma", sigma)
     stds = (alpha**2 * self.stds**2 + sigma**2)**0.5
     return GaussianMixture(alpha * self.means, stds, self.weights)
 
 # %% ../nbs/10_maths_score.ipynb #langevin
+def _checked(score):
+    "A score function whose answers must be shaped like x."
+    return lambda x, *level: check_tensor("score(x)", score(x, *level), *x.shape)
+
 @torch.no_grad()
 def langevin(
     score,  # function of x (n, ...), of the same shape: which way it grows denser
@@ -113,6 +121,8 @@ def langevin(
 ) -> Tensor:  # where they are then
     """Unadjusted Langevin dynamics: x + step / 2 * score(x) + sqrt(step) * noise, over
     and over ([Song & Ermon 2019](https://arxiv.org/abs/1907.05600), section 2.2)."""
+    check_tensor("x", x, *getattr(x, "shape", ["n"]))
+    score = _checked(score)
     step = number("step", step, above=0)
     for _ in range(whole_number("steps", steps, 0)):
         noise = randn_like(x, generator)
@@ -125,6 +135,7 @@ def noise_to_score(
     alpha_bar,  # share of the picture's variance that is left, a number or (n,)
 ) -> Tensor:  # the gradient of the log density of noisy pictures
     "The score that is meant by a predicted noise: -noise / sqrt(1 - alpha_bar)."
+    check_alike(noise=noise)
     alpha_bar = _per_picture(alpha_bar, noise)
     if (alpha_bar == 1).any():
         raise ValueError("alpha_bar: expected less than 1; a picture without noise "
@@ -133,6 +144,7 @@ def noise_to_score(
 
 def score_to_noise(score: Tensor, alpha_bar) -> Tensor:  # (n, ...) both
     "The noise that is meant by a score: -sqrt(1 - alpha_bar) * score."
+    check_alike(score=score)
     return -(1 - _per_picture(alpha_bar, score)).sqrt() * score
 
 def denoised_from_score(
@@ -141,16 +153,34 @@ def denoised_from_score(
     alpha_bar,  # share of the picture's variance that is left, a number or (n,)
 ) -> Tensor:  # the expected clean pictures
     "Tweedie's formula: (x + (1 - alpha_bar) * score) / sqrt(alpha_bar)."
+    check_alike(score=score, x=x)
     alpha_bar = _per_picture(alpha_bar, x)
     if (alpha_bar == 0).any():
         raise ValueError("alpha_bar: expected more than 0; nothing is left of the "
                          "picture")
     return (x + (1 - alpha_bar) * score) / alpha_bar.sqrt()
 
-def log_snr(alpha_bar: Tensor) -> Tensor:
+def log_snr(alpha_bar: float | Tensor) -> Tensor:  # infinite at 0 and 1
     "Log of the signal-to-noise ratio, 2 lambda: log(alpha_bar / (1 - alpha_bar))."
-    alpha_bar = torch.as_tensor(alpha_bar)
+    try: alpha_bar = torch.as_tensor(alpha_bar)
+    except (TypeError, ValueError, RuntimeError): alpha_bar = torch.tensor(-1.0)
+    if not ((alpha_bar >= 0) & (alpha_bar <= 1)).all():
+        raise ValueError("alpha_bar: expected numbers from 0 to 1")
     return alpha_bar.log() - torch.log1p(-alpha_bar)
+
+# %% ../nbs/10_maths_score.ipynb #flow0
+#| code-fold: true
+#| code-summary: "which levels can be visited"
+def _levels(alpha_bars):
+    "The levels in double precision, where they are some."
+    try: levels = torch.as_tensor(alpha_bars).double().flatten()
+    except (TypeError, ValueError, RuntimeError): levels = torch.zeros(0)
+    steps = levels.diff()
+    one_way = (steps < 0).all() or (steps > 0).all()
+    if len(levels) > 1 and one_way and ((levels > 0) & (levels <= 1)).all():
+        return levels
+    raise ValueError("alpha_bars: expected at least two levels in (0, 1] that only "
+                     f"fall or only rise, got {shorten(alpha_bars)}")
 
 # %% ../nbs/10_maths_score.ipynb #flow1
 def _divergence(f, x, probes):
@@ -168,12 +198,9 @@ def _divergence(f, x, probes):
 
 def _follow(score, x, alpha_bars, probes=None):
     "x carried along the probability flow, and the divergence gathered on the way (n,)."
-    levels = torch.as_tensor(alpha_bars).double().flatten()
-    falling = levels.diff()
-    one_way = (falling < 0).all() or (falling > 0).all()
-    if len(levels) < 2 or not one_way or not ((levels > 0) & (levels <= 1)).all():
-        raise ValueError("alpha_bars: expected at least two levels in (0, 1] that only "
-                         "fall or only rise")
+    score = _checked(score)
+    levels = _levels(alpha_bars)
+    check_tensor("x", x, "n", *getattr(x, "shape", ["..."])[1:])
 
     def slope(x, u):
         drift = lambda x: -(x + score(x, math.exp(-u))) / 2
@@ -214,12 +241,13 @@ def ode_log_likelihood(
 
     The end counts as standard Gaussian noise. `probes` is Hutchinson's estimate
     ([Song et al. 2021](https://arxiv.org/abs/2011.13456), appendix D.2)."""
-    d = x[0].numel()
-    levels = torch.as_tensor(alpha_bars).flatten()
-    if len(levels) and levels[0] < levels[-1]:
+    x = check_tensor("x", x, "n", *getattr(x, "shape", [])[1:] or ["..."]).detach()
+    d = math.prod(x.shape[1:])
+    levels = _levels(alpha_bars)
+    if levels[0] < levels[-1]:
         raise ValueError("alpha_bars: expected falling levels, from pictures to noise")
-    if whole_number("probes", probes, 0):
-        signs = randn_like(x.expand(probes, *x.shape), generator).sign()
+    if probes := whole_number("probes", probes, 0):
+        signs = torch.stack([randn_like(x, generator) for _ in range(probes)]).sign()
         ways = signs / probes**0.5
     else:
         ways = torch.eye(d).to(x).view(d, 1, *x.shape[1:]).expand(d, *x.shape)
@@ -235,21 +263,34 @@ def alpha_bar_table(
     timestep t - 1 of the code, and entry 0 to the clean picture, where it is 1."""
     bars = getattr(scheduler, "alphas_cumprod", scheduler)
     bars = check_tensor("scheduler", bars, "T").double()
+    falling("scheduler: its alphas_cumprod", bars, 0, 1, equal=True)
     return torch.cat([bars.new_ones(1), bars])
 
 # %% ../nbs/11_maths_ddpm.ipynb #posterior
+def _like(name, value, x):
+    "A number or a tensor as a tensor of the type of x, and where x is."
+    try: return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name}: expected a number or a tensor, got "
+                         f"{shorten(value)}") from None
+
 def posterior_mean_variance(
     x0: Tensor,  # clean pictures (n, ...)
     xt: Tensor,  # shaped like them: the noisy ones
-    bar_t: float | Tensor,  # alpha-bar where `xt` is: a number, or it broadcasts
+    bar_t: float | Tensor,  # alpha-bar where `xt` is: a number, or one for each, (n,)
     bar_s: float | Tensor,  # alpha-bar of an earlier step, larger; 1 is the clean one
 ) -> tuple:  # (mean, shaped like x0; variance, shaped like bar_t)
     """The Gaussian q(x_s | x_t, x_0): where a noisy picture came from, for who knows it
     at both ends ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 7)."""
-    bar_t, bar_s = (torch.as_tensor(b, dtype=torch.float64) for b in (bar_t, bar_s))
+    check_tensor("x0", x0, *getattr(x0, "shape", ["..."]))
+    check_tensor("xt", xt, *getattr(xt, "shape", ["..."]))
+    like = (x0 + xt).double()
+    bar_t = _like("bar_t", bar_t, like)
+    bar_s = _like("bar_s", bar_s, like)
     if not ((0 <= bar_t) & (bar_t < bar_s) & (bar_s <= 1)).all():
         raise ConfigError("bar_t, bar_s: expected 0 <= bar_t < bar_s <= 1, got "
-                          f"{bar_t} and {bar_s}")
+                          f"{shorten(bar_t.tolist())} and {shorten(bar_s.tolist())}")
+    bar_t, bar_s = (_per_picture(bar, like) for bar in (bar_t, bar_s))
     a = bar_t / bar_s
     of_xt = a.sqrt() * (1 - bar_s) / (1 - bar_t)
     of_x0 = bar_s.sqrt() * (1 - a) / (1 - bar_t)
@@ -265,10 +306,11 @@ def gaussian_kl(
 ) -> Tensor:  # for each number, in nats; sum over a picture's for the picture's
     """KL divergence of the first Gaussian from the second, number by number
     ([Kingma and Welling 2013](https://arxiv.org/abs/1312.6114), appendix B)."""
-    log1, log2 = (torch.as_tensor(v, dtype=mean1.dtype, device=mean1.device)
-                  for v in (log_var1, log_var2))
-    ratio = (log1 - log2).exp() + (mean1 - mean2)**2 * (-log2).exp()
-    return 0.5 * (ratio - 1 - log1 + log2)
+    check_tensor("mean1", mean1, *getattr(mean1, "shape", ["..."]))
+    log2 = _like("log_var2", log_var2, mean1)
+    wider = _like("log_var1", log_var1, mean1) - log2
+    away = (mean1 - mean2) * (-log2 / 2).exp()
+    return 0.5 * (wider.expm1() - wider + away**2)
 
 # %% ../nbs/11_maths_ddpm.ipynb #discretized
 def discretized_log_likelihood(
@@ -279,15 +321,37 @@ def discretized_log_likelihood(
 ) -> Tensor:  # for each number, in nats
     """Logarithm of the share of a bell that lies nearest to the level of x0
     ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 13)."""
+    check_pictures("x0", check_tensor("x0", x0, *getattr(x0, "shape", ["..."])))
+    kind = check_tensor("mean", mean, *getattr(mean, "shape", ["..."])).dtype
+    x0, mean = x0.double(), mean.double()
     half = 1 / (whole_number("levels", levels, 2) - 1)
-    std = (torch.as_tensor(log_var, dtype=mean.dtype, device=mean.device) / 2).exp()
+    std = (_like("log_var", log_var, mean) / 2).exp()
     low, high = (x0 - half - mean) / std, (x0 + half - mean) / std
     low = low.masked_fill(x0 < -1 + half, -torch.inf)
     high = high.masked_fill(x0 > 1 - half, torch.inf)
     right = low + high > 0  # the mirror image, where logarithms are accurate
     low, high = torch.where(right, -high, low), torch.where(right, -low, high)
     log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
-    return log_high + torch.log(-torch.expm1(log_low - log_high))
+    gap = (log_low - log_high).masked_fill(log_high == -torch.inf, -torch.inf)
+    return (log_high + torch.log(-torch.expm1(gap))).to(kind)
+
+# %% ../nbs/11_maths_ddpm.ipynb #boundlevels
+#| code-fold: true
+#| code-summary: "which tables have a bound"
+def _bound_levels(alpha_bar, prediction_type, large):
+    "The table in double precision, or an error where no bound can be computed."
+    bar = check_tensor("alpha_bar", alpha_bar, "T + 1").double().cpu()
+    falling("alpha_bar", bar, 0, 1)
+    if bar[0] != 1 or len(bar) < 2:
+        raise ValueError("alpha_bar: expected 1 and then T levels, as "
+                         f"`alpha_bar_table` gives them, got {shorten(bar.tolist())}")
+    if len(bar) == 2 and not large:
+        raise ConfigError("variance: a single step has none that is small, only large")
+    one_of("prediction_type", prediction_type, "epsilon", "sample", "v_prediction")
+    if bar[-1] == 0 and prediction_type == "epsilon":
+        raise ConfigError("prediction_type: epsilon says nothing of the picture where "
+                          "the last alpha_bar is 0; sample and v_prediction do")
+    return bar
 
 # %% ../nbs/11_maths_ddpm.ipynb #boundterms
 @torch.no_grad()
@@ -296,24 +360,27 @@ def bound_terms(
     x0: Tensor,  # clean pictures (n, ...)
     alpha_bar: Tensor,  # (T + 1,), as `alpha_bar_table` gives it
     levels: int = 256,  # that a number can be at, see `discretized_log_likelihood`
-    prediction_type: str = "epsilon",  # what the model says, see `split_mixture`
+    prediction_type: str = "epsilon",  # what the model says; or sample, v_prediction
     variance: str = "small",  # of the model's steps: "small" or "large"
     generator: torch.Generator | None = None,
 ) -> Tensor:  # (T + 1, n) in nats: entry t is L_t
     """One draw of each term of the bound on -log p(x0); their sum over t estimates it
     ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 5)."""
     large = one_of("variance", variance, "small", "large") == "large"
-    bar = check_tensor("alpha_bar", alpha_bar, "T + 1").double().cpu()
-    x = check_tensor("x0", x0, *map(str, range(x0.ndim))).double()
+    bar = _bound_levels(alpha_bar, prediction_type, large)
+    levels = whole_number("levels", levels, 2)
+    x = check_tensor("x0", x0, "n", *getattr(x0, "shape", [])[1:] or ["..."]).double()
+    check_pictures("x0", x)
     terms = [gaussian_kl(bar[-1].sqrt() * x, torch.log1p(-bar[-1]), 0.0, 0.0)]
     for t in range(len(bar) - 1, 0, -1):
         xt = add_noise(x, randn_like(x, generator), bar[t])
         timesteps = torch.full((len(x),), t - 1, device=x.device)
-        said = model(xt.to(x0.dtype), timesteps).double()
+        said = model(xt.to(x0.dtype), timesteps)
+        said = check_tensor("model(xt, t)", said, *x.shape).double()
         shares = bar[t].sqrt(), (1 - bar[t]).sqrt()
         guess, _ = split_mixture(prediction_type, said, xt, *shares)
         mean, small = posterior_mean_variance(guess, xt, bar[t], bar[t - 1])
-        if t == 1 and len(bar) > 2:
+        if t == 1 and not large:
             _, small = posterior_mean_variance(guess, xt, bar[2], bar[1])
         log_var = (1 - bar[t] / bar[t - 1] if large else small).log()
         if t == 1: term = -discretized_log_likelihood(x, mean, log_var, levels)
@@ -325,10 +392,11 @@ def bound_terms(
 
 # %% ../nbs/11_maths_ddpm.ipynb #bitsdef
 def bits_per_dim(
-    nats: Tensor,  # of whole pictures, such as `bound_terms(...).sum(0)`
+    nats: float | Tensor,  # of whole pictures, such as `bound_terms(...).sum(0)`
     dims: int,  # numbers in a picture
-) -> Tensor:
+) -> float | Tensor:
     "Nats of a picture as bits for each of its numbers."
+    if not torch.is_tensor(nats): number("nats", nats)
     return nats / (whole_number("dims", dims, 1) * math.log(2))
 
 # %% ../nbs/12_maths_vae.ipynb #mv_x_importance
@@ -342,6 +410,8 @@ def importance_bound(
     (Burda et al. 2016, section 3)."""
     check_tensor("log_joint", log_joint, "n", "k")
     check_tensor("log_q", log_q, *log_joint.shape)
+    if not log_joint.shape[1]:
+        raise ValueError("log_joint: expected at least one latent a row")
     return (log_joint - log_q).logsumexp(1) - math.log(log_joint.shape[1])
 
 # %% ../nbs/12_maths_vae.ipynb #mv_x_water
@@ -350,7 +420,8 @@ def water_filling(
     kl_weight: float,  # on nats, beside squared errors; both summed over a picture
 ) -> tuple:  # (rate, distortion), each (d,): nats, and squared error
     "What the best linear VAE pays and loses on each axis; 0 nats where it gave up."
-    check_tensor("variances", variances, "d")
+    if not (check_tensor("variances", variances, "d") >= 0).all():
+        raise ValueError("variances: expected numbers from 0 up")
     level = number("kl_weight", kl_weight, above=0) / 2
     rate = 0.5 * (variances / level).clamp(min=1).log()
     return rate, variances.clamp(max=level)
@@ -364,6 +435,7 @@ def contrastive_bound(
     log(n) less the cross-entropy of a row (van den Oord et al. 2018, section 2.3)."""
     n = check_tensor("scores", scores, "n", "n").shape[0]
     check_tensor("scores", scores, n, n)
+    if not n: raise ValueError("scores: expected at least one pair")
     return math.log(n) + scores.log_softmax(1).diagonal().mean()
 
 # %% ../nbs/12_maths_vae.ipynb #mv_x_path
@@ -403,6 +475,11 @@ def path_velocity(
     "The marginal velocity along any Gaussian path: 12.25, by way of Tweedie's formula."
     check_tensor("x", x, *getattr(x, "shape", ["..."]))
     check_tensor("score", score, *x.shape)
+    for name, value in (("alpha", alpha), ("sigma", sigma),
+                        ("alpha_slope", alpha_slope), ("sigma_slope", sigma_slope)):
+        if not torch.is_tensor(value): number(name, value)
+    if not (torch.as_tensor(alpha) > 0).all():
+        raise ValueError("alpha: expected numbers above 0")
     rate = alpha_slope / alpha
     return rate * x - sigma * (sigma_slope - rate * sigma) * score
 
