@@ -135,7 +135,7 @@ def noise_to_score(
     alpha_bar,  # share of the picture's variance that is left, a number or (n,)
 ) -> Tensor:  # the gradient of the log density of noisy pictures
     "The score that is meant by a predicted noise: -noise / sqrt(1 - alpha_bar)."
-    check_alike(noise=noise)
+    check_tensor("noise", noise, *getattr(noise, "shape", ["..."]))
     alpha_bar = _per_picture(alpha_bar, noise)
     if (alpha_bar == 1).any():
         raise ValueError("alpha_bar: expected less than 1; a picture without noise "
@@ -144,7 +144,7 @@ def noise_to_score(
 
 def score_to_noise(score: Tensor, alpha_bar) -> Tensor:  # (n, ...) both
     "The noise that is meant by a score: -sqrt(1 - alpha_bar) * score."
-    check_alike(score=score)
+    check_tensor("score", score, *getattr(score, "shape", ["..."]))
     return -(1 - _per_picture(alpha_bar, score)).sqrt() * score
 
 def denoised_from_score(
@@ -266,7 +266,9 @@ def alpha_bar_table(
     falling("scheduler: its alphas_cumprod", bars, 0, 1, equal=True)
     return torch.cat([bars.new_ones(1), bars])
 
-# %% ../nbs/11_maths_ddpm.ipynb #posterior
+# %% ../nbs/11_maths_ddpm.ipynb #fits
+#| code-fold: true
+#| code-summary: "what fits together"
 def _like(name, value, x):
     "A number or a tensor as a tensor of the type of x, and where x is."
     try: return torch.as_tensor(value, dtype=x.dtype, device=x.device)
@@ -274,6 +276,17 @@ def _like(name, value, x):
         raise ValueError(f"{name}: expected a number or a tensor, got "
                          f"{shorten(value)}") from None
 
+def _together(**tensors):
+    "Raise a `ValueError` unless all hold real numbers, in shapes that broadcast."
+    for name, x in tensors.items():
+        check_tensor(name, x, *getattr(x, "shape", ["..."]))
+    shapes = [tuple(x.shape) for x in tensors.values()]
+    try: torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        raise ValueError(f"{', '.join(tensors)}: expected shapes that go together, got "
+                         f"{', '.join(map(str, shapes))}") from None
+
+# %% ../nbs/11_maths_ddpm.ipynb #posterior
 def posterior_mean_variance(
     x0: Tensor,  # clean pictures (n, ...)
     xt: Tensor,  # shaped like them: the noisy ones
@@ -282,11 +295,11 @@ def posterior_mean_variance(
 ) -> tuple:  # (mean, shaped like x0; variance, shaped like bar_t)
     """The Gaussian q(x_s | x_t, x_0): where a noisy picture came from, for who knows it
     at both ends ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 7)."""
-    check_tensor("x0", x0, *getattr(x0, "shape", ["..."]))
-    check_tensor("xt", xt, *getattr(xt, "shape", ["..."]))
+    _together(x0=x0, xt=xt)
     like = (x0 + xt).double()
     bar_t = _like("bar_t", bar_t, like)
     bar_s = _like("bar_s", bar_s, like)
+    _together(bar_t=bar_t, bar_s=bar_s)
     if not ((0 <= bar_t) & (bar_t < bar_s) & (bar_s <= 1)).all():
         raise ConfigError("bar_t, bar_s: expected 0 <= bar_t < bar_s <= 1, got "
                           f"{shorten(bar_t.tolist())} and {shorten(bar_s.tolist())}")
@@ -306,9 +319,12 @@ def gaussian_kl(
 ) -> Tensor:  # for each number, in nats; sum over a picture's for the picture's
     """KL divergence of the first Gaussian from the second, number by number
     ([Kingma and Welling 2013](https://arxiv.org/abs/1312.6114), appendix B)."""
-    check_tensor("mean1", mean1, *getattr(mean1, "shape", ["..."]))
+    _together(mean1=mean1)
+    log1 = _like("log_var1", log_var1, mean1)
+    mean2 = _like("mean2", mean2, mean1)
     log2 = _like("log_var2", log_var2, mean1)
-    wider = _like("log_var1", log_var1, mean1) - log2
+    _together(mean1=mean1, log_var1=log1, mean2=mean2, log_var2=log2)
+    wider = log1 - log2
     away = (mean1 - mean2) * (-log2 / 2).exp()
     return 0.5 * (wider.expm1() - wider + away**2)
 
@@ -321,11 +337,12 @@ def discretized_log_likelihood(
 ) -> Tensor:  # for each number, in nats
     """Logarithm of the share of a bell that lies nearest to the level of x0
     ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 13)."""
-    check_pictures("x0", check_tensor("x0", x0, *getattr(x0, "shape", ["..."])))
-    kind = check_tensor("mean", mean, *getattr(mean, "shape", ["..."])).dtype
-    x0, mean = x0.double(), mean.double()
+    _together(x0=x0, mean=mean)
+    log_var = _like("log_var", log_var, mean.double())
+    _together(x0=x0, mean=mean, log_var=log_var)
+    x0, kind = check_pictures("x0", x0).double(), mean.dtype
     half = 1 / (whole_number("levels", levels, 2) - 1)
-    std = (_like("log_var", log_var, mean) / 2).exp()
+    std = (log_var / 2).exp()
     low, high = (x0 - half - mean) / std, (x0 + half - mean) / std
     low = low.masked_fill(x0 < -1 + half, -torch.inf)
     high = high.masked_fill(x0 > 1 - half, torch.inf)
