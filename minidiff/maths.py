@@ -340,7 +340,7 @@ def discretized_log_likelihood(
     _together(x0=x0, mean=mean)
     log_var = _like("log_var", log_var, mean.double())
     _together(x0=x0, mean=mean, log_var=log_var)
-    x0, kind = check_pictures("x0", x0).double(), mean.dtype
+    x0 = check_pictures("x0", x0).double()
     half = 1 / (whole_number("levels", levels, 2) - 1)
     std = (log_var / 2).exp()
     low, high = (x0 - half - mean) / std, (x0 + half - mean) / std
@@ -350,7 +350,7 @@ def discretized_log_likelihood(
     low, high = torch.where(right, -high, low), torch.where(right, -low, high)
     log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
     gap = (log_low - log_high).masked_fill(log_high == -torch.inf, -torch.inf)
-    return (log_high + torch.log(-torch.expm1(gap))).to(kind)
+    return (log_high + torch.log(-torch.expm1(gap))).to(mean.dtype)
 
 # %% ../nbs/11_maths_ddpm.ipynb #boundlevels
 #| code-fold: true
