@@ -424,7 +424,7 @@ def importance_bound(
     """A row's estimate of a lower bound on log p(x): the log of its mean weight.
 
     With one latent a row it is the ELBO's; with more, closer to log p(x) on average
-    (Burda et al. 2016, section 3)."""
+    ([Burda et al. 2016](https://arxiv.org/abs/1509.00519), section 3)."""
     check_tensor("log_joint", log_joint, "n", "k")
     check_tensor("log_q", log_q, *log_joint.shape)
     if not log_joint.shape[1]:
@@ -449,7 +449,8 @@ def contrastive_bound(
 ) -> Tensor:  # a number of nats, at most log(n)
     """A lower bound, on average over batches, on the information x and y share.
 
-    log(n) less the cross-entropy of a row (van den Oord et al. 2018, section 2.3)."""
+    log(n) less the cross-entropy of a row
+    ([van den Oord et al. 2018](https://arxiv.org/abs/1807.03748), section 2.3)."""
     n = check_tensor("scores", scores, "n", "n").shape[0]
     check_tensor("scores", scores, n, n)
     if not n: raise ValueError("scores: expected at least one pair")
@@ -458,12 +459,15 @@ def contrastive_bound(
 # %% ../nbs/12_maths_vae.ipynb #mv_x_path
 def _each_time(t, x, without=None):
     "Times in [0, 1], a number or one for each of x (n, ...), in a shape to multiply x."
+    given = t
     try: t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
     except (TypeError, ValueError, RuntimeError): t = torch.tensor(-1.0)
-    fits = t.numel() in (1, *x.shape[:1]) and ((t >= 0) & (t <= 1)).all()
+    fits = t.numel() in (1, *x.shape[:1]) and t.shape[:1].numel() == t.numel()
+    fits = fits and ((t >= 0) & (t <= 1)).all()
     if not fits or without is not None and (t == without).any():
         but = "" if without is None else f", but not {without}"
-        raise ValueError(f"t: expected a number from 0 to 1{but}, or one for each")
+        raise ValueError(f"t: expected a number from 0 to 1{but}, or one for each, got "
+                         f"{shorten(given)}")
     return t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
 
 # %% ../nbs/12_maths_vae.ipynb #mv_x_path2
@@ -474,7 +478,8 @@ def straight_path(
 ) -> tuple:  # (x_t, velocity), each shaped like x0
     """The mixture (1 - t) x0 + t noise, and its velocity.
 
-    Liu et al. 2023, section 2.1, where the time is 1 - t and the velocity negative."""
+    [Liu et al. 2023](https://arxiv.org/abs/2209.03003), section 2.1, where the time is
+    1 - t and the velocity negative."""
     check_tensor("x0", x0, *getattr(x0, "shape", ["..."]))
     check_tensor("noise", noise, *x0.shape)
     t = _each_time(t, x0)

@@ -14,7 +14,8 @@ one list a notebook:
 whole process (`os.fork`: variables, networks, random states and all) runs the cell with
 the flip, and must fail. `"through": "cell015"` lets it run on, up to that cell, where the
 proof stands in a later cell than the formula. The table goes to standard output; a flip
-that nothing notices, or that cannot be made, is an error.
+that nothing notices, that cannot be made, or that only names something unknown, is an
+error.
 """
 import argparse
 import contextlib
@@ -77,7 +78,8 @@ def quiet():
 class Notebook:
     """A notebook that is run cell by cell, as Jupyter would in its own folder."""
 
-    def __init__(self, path, project=root):
+    def __init__(self, path, project=root, seconds=SECONDS):
+        self.seconds = seconds
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = {cell.get("id"): "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
         self.cells = {name: MAGIC.sub(r"\1pass", text) for name, text in code.items() if not SKIP.search(text)}
@@ -99,21 +101,27 @@ class Notebook:
 
 def impossible(flip, cells):
     """Why a flip cannot be made, or None."""
-    names = list(cells)
-    if missing := {"cell", "old", "new", "what"} - set(flip): return f"has no {', '.join(sorted(missing))}"
+    names, wanted = list(cells), {"cell", "old", "new", "what"}
+    if not isinstance(flip, dict): return "is no flip"
+    if missing := wanted - set(flip): return f"has no {', '.join(sorted(missing))}"
+    if unknown := set(flip) - wanted - {"through"}: return f"has an unknown {', '.join(sorted(unknown))}"
+    if wrong := [key for key, value in flip.items() if not isinstance(value, str)]: return f"has no text for {', '.join(sorted(wrong))}"
     if flip["cell"] not in cells: return "no such code cell"
     if flip["old"] == flip["new"]: return "old and new are the same"
     count = cells[flip["cell"]].count(flip["old"])
     if count != 1: return f"`old` stands in the cell {count} times"
     last = flip.get("through", flip["cell"])
     if last not in cells or names.index(last) < names.index(flip["cell"]): return f"no such later cell: {last}"
+    text = MAGIC.sub(r"\1pass", cells[flip["cell"]].replace(flip["old"], flip["new"]))
+    try: compile(text, "flip", "exec")
+    except (SyntaxError, ValueError) as error: return f"the flipped cell is no Python: {error}"
 
 
 def attempt(notebook, flip):
     """{"by": cell, "type", "text", "line"} of what notices a flip; {} where nothing does."""
     names = list(notebook.cells)
     first, last = names.index(flip["cell"]), names.index(flip.get("through", flip["cell"]))
-    signal.alarm(SECONDS)
+    signal.alarm(notebook.seconds)
     for name in names[first:last + 1]:
         text = notebook.cells[name]
         if name == flip["cell"]: text = text.replace(flip["old"], flip["new"])
@@ -122,20 +130,20 @@ def attempt(notebook, flip):
     return {}
 
 
-def flipped(path, flips, project=root):
+def flipped(path, flips, project=root, seconds=SECONDS):
     """Run a notebook with its flips: [what came of each], in the order of the list."""
     quiet()
-    notebook = Notebook(path, project)
+    notebook = Notebook(path, project, seconds)
     found = [{"wrong": reason} if (reason := impossible(flip, notebook.cells)) else None for flip in flips]
     for name in notebook.cells:
-        for i, flip in enumerate(flips):
+        for i, flip in enumerate(flips):  # one that cannot be made has its answer already
             if found[i] is None and flip["cell"] == name: found[i] = apart(lambda: attempt(notebook, flip))
         if None not in found: break
         try: notebook.run(name)
         except BaseException as error:
             told = said(error)
             reason = f"the notebook itself fails in {name}: {told['text']} {told['line']}"
-            return [result or {"wrong": reason} for result in found]
+            return [{"wrong": reason} if result is None else result for result in found]
     return found
 
 
@@ -144,16 +152,19 @@ def row(name, flip, result):
     if "wrong" in result: by = f"**cannot be made**: {result['wrong']}"
     elif "error" in result: by = f"**broke off**: {result['error']['text']}"
     elif not result: by = "**nothing**"
+    elif result["type"] == "NameError": by = f"**a slip in the flip**: {result['text']}"
     else:
         by = f"{result['by']}, " if result["by"] != flip["cell"] else ""
         by += f"`{result['line']}`" if result["type"] == "AssertionError" else f"*{result['text']}*"
+    if not isinstance(flip, dict): flip = {"what": flip}
     cells = name, str(flip.get("cell")), str(flip.get("what")), by
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |", "by" in result
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |", "by" in result and result["type"] != "NameError"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[""], help="how the notebook's name begins, as 10 or cnn")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="a flip that takes longer is stopped, and counts as not noticed")
     parser.add_argument("--root", type=Path, default=root, help="the project's folder")
     options = parser.parse_args()
     project = options.root.resolve()
@@ -163,10 +174,12 @@ def main():
     print("| notebook | cell | flip | caught by |\n|---|---|---|---|", flush=True)
     noticed, other, missed = 0, 0, 0
     for path in files:
-        flips = json.loads(path.read_text(encoding="utf-8"))
+        try: flips = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error: sys.exit(f"{path}: {error}")
+        if not isinstance(flips, list) or not flips: sys.exit(f"{path}: expected a list of flips")
         notebook = project / "nbs" / path.relative_to(folder).with_suffix(".ipynb")
         start = time.perf_counter()
-        results = apart(lambda: flipped(notebook, flips, project))
+        results = apart(lambda: flipped(notebook, flips, project, options.seconds))
         if isinstance(results, dict): results = [results] * len(flips)
         for flip, result in zip(flips, results):
             line, good = row(path.stem, flip, result)

@@ -120,3 +120,70 @@ def test_bits():
 def test_errors_are_one_line(wrong):
     with pytest.raises((ValueError, ConfigError)) as caught: wrong()
     assert "\n" not in str(caught.value)
+
+
+def test_a_bar_for_each_picture_is_that_of_the_picture():
+    """Also where there are as many pictures as columns."""
+    x0, xt = torch.randn(2, 4, 3, 4, 4, generator=SEEDED())
+    low, high = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.5, 0.6, 0.7, 1.0])
+    mean, variance = posterior_mean_variance(x0, xt, low, high)
+    assert variance.shape == (4, 1, 1, 1)
+    for i in range(4): torch.testing.assert_close(mean[i], posterior_mean_variance(x0[i], xt[i], low[i], high[i])[0])
+
+
+def test_a_tiny_kl_is_not_lost_in_rounding():
+    close = torch.full((3,), 1e-4)
+    exact = gaussian_kl(close.double(), 1e-4, 0.0, 0.0)
+    torch.testing.assert_close(gaussian_kl(close, 1e-4, 0.0, 0.0).double(), exact, rtol=1e-3, atol=0)
+    torch.testing.assert_close(exact, torch.full((3,), 1e-8 * (1 / 2 + 1 / 4)).double(), rtol=1e-4, atol=0)
+    assert gaussian_kl(torch.zeros(2), -100.0, 0.0, -100.0).abs().max() == 0  # exp(100) is more than float32 holds
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_small_types_count_levels_too(dtype):
+    x0 = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
+    found = discretized_log_likelihood(x0, 0 * x0, -1.0)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), discretized_log_likelihood(x0.double(), 0 * x0.double(), -1.0), rtol=0.01, atol=0)
+
+
+def test_many_levels_and_a_bell_that_is_elsewhere():
+    fine = discretized_log_likelihood(torch.zeros(1), torch.zeros(1), 0.0, 2**20)
+    torch.testing.assert_close(fine, torch.tensor([math.log(2 / (2**20 - 1)) - math.log(2 * math.pi) / 2]), rtol=1e-5, atol=0)
+    ends = torch.tensor([-1.0, 1.0])
+    assert torch.equal(discretized_log_likelihood(ends, torch.zeros(2), -1500.0), torch.full((2,), -math.inf))
+
+
+def test_what_has_no_bound():
+    x0, model = torch.ones(2, 3), lambda x, t: x
+    good = torch.tensor([1.0, 0.9, 0.5])
+    zero = torch.tensor([1.0, 0.5, 0.0])
+    for told, *given in (
+            ("alpha_bar: expected 1", model, x0, good[1:]), ("alpha_bar: expected 1", model, x0, good[:1]), ("alpha_bar", model, x0, good.flip(0)),
+            ("alpha_bar", model, x0, good * math.nan), ("a single step", model, x0, good[:2]), ("prediction_type", model, x0, good, 2, "flow_prediction"),
+            ("epsilon says nothing", model, x0, zero), ("levels", None, x0, good, 1), ("x0", model, x0.long(), good), ("x0", model, x0[0], good),
+            ("x0", model, 255 * x0, good), ("x0", model, [1.0], good), (r"model\(xt, t\)", lambda x, t: x[:, :1], x0, good),
+            (r"model\(xt, t\)", lambda x, t: None, x0, good)):
+        with pytest.raises((ValueError, ConfigError), match=told) as caught: bound_terms(*given)
+        assert "\n" not in str(caught.value)
+    assert bound_terms(model, x0, good[:2], 2, variance="large", generator=SEEDED()).isfinite().all()
+    assert bound_terms(model, x0, zero, 2, "v_prediction", generator=SEEDED())[2].abs().max() == 0
+
+
+Z = torch.zeros(3)
+
+
+@pytest.mark.parametrize("told, call", [
+    ("alphas_cumprod", lambda: alpha_bar_table(torch.tensor([0.1, 0.9]))), ("alphas_cumprod", lambda: alpha_bar_table(torch.tensor([1.5, 0.2]))),
+    ("alphas_cumprod", lambda: alpha_bar_table(torch.tensor([math.nan]))), ("alphas_cumprod", lambda: alpha_bar_table(torch.zeros(0))),
+    ("^x0: ", lambda: posterior_mean_variance(Z.long(), Z, 0.5, 0.9)), ("^xt: ", lambda: posterior_mean_variance(Z, None, 0.5, 0.9)),
+    ("^x0, xt: .*got \\(3,\\), \\(2,\\)", lambda: posterior_mean_variance(Z, Z[:2], 0.5, 0.9)), ("^bar_t: ", lambda: posterior_mean_variance(Z, Z, "a", 0.9)),
+    ("alpha_bar: .*one for each", lambda: posterior_mean_variance(Z, Z, Z[:2] + 0.5, 0.9)), ("^bar_t, bar_s: ", lambda: posterior_mean_variance(Z, Z, Z[:2], Z + 1)),
+    ("^mean1: ", lambda: gaussian_kl(0.0, 0.0, 0.0, 0.0)), ("^mean1: ", lambda: gaussian_kl(Z.long(), 0.3, 0.0, 0.0)),
+    ("^log_var1: ", lambda: gaussian_kl(Z, "a", 0.0, 0.0)), ("^mean2: ", lambda: gaussian_kl(Z, 0.0, None, 0.0)), ("mean2.*go together", lambda: gaussian_kl(Z, 0.0, Z[:2], 0.0)),
+    ("^x0: ", lambda: discretized_log_likelihood(Z.long(), Z, 0.0)), ("^x0: .*127.5", lambda: discretized_log_likelihood(Z + 255, Z, 0.0)),
+    ("^mean: ", lambda: discretized_log_likelihood(Z, 0.0, 0.0)), ("^log_var: ", lambda: discretized_log_likelihood(Z, Z, None)),
+    ("go together", lambda: discretized_log_likelihood(Z, Z, Z[:2])), ("^nats is", lambda: bits_per_dim(None, 3)), ("^nats is", lambda: bits_per_dim([1.0], 3))])
+def test_what_is_given_is_named(told, call):
+    with pytest.raises((ValueError, ConfigError), match=told) as caught: call()
+    assert "\n" not in str(caught.value)

@@ -156,3 +156,63 @@ def test_what_are_no_levels(world, x, levels):
 def test_likelihood_goes_from_pictures_to_noise(world, x):
     with pytest.raises(ValueError, match="falling"): ode_log_likelihood(world.score, x, [0.1, 1.0])
     with pytest.raises(ConfigError, match="probes"): ode_log_likelihood(world.score, x, LEVELS, probes=-1)
+
+
+def test_what_a_score_says_is_shaped_like_x():
+    """An answer that is only as long as x would broadcast: (n, 1) and (n,) to (n, n)."""
+    x = torch.randn(4, 1, generator=seeded())
+    for short in (lambda x, *level: -x[:, 0], lambda x, *level: None, lambda x, *level: -x[:1]):
+        for call in (lambda: langevin(short, x, 0.1), lambda: probability_flow(short, x, [1.0, 0.5]), lambda: ode_log_likelihood(short, x, [1.0, 0.5])):
+            with pytest.raises(ValueError, match=r"score\(x\): expected a tensor \(4, 1\)"): call()
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 2).long(), [[0.0, 1.0]], None, 0.5])
+def test_pictures_are_real_tensors(wrong):
+    """Whole numbers would round alpha_bar to 0 or 1 without a word."""
+    still = lambda x, *level: -x
+    fine = torch.zeros(3, 2)
+    for call in (lambda: langevin(still, wrong, 0.1), lambda: probability_flow(still, wrong, [1.0, 0.5]), lambda: ode_log_likelihood(still, wrong, [1.0, 0.5]),
+                 lambda: noise_to_score(wrong, 0.5), lambda: score_to_noise(wrong, 0.5), lambda: denoised_from_score(wrong, fine, 0.5),
+                 lambda: denoised_from_score(fine, wrong, 0.5)):
+        with pytest.raises(ValueError, match="^(x|noise|score): expected") as caught: call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="score: expected"): denoised_from_score(fine[:1], fine, 0.5)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, math.nan, "half", None])
+def test_the_log_snr_of_what_is_no_share(wrong):
+    with pytest.raises(ValueError, match="^alpha_bar: "): log_snr(wrong)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(0, 2), torch.zeros(2, 2) + math.nan, torch.tensor([[math.inf, 0.0]])])
+def test_bells_are_somewhere(wrong):
+    with pytest.raises(ValueError, match="^means: "): GaussianMixture(wrong, 1.0)
+
+
+def test_how_many_draws_and_what_mixtures(world):
+    assert world.sample(2.0, seeded()).shape == (2, 3)
+    for n in (0, -1, 2.5, "3", None):
+        with pytest.raises(ConfigError, match="^n is"): world.sample(n)
+    for alpha, sigma, told in (("a", 1, "alpha"), (1, None, "sigma"), (torch.ones(2), 1, "alpha"), (1, math.nan, "sigma")):
+        with pytest.raises(ConfigError, match=f"^{told} is"): world.mixed(alpha, sigma)
+
+
+def test_likelihood_of_no_pictures_and_of_leaves_of_a_graph(world, x):
+    assert ode_log_likelihood(world.score, x[:0], [1.0, 0.1]).shape == (0,)
+    found = ode_log_likelihood(world.score, x.clone().requires_grad_(), [1.0, 0.1])
+    assert not found.requires_grad  # what it held was the slope of a part of the formula only
+    assert torch.equal(found, ode_log_likelihood(world.score, x, [1.0, 0.1]))
+    with pytest.raises(ValueError, match=r"x: expected a tensor \(n, \.\.\.\)"): ode_log_likelihood(lambda x, level: -x, x[0], [1.0, 0.1])
+
+
+def test_probes_are_counted_and_may_have_a_generator_for_each_picture(world, x):
+    one = ode_log_likelihood(world.score, x, [1.0, 0.1], 2.0, seeded())
+    assert torch.equal(one, ode_log_likelihood(world.score, x, [1.0, 0.1], 2, seeded()))
+    each = ode_log_likelihood(world.score, x[:2], [1.0, 0.1], 3, [seeded(1), seeded(2)])
+    torch.testing.assert_close(each[1:], ode_log_likelihood(world.score, x[1:2], [1.0, 0.1], 3, [seeded(2)]))
+
+
+@pytest.mark.parametrize("levels", ["low", None])
+def test_levels_that_are_no_numbers(world, x, levels):
+    with pytest.raises(ValueError, match="alpha_bars: expected"): probability_flow(world.score, x, levels)
+    with pytest.raises(ValueError, match="alpha_bars: expected"): ode_log_likelihood(world.score, x, levels)

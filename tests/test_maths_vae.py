@@ -97,3 +97,31 @@ def test_wrong_tensors_are_named(pair):
     with pytest.raises(ValueError, match="log_q"): importance_bound(torch.zeros(2, 3), torch.zeros(2, 4))
     for call, ends in ((score_to_flow, 1.0), (flow_to_score, 0.0)):
         with pytest.raises(ValueError, match="^t: "): call(*pair, ends)
+
+
+def test_what_has_no_bound_or_no_water_level():
+    for told, call in (
+            ("log_joint: expected at least one", lambda: importance_bound(torch.zeros(3, 0), torch.zeros(3, 0))),
+            ("scores: expected at least one", lambda: contrastive_bound(torch.zeros(0, 0))),
+            ("variances: expected", lambda: water_filling(torch.tensor([-1.0, 2.0]), 1.0)),
+            ("variances: expected", lambda: water_filling(torch.tensor([math.nan, 2.0]), 1.0))):
+        with pytest.raises(ValueError, match=told): call()
+    assert importance_bound(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0,)
+
+
+def test_a_time_for_each_is_a_row_of_times(pair):
+    x0, noise = pair
+    for t in (torch.rand(1, 5), torch.rand(5, 5)[:, :1].T):
+        with pytest.raises(ValueError, match=r"^t: .*got a tensor \(1, 5\)"): straight_path(x0, noise, t)
+    with pytest.raises(ValueError, match=r"^t: .*got a tensor \(2, 2\)"): straight_path(x0[:4], noise[:4], torch.rand(2, 2))
+    with pytest.raises(ValueError, match="^t: .*got 1.5"): straight_path(x0, noise, 1.5)
+
+
+def test_a_path_needs_a_share_of_the_picture(pair):
+    for alpha in (0.0, -1.0, torch.tensor(0.0), torch.tensor([0.5, 0.0, 1, 1, 1]).view(-1, 1, 1, 1), torch.tensor(math.nan)):
+        with pytest.raises(ValueError, match="^alpha: "): path_velocity(*pair, alpha, 1.0, -1.0, 1.0)
+    for i, name in enumerate(("alpha", "sigma", "alpha_slope", "sigma_slope")):
+        for wrong in (None, "a", math.inf):
+            given = [0.5, 0.5, -1.0, 1.0]
+            given[i] = wrong
+            with pytest.raises(ConfigError, match=f"^{name} is"): path_velocity(*pair, *given)

@@ -88,6 +88,12 @@ def test_a_notebook_that_fails_by_itself_and_only_some(tmp_path):
     assert ran.returncode == 1 and "no flips" in ran.stderr
 
 
+def test_what_nothing_noticed_before_a_notebook_fails(tmp_path):
+    project(tmp_path, [flip("weak", "/ 2", "/ 3"), flip("later", "2", "3")], {"weak": "half = 1 / 2", "fails": "assert 1 > 2", "later": "x = 2"})
+    ran, rows = mutate(tmp_path)
+    assert rows[0][3] == "**nothing**" and "the notebook itself fails in fails" in rows[1][3] and ran.returncode == 1
+
+
 def test_flips_fit_their_notebooks():
     """Every flip of the course can be made: its cell is there, and its text stands in it once."""
     sys.path.insert(0, str(ROOT / "scripts"))
@@ -98,3 +104,24 @@ def test_flips_fit_their_notebooks():
         code = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
         wrong = [(flip.get("cell"), reason) for flip in json.loads(path.read_text(encoding="utf-8")) if (reason := script.impossible(flip, code))]
         assert not wrong, (path.name, wrong)
+
+
+def test_flips_that_prove_nothing(tmp_path):
+    """A flip that is no Python, that names what is not there, or that never ends has not been noticed by any proof."""
+    small = {"small": "x = 1 + 2\nassert x == 3"}
+    wrong = {
+        "the flipped cell is no Python": flip("small", "1 + 2", "1 + + ("), "a slip in the flip": flip("small", "1 + 2", "1 + tow"),
+        "took too long": flip("small", "x = 1", "while True: pass\nx = 1"), "an unknown thruogh": flip("small", "+ 2", "- 2", thruogh="small"),
+        "no text for new": {**flip("small", "+ 2", "- 2"), "new": 3}, "is no flip": "1 + 2", "no text for through": flip("small", "+ 2", "- 2", through=["small"])}
+    project(tmp_path, [*wrong.values(), flip("small", "+ 2", "- 2")], small)
+    ran, rows = mutate(tmp_path, "--seconds", "2")
+    assert ran.returncode == 1 and "1 of 8 flips noticed" in ran.stdout, ran.stdout + ran.stderr
+    for reason, row in zip(wrong, rows): assert reason in row[3]
+
+
+@pytest.mark.parametrize("content", ["[{", "", "null", "3", "{}", "[]"])
+def test_files_that_hold_no_flips(tmp_path, content):
+    project(tmp_path, [])
+    (tmp_path / "scripts/mutations/20_small.json").write_text(content)
+    ran, _ = mutate(tmp_path)
+    assert ran.returncode == 1 and "20_small.json: " in ran.stderr and "Traceback" not in ran.stderr
