@@ -52,7 +52,8 @@ def gaussian_kl(
     log_var2: float | Tensor,
 ) -> Tensor:  # for each number, in nats; sum over a picture's for the picture's
     """KL divergence of the first Gaussian from the second, number by number
-    ([Kingma and Welling 2013](https://arxiv.org/abs/1312.6114), appendix B)."""
+    ([Kingma and Welling 2013](https://arxiv.org/abs/1312.6114), appendix B, for a
+    standard normal second)."""
     log1, log2 = (torch.as_tensor(v, dtype=mean1.dtype, device=mean1.device)
                   for v in (log_var1, log_var2))
     ratio = (log1 - log2).exp() + (mean1 - mean2)**2 * (-log2).exp()
