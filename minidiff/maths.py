@@ -264,7 +264,8 @@ def gaussian_kl(
     log_var2: float | Tensor,
 ) -> Tensor:  # for each number, in nats; sum over a picture's for the picture's
     """KL divergence of the first Gaussian from the second, number by number
-    ([Kingma and Welling 2013](https://arxiv.org/abs/1312.6114), appendix B)."""
+    ([Kingma and Welling 2013](https://arxiv.org/abs/1312.6114), appendix B, for a
+    standard normal second)."""
     log1, log2 = (torch.as_tensor(v, dtype=mean1.dtype, device=mean1.device)
                   for v in (log_var1, log_var2))
     ratio = (log1 - log2).exp() + (mean1 - mean2)**2 * (-log2).exp()
@@ -304,6 +305,8 @@ def bound_terms(
     ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 5)."""
     large = one_of("variance", variance, "small", "large") == "large"
     bar = check_tensor("alpha_bar", alpha_bar, "T + 1").double().cpu()
+    if len(bar) == 2 and not large:
+        raise ConfigError('variance: "small" needs two steps or more; got one')
     x = check_tensor("x0", x0, *map(str, range(x0.ndim))).double()
     terms = [gaussian_kl(bar[-1].sqrt() * x, torch.log1p(-bar[-1]), 0.0, 0.0)]
     for t in range(len(bar) - 1, 0, -1):
