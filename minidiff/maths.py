@@ -318,7 +318,8 @@ def gaussian_kl(
     log_var2: float | Tensor,
 ) -> Tensor:  # for each number, in nats; sum over a picture's for the picture's
     """KL divergence of the first Gaussian from the second, number by number
-    ([Kingma and Welling 2013](https://arxiv.org/abs/1312.6114), appendix B)."""
+    ([Kingma and Welling 2013](https://arxiv.org/abs/1312.6114), appendix B, for a
+    standard normal second)."""
     _together(mean1=mean1)
     log1 = _like("log_var1", log_var1, mean1)
     mean2 = _like("mean2", mean2, mean1)
@@ -363,7 +364,7 @@ def _bound_levels(alpha_bar, prediction_type, large):
         raise ValueError("alpha_bar: expected 1 and then T levels, as "
                          f"`alpha_bar_table` gives them, got {shorten(bar.tolist())}")
     if len(bar) == 2 and not large:
-        raise ConfigError("variance: a single step has none that is small, only large")
+        raise ConfigError('variance: "small" needs two steps or more; got one')
     one_of("prediction_type", prediction_type, "epsilon", "sample", "v_prediction")
     if bar[-1] == 0 and prediction_type == "epsilon":
         raise ConfigError("prediction_type: epsilon says nothing of the picture where "

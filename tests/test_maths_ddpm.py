@@ -107,6 +107,13 @@ def test_the_bound_by_hand():
     torch.testing.assert_close(terms[2], torch.tensor(0.5 * (0.5 - 0.5 - math.log(0.5)), dtype=torch.float64))
 
 
+def test_one_step_has_no_small_variance():
+    bar, x0 = torch.tensor([1.0, 0.5], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    with pytest.raises(ConfigError, match='"small" needs two steps or more'):
+        bound_terms(lambda xt, t: xt, x0, bar, 2, "sample", "small", SEEDED())
+    assert bound_terms(lambda xt, t: xt, x0, bar, 2, "sample", "large", SEEDED()).isfinite().all()
+
+
 def test_bits():
     assert bits_per_dim(torch.tensor(64 * math.log(2), dtype=torch.float64), 64) == pytest.approx(1)
 
@@ -116,7 +123,7 @@ def test_bits():
     lambda: posterior_mean_variance(torch.zeros(2), torch.zeros(2), 0.5, 0.5), lambda: posterior_mean_variance(torch.zeros(2), torch.zeros(2), 0.1, 1.1),
     lambda: discretized_log_likelihood(torch.zeros(2), torch.zeros(2), 0.0, 1), lambda: bits_per_dim(torch.zeros(()), 0),
     lambda: bound_terms(None, torch.zeros(2, 2), torch.ones(3, 3)), lambda: bound_terms(None, torch.zeros(2, 2), torch.tensor([1.0, 0.5]), variance="medium"),
-    lambda: bound_terms(lambda x, t: x, torch.zeros(2, 2), torch.tensor([1.0, 0.5]), prediction_type="noise")])
+    lambda: bound_terms(lambda x, t: x, torch.zeros(2, 2), torch.tensor([1.0, 0.9, 0.5]), prediction_type="noise")])
 def test_errors_are_one_line(wrong):
     with pytest.raises((ValueError, ConfigError)) as caught: wrong()
     assert "\n" not in str(caught.value)
@@ -160,7 +167,7 @@ def test_what_has_no_bound():
     zero = torch.tensor([1.0, 0.5, 0.0])
     for told, *given in (
             ("alpha_bar: expected 1", model, x0, good[1:]), ("alpha_bar: expected 1", model, x0, good[:1]), ("alpha_bar", model, x0, good.flip(0)),
-            ("alpha_bar", model, x0, good * math.nan), ("a single step", model, x0, good[:2]), ("prediction_type", model, x0, good, 2, "flow_prediction"),
+            ("alpha_bar", model, x0, good * math.nan), ("needs two steps or more; got one", model, x0, good[:2]), ("prediction_type", model, x0, good, 2, "flow_prediction"),
             ("epsilon says nothing", model, x0, zero), ("levels", None, x0, good, 1), ("x0", model, x0.long(), good), ("x0", model, x0[0], good),
             ("x0", model, 255 * x0, good), ("x0", model, [1.0], good), (r"model\(xt, t\)", lambda x, t: x[:, :1], x0, good),
             (r"model\(xt, t\)", lambda x, t: None, x0, good)):
