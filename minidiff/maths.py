@@ -11,9 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from .checks import (ConfigError, check_alike, check_pictures, check_tensor,
-                             falling, number, one_of, shorten, whole_number)
-from .dali import _per_picture, add_noise
+from .checks import (
+    ConfigError, check_alike, check_pictures, check_tensor, falling, number, one_of,
+    per_picture, shorten, whole_number)
+from .dali import add_noise
 from .hub import patch_to
 from .scheduler import randn_like, split_mixture
 
@@ -51,7 +52,7 @@ class GaussianMixture:
     def _bells(self, x, alpha_bar):
         "Each bell's log share of the density (n, k), the way to it, its variance."
         check_tensor("x", x, "n", self.means.shape[1])
-        alpha_bar = _per_picture(alpha_bar, x)
+        alpha_bar = per_picture("alpha_bar", alpha_bar, x)
         variance = alpha_bar * self.stds**2 + 1 - alpha_bar
         if not (variance > 0).all():
             raise ValueError("alpha_bar: single pictures (stds 0) have a density only "
@@ -82,7 +83,8 @@ def score(self: GaussianMixture, x: Tensor, alpha_bar=1.0) -> Tensor:  # (n, d)
 def expected_x0(self: GaussianMixture, x: Tensor, alpha_bar=1.0) -> Tensor:  # (n, d)
     "The mean of all clean pictures that may be under noisy ones x: Bayes' rule."
     logs, way, variance = self._bells(x, alpha_bar)
-    pull = _per_picture(alpha_bar, x).sqrt()[..., None] * self.stds[:, None]**2
+    kept = per_picture("alpha_bar", alpha_bar, x).sqrt()[..., None]
+    pull = kept * self.stds[:, None]**2
     return (logs.softmax(1)[..., None] * (self.means - pull * way / variance)).sum(1)
 
 # %% ../nbs/10_maths_score.ipynb #mix3
@@ -136,7 +138,7 @@ def noise_to_score(
 ) -> Tensor:  # the gradient of the log density of noisy pictures
     "The score that is meant by a predicted noise: -noise / sqrt(1 - alpha_bar)."
     check_tensor("noise", noise, *getattr(noise, "shape", ["..."]))
-    alpha_bar = _per_picture(alpha_bar, noise)
+    alpha_bar = per_picture("alpha_bar", alpha_bar, noise)
     if (alpha_bar == 1).any():
         raise ValueError("alpha_bar: expected less than 1; a picture without noise "
                          "says nothing of the score")
@@ -145,7 +147,7 @@ def noise_to_score(
 def score_to_noise(score: Tensor, alpha_bar) -> Tensor:  # (n, ...) both
     "The noise that is meant by a score: -sqrt(1 - alpha_bar) * score."
     check_tensor("score", score, *getattr(score, "shape", ["..."]))
-    return -(1 - _per_picture(alpha_bar, score)).sqrt() * score
+    return -(1 - per_picture("alpha_bar", alpha_bar, score)).sqrt() * score
 
 def denoised_from_score(
     score: Tensor,  # at x
@@ -154,7 +156,7 @@ def denoised_from_score(
 ) -> Tensor:  # the expected clean pictures
     "Tweedie's formula: (x + (1 - alpha_bar) * score) / sqrt(alpha_bar)."
     check_alike(score=score, x=x)
-    alpha_bar = _per_picture(alpha_bar, x)
+    alpha_bar = per_picture("alpha_bar", alpha_bar, x)
     if (alpha_bar == 0).any():
         raise ValueError("alpha_bar: expected more than 0; nothing is left of the "
                          "picture")
@@ -303,7 +305,8 @@ def posterior_mean_variance(
     if not ((0 <= bar_t) & (bar_t < bar_s) & (bar_s <= 1)).all():
         raise ConfigError("bar_t, bar_s: expected 0 <= bar_t < bar_s <= 1, got "
                           f"{shorten(bar_t.tolist())} and {shorten(bar_s.tolist())}")
-    bar_t, bar_s = (_per_picture(bar, like) for bar in (bar_t, bar_s))
+    bar_t = per_picture("bar_t", bar_t, like)
+    bar_s = per_picture("bar_s", bar_s, like)
     a = bar_t / bar_s
     of_xt = a.sqrt() * (1 - bar_s) / (1 - bar_t)
     of_x0 = bar_s.sqrt() * (1 - a) / (1 - bar_t)
@@ -457,20 +460,6 @@ def contrastive_bound(
     if not n: raise ValueError("scores: expected at least one pair")
     return math.log(n) + scores.log_softmax(1).diagonal().mean()
 
-# %% ../nbs/12_maths_vae.ipynb #mv_x_path
-def _each_time(t, x, without=None):
-    "Times in [0, 1], a number or one for each of x (n, ...), in a shape to multiply x."
-    given = t
-    try: t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-    except (TypeError, ValueError, RuntimeError): t = torch.tensor(-1.0)
-    fits = t.numel() in (1, *x.shape[:1]) and t.shape[:1].numel() == t.numel()
-    fits = fits and ((t >= 0) & (t <= 1)).all()
-    if not fits or without is not None and (t == without).any():
-        but = "" if without is None else f", but not {without}"
-        raise ValueError(f"t: expected a number from 0 to 1{but}, or one for each, got "
-                         f"{shorten(given)}")
-    return t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
-
 # %% ../nbs/12_maths_vae.ipynb #mv_x_path2
 def straight_path(
     x0: Tensor,  # clean samples (n, ...)
@@ -483,7 +472,7 @@ def straight_path(
     1 - t and the velocity negative."""
     check_tensor("x0", x0, *getattr(x0, "shape", ["..."]))
     check_tensor("noise", noise, *x0.shape)
-    t = _each_time(t, x0)
+    t = per_picture("t", t, x0)
     return (1 - t) * x0 + t * noise, noise - x0
 
 # %% ../nbs/12_maths_vae.ipynb #mv_x_flow
@@ -514,7 +503,7 @@ def score_to_flow(
 ) -> Tensor:
     "The marginal velocity on the straight path, from the score."
     check_tensor("x", x, *getattr(x, "shape", ["..."]))
-    t = _each_time(t, x, without=1)
+    t = per_picture("t", t, x, without=1)
     return path_velocity(score, x, 1 - t, t, -1, 1)
 
 def flow_to_score(
@@ -525,5 +514,5 @@ def flow_to_score(
     "The score, from a velocity on the straight path: -noise / t."
     check_tensor("x", x, *getattr(x, "shape", ["..."]))
     check_tensor("velocity", velocity, *x.shape)
-    t = _each_time(t, x, without=0)
+    t = per_picture("t", t, x, without=0)
     return -(x + (1 - t) * velocity) / t
