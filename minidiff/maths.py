@@ -484,7 +484,7 @@ def path_velocity(
     alpha_slope,  # how fast alpha changes with time
     sigma_slope,  # how fast sigma does
 ) -> Tensor:
-    "The marginal velocity along any Gaussian path: 12.25, by way of Tweedie's formula."
+    "The marginal velocity along any Gaussian path, from the score (Tweedie's formula)."
     check_tensor("x", x, *getattr(x, "shape", ["..."]))
     check_tensor("score", score, *x.shape)
     for name, value in (("alpha", alpha), ("sigma", sigma),

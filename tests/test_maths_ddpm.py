@@ -185,7 +185,7 @@ Z = torch.zeros(3)
     ("alphas_cumprod", lambda: alpha_bar_table(torch.tensor([math.nan]))), ("alphas_cumprod", lambda: alpha_bar_table(torch.zeros(0))),
     ("^x0: ", lambda: posterior_mean_variance(Z.long(), Z, 0.5, 0.9)), ("^xt: ", lambda: posterior_mean_variance(Z, None, 0.5, 0.9)),
     ("^x0, xt: .*got \\(3,\\), \\(2,\\)", lambda: posterior_mean_variance(Z, Z[:2], 0.5, 0.9)), ("^bar_t: ", lambda: posterior_mean_variance(Z, Z, "a", 0.9)),
-    ("alpha_bar: .*one for each", lambda: posterior_mean_variance(Z, Z, Z[:2] + 0.5, 0.9)), ("^bar_t, bar_s: ", lambda: posterior_mean_variance(Z, Z, Z[:2], Z + 1)),
+    ("^bar_t: .*one for each", lambda: posterior_mean_variance(Z, Z, Z[:2] + 0.5, 0.9)), ("^bar_t, bar_s: ", lambda: posterior_mean_variance(Z, Z, Z[:2], Z + 1)),
     ("^mean1: ", lambda: gaussian_kl(0.0, 0.0, 0.0, 0.0)), ("^mean1: ", lambda: gaussian_kl(Z.long(), 0.3, 0.0, 0.0)),
     ("^log_var1: ", lambda: gaussian_kl(Z, "a", 0.0, 0.0)), ("^mean2: ", lambda: gaussian_kl(Z, 0.0, None, 0.0)), ("mean2.*go together", lambda: gaussian_kl(Z, 0.0, Z[:2], 0.0)),
     ("^x0: ", lambda: discretized_log_likelihood(Z.long(), Z, 0.0)), ("^x0: .*127.5", lambda: discretized_log_likelihood(Z + 255, Z, 0.0)),
