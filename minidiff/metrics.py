@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['local_mean', 'ssim', 'shipped_clip', 'picture_features', 'caption_features', 'clip_score', 'check_features',
-           'frechet_distance', 'frechet_at_infinity', 'kernel_distance', 'interval_by_halves', 'nearest', 'copy_share',
-           'precision_recall', 'density_coverage', 'inception_score', 'compare_sets', 'inception_features']
+           'frechet_distance', 'frechet_at_infinity', 'kernel_distance', 'interval_by_halves', 'precision_recall',
+           'density_coverage', 'inception_score', 'compare_sets', 'nearest', 'copy_share', 'inception_features']
 
 # %% ../nbs/13_metrics.ipynb #mx_x_imports
 import math, warnings
@@ -237,32 +237,6 @@ def interval_by_halves(
     reach = 1.96 * torch.tensor(found).double().std().item()
     return value, value - reach, value + reach
 
-# %% ../nbs/13_metrics.ipynb #mx_x_nearest
-def nearest(
-    x: Tensor,  # features, or flat pictures, `(n, d)`
-    y: Tensor,  # of the pictures that are looked up, `(m, d)`
-) -> tuple[Tensor, Tensor]:  # distance `(m,)`, and which row of x `(m,)`
-    "For each row of y, the nearest row of x."
-    x, y = _check_two(x, y, 1)
-    found = [torch.cdist(lot, x).min(1) for lot in y.split(256)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
-
-def copy_share(
-    known: Tensor,  # features of the pictures that the painter learnt from, `(n, d)`
-    fresh: Tensor,  # of as many others of the same kind
-    y: Tensor,  # of made pictures, `(m, d)`
-) -> tuple[float, float, float]:  # the share, and the ends of its 95% interval
-    """How many made pictures have their nearest neighbour among `known`, not `fresh`.
-
-    A half, if `known` is nothing special to the painter; 1, if it copies. Equal
-    distances count half."""
-    if len(known) != len(fresh):
-        raise ValueError(f"fresh: expected as many rows as known has, {len(known)}, "
-                         f"got {len(fresh)}")
-    a, b = (nearest(z, y)[0] for z in (known, fresh))
-    right = ((a < b).sum() + (a == b).sum() / 2).item()
-    return right / len(y), *wilson(right, len(y))
-
 # %% ../nbs/13_metrics.ipynb #mx_x_pr
 def _distances(x, y):
     "Euclidean distances (n, m), exact where rows are equal."
@@ -335,6 +309,32 @@ def compare_sets(
     kernel = kernel_distance(x, y, generator=generator)[0]
     return dict(frechet=frechet_distance(x, y), kernel=kernel, precision=precision,
                 recall=recall, density=density, coverage=coverage)
+
+# %% ../nbs/13_metrics.ipynb #mx_x_nearest
+def nearest(
+    x: Tensor,  # features, or flat pictures, `(n, d)`
+    y: Tensor,  # of the pictures that are looked up, `(m, d)`
+) -> tuple[Tensor, Tensor]:  # distance `(m,)`, and which row of x `(m,)`
+    "For each row of y, the nearest row of x."
+    x, y = _check_two(x, y, 1)
+    found = [torch.cdist(lot, x).min(1) for lot in y.split(256)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+def copy_share(
+    known: Tensor,  # features of the pictures that the painter learnt from, `(n, d)`
+    fresh: Tensor,  # of as many others of the same kind
+    y: Tensor,  # of made pictures, `(m, d)`
+) -> tuple[float, float, float]:  # the share, and the ends of its 95% interval
+    """How many made pictures have their nearest neighbour among `known`, not `fresh`.
+
+    A half, if `known` is nothing special to the painter; 1, if it copies. Equal
+    distances count half."""
+    if len(known) != len(fresh):
+        raise ValueError(f"fresh: expected as many rows as known has, {len(known)}, "
+                         f"got {len(fresh)}")
+    a, b = (nearest(z, y)[0] for z in (known, fresh))
+    right = ((a < b).sum() + (a == b).sum() / 2).item()
+    return right / len(y), *wilson(right, len(y))
 
 # %% ../nbs/13_metrics.ipynb #mx_x_inception
 @lru_cache(maxsize=2)
