@@ -53,15 +53,17 @@ def ssim(
     y: Tensor,  # the same pictures after whatever was done to them
     sigma: float = 1.5,  # of the window, in pixels
 ) -> Tensor:  # from -1 to 1, `(n,)`; 1 where they are equal
-    "Structural similarity (Wang et al. 2004), the mean over pixels and channels."
+    """Structural similarity (Wang et al. 2004), the mean over pixels and channels.
+
+    It is taken with black at 0, as the paper has it: of x + 1 and y + 1."""
     check_tensor("y", y, *check_tensor("x", x, "n", "c", "H", "W").shape)
     number("sigma", sigma, above=0)
-    x, y = (check_pictures(name, z).float().clamp(-1, 1)
+    x, y = (check_pictures(name, z).float().clamp(-1, 1) + 1
             for name, z in (("x", x), ("y", y)))
     c1, c2 = 0.02**2, 0.06**2  # (0.01 L)^2 and (0.03 L)^2, where L = 2 is the range
     mx, my = local_mean(x, sigma), local_mean(y, sigma)
-    var_x = (local_mean(x * x, sigma) - mx * mx).clamp(min=0)
-    var_y = (local_mean(y * y, sigma) - my * my).clamp(min=0)
+    var_x = local_mean(x * x, sigma) - mx * mx
+    var_y = local_mean(y * y, sigma) - my * my
     shared = local_mean(x * y, sigma) - mx * my
     light = (2 * mx * my + c1) / (mx * mx + my * my + c1)
     structure = (2 * shared + c2) / (var_x + var_y + c2)
@@ -105,7 +107,7 @@ def clip_score(
     text_embeds: Tensor,  # (n, d), of their captions, one a picture
     weight: float = 100.0,  # 2.5 in the paper
 ) -> Tensor:  # (n,), from 0 to `weight`
-    "Cosine of each picture and its caption, what is negative as 0 (Hessel et al. 2021)."
+    "Cosine of each picture and its caption, at least 0 (Hessel et al. 2021)."
     check_tensor("image_embeds", image_embeds, "n", "d")
     check_tensor("text_embeds", text_embeds, *image_embeds.shape)
     cosines = F.cosine_similarity(image_embeds.float(), text_embeds.float())
@@ -137,7 +139,7 @@ def _check_two(x, y, least=2):
 
 # %% ../nbs/13_metrics.ipynb #mx_x_fd
 def _spread(x):
-    "A matrix A with A^T A = the covariance of the rows of x; no larger than it must be."
+    "A small matrix A with A^T A = the covariance of the rows of x."
     centred = (x - x.mean(0)) / (len(x) - 1) ** 0.5
     return torch.linalg.qr(centred, mode="r").R
 
@@ -152,8 +154,8 @@ def frechet_distance(
     x, y = _check_two(x, y)
     for name, z in (("x", x), ("y", y)):
         if len(z) <= z.shape[1]:
-            warnings.warn(f"{name}: {len(z)} pictures for {z.shape[1]} features; so few "
-                          "make the distance much too large", stacklevel=2)
+            warnings.warn(f"{name}: {len(z)} pictures for {z.shape[1]} features; so "
+                          "few make the distance much too large", stacklevel=2)
     a, b = _spread(x), _spread(y)
     means = (x.mean(0) - y.mean(0)).square().sum()
     cross = torch.linalg.svdvals(a @ b.T).sum()  # tr (C1 C2)^(1/2)
@@ -175,20 +177,23 @@ def frechet_at_infinity(
     fractions = torch.linspace(4, 1, whole_number("points", points, 2))
     sizes = [round(most / f) for f in fractions.tolist()]
     repeats = whole_number("repeats", repeats, 1)
-    subset = lambda z, n: z[torch.randperm(len(z), generator=generator)[:n].to(z.device)]
+    def subset(z, n):
+        return z[torch.randperm(len(z), generator=generator)[:n].to(z.device)]
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = [sum(frechet_distance(subset(x, n), subset(y, n))
                      for _ in range(repeats)) / repeats for n in sizes]
     line = torch.tensor([[1.0, 1 / n] for n in sizes]).double()
-    fit = torch.linalg.lstsq(line, torch.tensor(found)[:, None].double()).solution
+    target = torch.tensor(found, dtype=torch.float64)[:, None]
+    fit = torch.linalg.lstsq(line, target).solution
     return fit[0].item(), sizes, found
 
 # %% ../nbs/13_metrics.ipynb #mx_x_kd
 def _mmd(x, y):
     "The unbiased squared distance of two sets under the cubic kernel."
-    n, m, d = len(x), len(y), x.shape[1]
-    xx, yy, xy = (((a @ b.T) / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    n, m = len(x), len(y)
+    xx, yy, xy = (((a @ b.T) / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     within = (xx.sum() - xx.trace()) / (n * (n - 1))
     within = within + (yy.sum() - yy.trace()) / (m * (m - 1))
     return (within - 2 * xy.mean()).item()
@@ -211,7 +216,7 @@ def kernel_distance(
         i, j = (torch.randperm(len(z), generator=generator)[:subset_size].to(z.device)
                 for z in (x, y))
         found.append(_mmd(x[i], y[j]))
-    found = torch.tensor(found).double()
+    found = torch.tensor(found, dtype=torch.float64)
     return found.mean().item(), found.std(unbiased=False).item()
 
 # %% ../nbs/13_metrics.ipynb #mx_x_interval
@@ -234,7 +239,7 @@ def interval_by_halves(
         found = [metric(*map(half, sets))
                  for _ in range(whole_number("repeats", repeats, 2))]
     value = float(metric(*sets))
-    reach = 1.96 * torch.tensor(found).double().std().item()
+    reach = 1.96 * torch.tensor(found, dtype=torch.float64).std().item()
     return value, value - reach, value + reach
 
 # %% ../nbs/13_metrics.ipynb #mx_x_pr
@@ -277,7 +282,8 @@ def density_coverage(
     of the balls with a made picture in them."""
     x, y, k = _check_k(x, y, k)
     inside = _distances(x, y) <= _reach(x, k)[:, None]
-    return inside.sum(0).double().mean().item() / k, inside.any(1).double().mean().item()
+    density = inside.sum(0).double().mean() / k
+    return density.item(), inside.any(1).double().mean().item()
 
 # %% ../nbs/13_metrics.ipynb #mx_x_is
 def inception_score(
@@ -341,8 +347,9 @@ def copy_share(
 def _inception(layer):
     try: from torch_fidelity import feature_extractor_inceptionv3 as found
     except ImportError:
-        raise LoadError("Inception needs the package torch-fidelity: pip install "
-                        "torch-fidelity; the shipped picture tower needs nothing") from None
+        raise LoadError(
+            "Inception needs a package: pip install torch-fidelity; the shipped picture "
+            "tower needs nothing") from None
     name = "inception-v3-compat"
     try: return found.FeatureExtractorInceptionV3(name, [layer]).eval()
     except Exception as error:
@@ -355,7 +362,9 @@ def inception_features(
     layer: str = "2048",  # or "64", "192", "768", "logits_unbiased"
     batch_size: int = 64,  # pictures at once
 ) -> Tensor:  # (n, 2048), or as many as the layer has
-    "What the Inception of the FID sees; `torch_fidelity` fetches it, a `LoadError` if not."
+    """What the Inception of the FID sees. `torch_fidelity` fetches its weights.
+
+    A `LoadError` where it is not installed, or cannot fetch them."""
     one_of("layer", layer, "2048", "768", "192", "64", "logits_unbiased")
     check_pictures("images", check_tensor("images", images, "n", 3, "H", "W"))
     net = _inception(layer).to(images.device)
