@@ -193,7 +193,8 @@ def frechet_at_infinity(
 def _mmd(x, y):
     "The unbiased squared distance of two sets under the cubic kernel."
     n, m = len(x), len(y)
-    xx, yy, xy = (((a @ b.T) / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    alike = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
+    xx, yy, xy = (alike(a, b) for a, b in ((x, x), (y, y), (x, y)))
     within = (xx.sum() - xx.trace()) / (n * (n - 1))
     within = within + (yy.sum() - yy.trace()) / (m * (m - 1))
     return (within - 2 * xy.mean()).item()
@@ -348,8 +349,8 @@ def _inception(layer):
     try: from torch_fidelity import feature_extractor_inceptionv3 as found
     except ImportError:
         raise LoadError(
-            "Inception needs a package: pip install torch-fidelity; the shipped picture "
-            "tower needs nothing") from None
+            "Inception needs a package: pip install torch-fidelity; the shipped "
+            "picture tower needs nothing") from None
     name = "inception-v3-compat"
     try: return found.FeatureExtractorInceptionV3(name, [layer]).eval()
     except Exception as error:
