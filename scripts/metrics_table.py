@@ -9,7 +9,8 @@ sketchbook draws for these captions ("drawn"), the same after the VAE's round tr
 librarian, who hands in the one of 5,000 real pictures that has the highest CLIP score. Each with 95% intervals.
 And is the model a copyist? Its training pictures are drawn again, and 40,000 others of the same kind; 1,000 of the training
 captions are painted. Which of the two sets holds the nearest neighbour of each, in features and in pixels? As a control the
-same for a copyist of the training set, whose copies go through the VAE. Some 10 minutes of one core that has nothing else to do.
+same for a copyist of the training set and for an honest painter, who draws other pictures of which the same captions are true
+(what a caption says decides much of a picture, so this painter, too, comes near). Both go through the VAE. Some 10 minutes of one core that has nothing else to do.
 """
 import argparse
 import time
@@ -22,22 +23,37 @@ from metrics_sweep import all_metrics, drawn, paint_all
 from minidiff.files import write_json
 from minidiff.latent_diffusion import PRESETS, open_run, training_scenes
 from minidiff.metrics import caption_features, copy_share, nearest, picture_features, psnr, ssim
-from minidiff.sketchbook import BACKGROUNDS, Scenes, Sketchbook
+from minidiff.sketchbook import BACKGROUNDS, Scenes, Sketchbook, arrange
 from minidiff.training import step_generator
 
 SCALE = 2.0
 
 
-def training_set(book, seed, captions_of=0):
-    "The pictures that stage three of the shipped model learnt from (seed 0), or others; and some captions, with where."
+def training_set(book, seed):
+    "The pictures that stage three of the shipped model learnt from (seed 0), or others; captions, scenes."
     preset, generator = PRESETS["cpu"], step_generator(seed, 2 ** 31)
-    two, pictures, captions = round(preset.pictures * preset.two_objects), [], []
+    two, pictures, captions, lots = round(preset.pictures * preset.two_objects), [], [], []
     for n_objects, total in ((1, preset.pictures - two), (2, two)):
         for first in range(0, total, 256):
             scenes = training_scenes(book, min(256, total - first), n_objects, generator)
             pictures.append(book.paint(scenes))
-            captions += book.caption(scenes, generator)[0]
-    return torch.cat(pictures), captions
+            said, scenes.mentioned = book.caption(scenes, generator)
+            captions += said
+            lots.append(scenes)
+    return torch.cat(pictures), captions, Scenes.cat(lots)
+
+
+def drawn_again(scenes, generator):
+    "Other scenes of which the same captions are true."
+    again, n = scenes.clone(), len(scenes)
+    for name in ("size", "place", "background"):
+        old, said = getattr(scenes, name), scenes.mentioned[name]
+        new = training_scenes(Sketchbook(32), n, 1, generator)
+        new = getattr(new, name) if old.dim() == 1 else torch.randint(0, int(old.max()) + 1, old.shape, generator=generator)
+        known = old >= 0
+        setattr(again, name, torch.where(known & ~said, new, old))
+    again.position = arrange(again, 2 * torch.rand(n, 2, 2, generator=generator) - 1)
+    return again
 
 
 def small(pictures): return F.avg_pool2d(pictures, 2).flatten(1)  # pixels, halved: 3 x 16 x 16 numbers
@@ -45,16 +61,17 @@ def small(pictures): return F.avg_pool2d(pictures, 2).flatten(1)  # pixels, halv
 
 def copies(pipe, book, n=1000):
     "Shares of pictures that lie nearer to the training pictures than to fresh ones."
-    known, captions = training_set(book, 0)
-    fresh, _ = training_set(book, 12345)
+    known, captions, scenes = training_set(book, 0)
+    fresh = training_set(book, 12345)[0]
     which = torch.randperm(len(known), generator=step_generator(3, 0))[:n]
     noise = torch.randn(n, 4, 8, 8, generator=step_generator(3, 1))
     painted = paint_all(pipe, [captions[i] for i in which], noise, "plain", SCALE).clamp(-1, 1)
-    with torch.no_grad(): copied = torch.cat([pipe.vae(part)[0] for part in known[which].split(128)]).clamp(-1, 1)
+    vae = torch.no_grad()(lambda x: torch.cat([pipe.vae(part)[0] for part in x.split(128)]).clamp(-1, 1))
+    copied, honest = vae(known[which]), vae(book.paint(drawn_again(scenes[which], step_generator(3, 2))))
     found = {}
     for name, look in (("features", picture_features), ("pixels", small)):
         a, b = look(known), look(fresh)
-        for who, pictures in (("shipped", painted), ("copyist", copied)):
+        for who, pictures in (("shipped", painted), ("copyist", copied), ("honest", honest)):
             found[f"{who} {name}"] = list(copy_share(a, b, look(pictures)))
             found[f"{who} {name} distance"] = [nearest(z, look(pictures))[0].median().item() for z in (a, b)]
     own = (nearest(small(known), small(copied))[1] == which).sum().item()
