@@ -10,7 +10,8 @@ librarian, who hands in the one of 5,000 real pictures that has the highest CLIP
 And is the model a copyist? Its training pictures are drawn again, and 40,000 others of the same kind; 1,000 of the training
 captions are painted. Which of the two sets holds the nearest neighbour of each, in features and in pixels? As a control the
 same for a copyist of the training set and for an honest painter, who draws other pictures of which the same captions are true
-(what a caption says decides much of a picture, so this painter, too, comes near). Both go through the VAE. Some 10 minutes of one core that has nothing else to do.
+(what a caption says decides much of a picture, so this painter, too, comes near). Both go through the VAE. Some 10 minutes of one
+core that has nothing else to do.
 """
 import argparse
 import time
