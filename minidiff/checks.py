@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLOATS', 'is_flag', 'one_line', 'ConfigError', 'LoadError', 'shorten', 'one_of', 'whole_number', 'number',
-           'check_path', 'check_tensor', 'check_place', 'check_pictures', 'is_one_of', 'is_whole', 'is_number',
-           'only_one', 'one_timestep', 'check_timesteps', 'falling', 'check_alike']
+           'check_path', 'per_picture', 'check_tensor', 'check_place', 'check_pictures', 'is_one_of', 'is_whole',
+           'is_number', 'only_one', 'one_timestep', 'check_timesteps', 'falling', 'check_alike']
 
 # %% ../nbs/workshop/checks.ipynb #ck004
 import math, numbers, os
@@ -97,6 +97,25 @@ def _limits(low, high):
     if low is not None and high is not None: return f" from {low} to {high}"
     if low is not None: return f", at least {low}"
     return f", at most {high}" if high is not None else ""
+
+# %% ../nbs/workshop/checks.ipynb #checks_2b
+def per_picture(
+    name: str,  # of the argument
+    value,  # a number from 0 to 1, or one for each picture (n,)
+    x: Tensor,  # pictures (n, ...)
+    without: float | None = None,  # a number that it must not be
+) -> Tensor:  # like `x` in type and place, in a shape that multiplies it
+    "`value` where it can be a share or a time of the pictures `x`, or a `ValueError`."
+    try: found = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError, RuntimeError): found = torch.tensor(-1.0)
+    n = found.numel()
+    fits = n in (1, *x.shape[:1]) and found.shape[:1].numel() == n
+    fits = fits and ((found >= 0) & (found <= 1)).all()
+    if not fits or without is not None and (found == without).any():
+        but = "" if without is None else f", but not {without}"
+        raise ValueError(f"{name}: expected a number from 0 to 1{but}, or one for each "
+                         f"picture, got {shorten(value)}")
+    return found.reshape(-1, *[1] * (x.ndim - 1)) if found.ndim else found
 
 # %% ../nbs/workshop/checks.ipynb #checks_tensor
 def check_tensor(

@@ -9,7 +9,7 @@ __all__ = ['add_noise', 'Memoriser']
 import torch
 from torch import Tensor
 
-from .checks import check_alike, check_tensor
+from .checks import check_alike, check_tensor, per_picture
 
 # %% ../nbs/00_dali.ipynb #add-noise
 def add_noise(
@@ -19,18 +19,8 @@ def add_noise(
 ) -> Tensor:
     "Noisy pictures: sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."
     check_alike(noise=noise, x0=x0)
-    alpha_bar = _per_picture(alpha_bar, x0)
+    alpha_bar = per_picture("alpha_bar", alpha_bar, x0)
     return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
-
-def _per_picture(alpha_bar, x):
-    "A number, or one for each picture in a shape that multiplies pictures (n, ...)."
-    try: alpha_bar = torch.as_tensor(alpha_bar, dtype=x.dtype, device=x.device)
-    except (TypeError, ValueError, RuntimeError): alpha_bar = torch.tensor(-1.0)
-    fits = alpha_bar.numel() in (1, *x.shape[:1])
-    if not fits or not ((alpha_bar >= 0) & (alpha_bar <= 1)).all():
-        raise ValueError("alpha_bar: expected a number from 0 to 1, or one for each "
-                         "picture")
-    return alpha_bar.reshape(-1, *[1] * (x.ndim - 1)) if alpha_bar.ndim else alpha_bar
 
 # %% ../nbs/00_dali.ipynb #memoriser
 class Memoriser:
@@ -51,7 +41,7 @@ class Memoriser:
         "How probable it is that each known picture is underneath; each row sums to 1."
         check_tensor("x", x, "n", *self.known.shape[1:])
         flat, known = x.flatten(1).double(), self.known.flatten(1).to(x.device).double()
-        alpha_bar = _per_picture(alpha_bar, flat)
+        alpha_bar = per_picture("alpha_bar", alpha_bar, flat)
         near = alpha_bar.sqrt() * (flat @ known.T)
         near = near - alpha_bar / 2 * known.square().sum(1)
         return (near / (1 - alpha_bar).clamp(min=1e-12)).softmax(1)
@@ -63,7 +53,7 @@ class Memoriser:
     def noise(self, x: Tensor, alpha_bar: float | Tensor) -> Tensor:
         "The expected noise (n, ...) in noisy pictures (n, ...)."
         x0 = self._expect(x, alpha_bar)
-        alpha_bar = _per_picture(alpha_bar, x0)
+        alpha_bar = per_picture("alpha_bar", alpha_bar, x0)
         noise = x.double() - alpha_bar.sqrt() * x0
         return (noise / (1 - alpha_bar).clamp(min=1e-12).sqrt()).to(x.dtype)
 

@@ -311,6 +311,9 @@ def _reporter(self, each, at_end, inputs):
         if at_end:
             now = dict(zip(_WATCHED, (x, model.states, model.states[:len(x)])))
             changed = at_end(self, i, t, {name: now[name] for name in watched}) or {}
+            if not isinstance(changed, dict):
+                raise ValueError("callback_on_step_end: expected a dict of changes or "
+                                 f"None back, got {shorten(changed)}")
             x = changed.get("latents", x)
             model.states = changed.get("prompt_embeds", model.states)
         if each: each(i, t, x)
@@ -403,7 +406,7 @@ def img2img(
     prompt=None,  # as in `__call__`
     image=None,  # PIL, or a tensor (n, 3, h, w) in [-1, 1], or latents (n, c, h, w)
     strength: float = 0.8,  # share of the steps that are walked; 0: none
-    **options,  # of `__call__`
+    **options,  # of `__call__`; the picture of a `controlnet` is `control_image`
 ):
     "Paint over a picture, as diffusers' `StableDiffusionImg2ImgPipeline` does."
     return self(prompt, over=PaintOver(self, image, strength), **options)
@@ -415,7 +418,7 @@ def inpaint(
     image=None,  # PIL, or a tensor (n, 3, h, w) in [-1, 1]
     mask_image=None,  # PIL, or a tensor (n, 1, h, w) in [0, 1]: 1 is painted anew
     strength: float = 1.0,  # below 1 what lies under the mask shines through
-    **options,  # of `__call__`
+    **options,  # as in `img2img`
 ):
     """Paint a part of a picture anew, as `StableDiffusionInpaintPipeline` does: with a
     U-Net of 9 channels, which sees mask and picture, or by blending with one of 4."""

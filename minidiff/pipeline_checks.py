@@ -96,26 +96,28 @@ def as_pictures(
                          f"{shorten([tuple(x.shape[1:]) for x in found])}")
     x = torch.cat(found)
     height, width = x.shape[2:]
-    if not x.numel() or height % factor or width % factor:
+    if height % factor or width % factor:
         raise ValueError(f"{name}: height and width must be multiples of {factor}, got "
                          f"{height} x {width}; resize it first")
     return check_finite(name, x)
 
 def _as_picture(name, picture, signed):
     "One, or a tensor of several."
-    if torch.is_tensor(picture) and picture.dtype != torch.uint8:
+    if torch.is_tensor(picture) and picture.dtype != torch.uint8 and picture.numel():
         x = picture[None] if picture.ndim == 3 else picture
         return check_tensor(name, x, "n", "channels", "h", "w")
     if hasattr(picture, "convert"): picture = np.array(picture.convert("RGB"))
     array = picture if isinstance(picture, np.ndarray) else np.zeros(0)
     if array.ndim == 3: array = array[None]
     if array.dtype == np.uint8: array = array.astype(np.float32) / 255
-    good = array.ndim == 4 and array.shape[-1] == 3 and array.dtype.kind == "f"
+    good = array.size and array.ndim == 4 and array.shape[-1] == 3
+    good = good and array.dtype.kind == "f"
     if not good or not (0 <= array).all() or not (array <= 1).all():
         raise ValueError(f"{name}: expected PIL pictures, tensors (n, 3, h, w) in "
                          "[-1, 1], or arrays (n, h, w, 3) in [0, 1], got "
                          f"{shorten(picture)}")
-    x = torch.from_numpy(array.transpose(0, 3, 1, 2)).float()
+    array = np.ascontiguousarray(array.transpose(0, 3, 1, 2), np.float32)
+    x = torch.from_numpy(array)
     return 2 * x - 1 if signed else x
 
 # %% ../nbs/workshop/pipeline_checks.ipynb #pc_masks
@@ -132,13 +134,14 @@ def as_masks(
 
 def _as_mask(name, mask, size):
     "One (1, 1, h, w), or a tensor of several (n, 1, h, w)."
-    if hasattr(mask, "convert"): x = torch.from_numpy(np.array(mask.convert("L")) / 255)
-    elif isinstance(mask, np.ndarray) and mask.dtype.kind in "fb":
-        x = torch.from_numpy(mask.squeeze(-1) if mask.ndim == 4 else mask)
-    else: x = mask
+    x = np.array(mask.convert("L")) / 255 if hasattr(mask, "convert") else mask
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fb":
+        if x.ndim > 2 and x.shape[-1] == 1: x = x[..., 0]
+        x = torch.from_numpy(np.ascontiguousarray(x, np.float32))
     plain = torch.is_tensor(x) and (x.is_floating_point() or x.dtype == torch.bool)
+    plain = plain and x.numel()
     if plain: x = x.float().reshape(-1, 1, *x.shape[-2:]) if x.ndim in (2, 3) else x
-    if not plain or x.ndim != 4 or x.shape[1] != 1 or not len(x):
+    if not plain or x.ndim != 4 or x.shape[1] != 1:
         raise ValueError(f"{name}: expected a PIL picture, or a tensor (n, 1, h, w) in "
                          f"[0, 1], got {shorten(mask)}")
     if tuple(x.shape[2:]) != size:
@@ -166,7 +169,7 @@ def plan_steps(
     steps = None if own else whole_number("num_inference_steps", steps, 1)
     if steps: own = dict(num_inference_steps=steps)
     scheduler.set_timesteps(**own, device=device)
-    return steps or len(scheduler.timesteps)
+    return steps or -(-len(scheduler.timesteps) // scheduler.order)
 
 def step_options(
     scheduler,  # whose `step` gets them

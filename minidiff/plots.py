@@ -139,6 +139,15 @@ def show(
     if _sink: return _sink[-1].append(data)
     _display(_img(data, alt), alt)
 
+# %% ../nbs/workshop/plots.ipynb #cell026a
+def _titles(titles, n, what):
+    "Texts, at most one for each picture or frame."
+    if titles is None: return []
+    if isinstance(titles, str) or len(titles := list(titles)) > n:
+        name = "rows" if what == "row" else "titles"
+        raise ValueError(f"{name}: expected {n}, one per {what}, got {shorten(titles)}")
+    return [str(title) for title in titles]
+
 # %% ../nbs/workshop/plots.ipynb #cell026
 def show_images(
     images,  # as for `to_uint8`
@@ -176,14 +185,6 @@ def show_images(
     said = "; ".join(t.replace("\n", " ") for t in titles)
     show(fig,
          alt or ": ".join(x for x in (suptitle, said) if x) or f"{len(a)} pictures")
-
-def _titles(titles, n, what):
-    "Texts, at most one for each picture or frame."
-    if titles is None: return []
-    if isinstance(titles, str) or len(titles := list(titles)) > n:
-        name = "rows" if what == "row" else "titles"
-        raise ValueError(f"{name}: expected {n}, one per {what}, got {shorten(titles)}")
-    return [str(title) for title in titles]
 
 # %% ../nbs/workshop/plots.ipynb #cell029
 def _frame(frame):

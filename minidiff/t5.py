@@ -100,7 +100,10 @@ class T5Sublayer(nn.Module):
     def forward(self, x: Tensor, *args) -> Tensor:
         "(n, L, width) -> the same shape."
         part = getattr(self, self.name)
-        return x + self.dropout(part(self.layer_norm(x), *args))
+        x = x + self.dropout(part(self.layer_norm(x), *args))
+        if x.dtype != torch.float16: return x
+        most = 65504 - 1000 * x.isinf().any()  # as transformers: half has no more
+        return x.clamp(-most, most)
 
 class T5Block(nn.Module):
     "Look at each other, then each thinks for itself."

@@ -20,9 +20,9 @@ from .checks import (ConfigError, LoadError, check_path, one_of, shorten,
 from .files import atomic_write, write_json
 from .hub import find_folder, patch_to
 from .sketchbook import Sketchbook
-from .text_checks import (as_texts, check_specials, check_text, check_vocab,
-                                  read_added, read_if_there, read_specials,
-                                  read_vocab, rows_to_tensor, warn_about_cuts)
+from .text_checks import (
+    as_texts, check_backend, check_specials, check_text, check_vocab, read_added,
+    read_if_there, read_specials, read_vocab, rows_to_tensor, warn_about_cuts)
 from .training import step_generator
 
 # %% ../nbs/06_tokenizer.ipynb #cell007k
@@ -500,7 +500,7 @@ class T5Tokenizer:
         self.model_max_length = whole_number("model_max_length", model_max_length, 2)
         names = dict(eos_token=eos_token, unk_token=unk_token, pad_token=pad_token)
         self.specials = check_specials(**names)
-        self.backend = backend
+        self.backend = check_backend(backend)
         backend.no_padding()
         backend.no_truncation()
         for name, token in names.items():

@@ -42,7 +42,7 @@ def linkify_notebook(cells, path, root=root):
     code = "\n".join(text(cell) for cell in cells if cell["cell_type"] == "code")
     defined = {*re.findall(r"^(?:def |class |)(\w+)(?=\(| = |:)", code, re.M)}
     own = {entry.name: entry.target for module in package.modules.values()
-           if module.notebook == path for entry in module.public()}
+           for entry in module.public() if entry.notebook == path}
     names = {name: target for name, target in package.prose.items()
              if name.removesuffix("()") not in defined}
     for name, target in own.items():
@@ -97,9 +97,20 @@ def names_for(package, entry):
             if name not in given and target not in (entry.target, owner.target)}
 
 
+def chapters(package, notebooks):
+    """The titles of notebooks, as links from a page of the API."""
+    title = lambda name: docstrings.escape(sidebar.title(name, package.nbs))
+    found = [f"[{title(name)}](../{name})" for name in notebooks]
+    return " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+
+
 def notes(package, entry):
     """What is said below a signature: docstring, origin, what it also has."""
     yield saying(entry)
+    around = entry.owner if entry.owner and entry.owner.module is entry.module else None
+    elsewhere = not entry.owner if around is None else around.notebook != entry.notebook
+    if elsewhere and len(entry.module.notebooks) > 1:
+        yield f"From {chapters(package, [entry.notebook])}."
     if entry.owner and entry.module is not entry.owner.module:
         page = entry.module.name
         yield f"Added by [`{package.name}.{page}`](../api/{page}.html)."
@@ -161,8 +172,7 @@ def front(title, description):
 
 def page(package, module):
     """The page of a module."""
-    chapter = sidebar.title(module.notebook, package.nbs)
-    where = (f"Written in [{docstrings.escape(chapter)}](../{module.notebook}); the "
+    where = (f"Written in {chapters(package, module.notebooks)}; the "
              f"module's [source]({module.address}).")
     title = f"{package.name}.{module.name}"
     parts = [front(title, module.doc), where, "\n".join(map(listed, module.public()))]
@@ -179,11 +189,11 @@ def index(package):
         modules = [m for m in package.modules.values() if m.notebook in notebooks]
         if modules: parts.append(f"## {part}")
         for m in modules:
-            chapter = docstrings.escape(sidebar.title(m.notebook, package.nbs))
             title = docstrings.escape(f"{package.name}.{m.name}")
             said = docstrings.inline(m.doc.rstrip("."))
             parts += [f"### [{title}]({m.name}.html) {{#{m.name}}}",
-                      f"{said}. From [{chapter}](../{m.notebook}).", linked(m.public())]
+                      f"{said}. From {chapters(package, m.notebooks)}.",
+                      linked(m.public())]
     return "\n\n".join(parts).replace("](../api/", "](") + "\n"
 
 

@@ -46,6 +46,12 @@ class Entry:
         return ast.get_docstring(self.node) if isinstance(self.node, DEFINED) else None
 
     @property
+    def notebook(self):
+        """The notebook, below the folder of notebooks, whose cell defines it."""
+        above = [name for line, name in self.module.cells if line < self.node.lineno]
+        return above[-1] if above else self.module.notebook
+
+    @property
     def target(self):
         """Its address, from the site's home."""
         home = self.owner.module if self.owner else self.module
@@ -75,11 +81,17 @@ class Entry:
 
 
 class Module:
-    """The text of a module, and what it defines and imports."""
-    def __init__(self, name, path, notebook, address):
+    """The text of a module, and what it defines and imports.
+
+    `notebook` is the one that names it; others may add cells: `notebooks` are all."""
+    def __init__(self, name, path, notebook, address, nbs="nbs"):
         self.name, self.notebook, self.address = name, notebook, address
         self.lines = path.read_text(encoding="utf-8").splitlines()
         self.tree = ast.parse("\n".join(self.lines))
+        origin = re.compile(rf"# %% \.\./{re.escape(nbs)}/(\S+\.ipynb)")
+        found = [(i, origin.match(line)) for i, line in enumerate(self.lines, 1)]
+        self.cells = [(i, match[1]) for i, match in found if match]
+        self.notebooks = [*dict.fromkeys([notebook, *(name for _, name in self.cells)])]
         self.doc = (ast.get_docstring(self.tree) or "").strip()
         self.all, self.imports, self.entries = [], {}, {}
         for node in self.tree.body:
@@ -140,7 +152,7 @@ class Package:
         for name, notebook in sidebar.modules(self.parts, self.nbs).items():
             path = root / self.name / f"{name}.py"
             address = f"{cfg['git_url']}/blob/{cfg['branch']}/{self.name}/{name}.py"
-            self.modules[name] = Module(name, path, notebook, address)
+            self.modules[name] = Module(name, path, notebook, address, cfg["nbs_path"])
         for step in (self.define, self.fill, self.assign):
             for module in self.modules.values(): step(module)
 

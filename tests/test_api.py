@@ -360,6 +360,55 @@ def test_fields_and_methods_from_anywhere(small):
     assert use.startswith("`sample` and [`sample()`](second.html#sample), [`Sub.width`](second.html#Sub.width), `Sub.width`.") and "`**options` goes on to [`Sub`]" in use
 
 
+THIRD = '''"""Three hands"""
+__all__ = ["one", "Two", "three"]
+# %% ../nbs/00_second.ipynb #a
+def one(): "From the notebook that names the module."
+
+class Two: "Nearly empty."
+# %% ../nbs/02_third.ipynb #b
+from .hub import patch_to
+# %% ../nbs/02_third.ipynb #c
+@patch_to(Two)
+def more(self): "Added later."
+# %% ../nbs/appendix/fourth.ipynb #d
+def three(): "From a third notebook."
+'''
+
+
+def test_a_module_that_several_notebooks_write(tmp_path):
+    """Its page names all of them, each name says which it comes from, and each notebook knows its own names."""
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nlib_path=lib\nnbs_path=nbs\ngit_url=https://github.com/a/lib\nbranch=main\n")
+    for folder in ("lib", "nbs/appendix"): (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "lib/hands.py").write_text(THIRD)
+    (tmp_path / "nbs/index.ipynb").write_text("{}")
+    for path, directive in {"00_second": "#| default_exp hands", "02_third": "#| export hands", "appendix/fourth": "#| export hands"}.items():
+        cells = [{"cell_type": "markdown", "source": [f"# On {path[-5:]}"]}, {"cell_type": "code", "source": [directive]}]
+        (tmp_path / f"nbs/{path}.ipynb").write_text(json.dumps({"cells": cells}, indent=1))
+    api.write(tmp_path / "out", tmp_path)
+    text = (tmp_path / "out/api/hands.qmd").read_text()
+    links = {name: f"[{title}](../{path})" for name, title, path in (
+        ("one", "00 · On econd", "00_second.ipynb"), ("more", "02 · On third", "02_third.ipynb"), ("three", "On ourth", "appendix/fourth.ipynb"))}
+    assert f"Written in {links['one']}, {links['more']} and {links['three']}; the module's [source]" in text
+    assert f"From {links['one']}, {links['more']} and {links['three']}." in (tmp_path / "out/api/index.qmd").read_text()
+    said = {name: (re.findall(r"From \[.*?\]\(.*?\)\.", text)) for _, name, _, text in entries(text)}
+    assert said == {"one": [f"From {links['one']}."], "Two": [f"From {links['one']}."], "Two.more": [f"From {links['more']}."], "three": [f"From {links['three']}."]}
+    cells = [{"cell_type": "code", "source": "def three(): ...\ndef one(): ..."}, {"cell_type": "markdown", "source": "`three` and `one`"}]
+    for path, linked in {"appendix/fourth.ipynb": "[`three`](../api/hands.html#three) and `one`", "00_second.ipynb": "`three` and [`one`](api/hands.html#one)"}.items():
+        some = json.loads(json.dumps(cells))
+        api.linkify_notebook(some, path, tmp_path)
+        assert some[1]["source"] == linked
+
+
+def test_pages_name_their_notebooks(pages):
+    """Every notebook that writes a part of a module is named on its page, and no name of other modules says whence it comes."""
+    for name in MODULES:
+        origins = dict.fromkeys(re.findall(r"^# %% \.\./nbs/(\S+\.ipynb)", (root / LIB / f"{name}.py").read_text(encoding="utf-8"), re.M))
+        written = re.search(r"^Written in (.*); the module's", pages[name], re.M)[1]
+        assert sorted(re.findall(r"\]\(\.\./(\S+?\.ipynb)\)", written)) == sorted(origins), name
+        if len(origins) == 1: assert not re.search(r"^From \[", pages[name], re.M), name
+
+
 # ------------------------------------------------------------------------------ docstrings in the real engine
 
 ODD = {  # docstring: (what a reader must see, tags that must be there)

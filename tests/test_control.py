@@ -116,6 +116,8 @@ def test_from_unet_without_weights():
     model = ControlNetModel.from_unet(unet, load_weights_from_unet=False, conditioning_channels=1, controlnet_conditioning_channel_order="bgr", conditioning_embedding_out_channels=(4, 8))
     assert not torch.equal(model.conv_in.weight, unet.conv_in.weight)
     assert model.config.conditioning_channels == 1 and model.config.controlnet_conditioning_channel_order == "bgr" and model.controlnet_cond_embedding.factor == 2
+    compiled = ControlNetModel.from_unet(torch.compile(unet), conditioning_embedding_out_channels=(4, 8))  # (nothing is compiled before the first call)
+    assert torch.equal(compiled.conv_in.weight, unet.conv_in.weight)
     assert ControlNetModel.from_unet(unet.double(), conditioning_embedding_out_channels=(4, 8)).conv_in.weight.dtype == torch.float64
 
 

@@ -116,7 +116,7 @@ def wide(books):
 
 
 TRUTH = {"true", "false"}
-KNOWN = {"default_exp": re.compile(r"[a-z]\w*"), "export": {True}, "exporti": {True}, "exports": {True}, "hide": {True}, "echo": {"false"}, "eval": {"false"},
+KNOWN = {"default_exp": re.compile(r"[a-z]\w*"), "export": {True, "maths"}, "exporti": {True}, "exports": {True}, "hide": {True}, "echo": {"false"}, "eval": {"false"},
          "code-fold": {"true"}, "code-summary": re.compile(r'"[^"]{3,60}"'), "fig-alt": re.compile(r".{10,}")}
 
 

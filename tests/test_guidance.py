@@ -63,5 +63,33 @@ def test_what_does_not_fit(call):
     with pytest.raises(ValueError, match="text|noise|gradient"): call(torch.zeros(1, 4, 8, 8), torch.zeros(2, 4, 8, 8))
 
 
+WRONG = [None, "x", float("nan"), float("inf"), [1.0, 2.0], torch.tensor([1.0, 2.0]), True]
+TWO = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name, call", [
+    ("scale", lambda x: guide(*TWO, x)), ("scale", lambda x: classifier_guide(*TWO, 0.5, x)), ("alpha_bar", lambda x: classifier_guide(*TWO, x, 1.0)),
+    ("share", lambda x: rescale_guided(*TWO, x)), ("scale", lambda x: interval_scale(x, 1.0, 0.5, 2.0)), ("low", lambda x: interval_scale(3.0, 1.0, x, 2.0)),
+    ("sigma", lambda x: interval_scale(3.0, x, 0.5, 2.0)), ("high", lambda x: interval_scale(3.0, 1.0, 0.5, x))])
+def test_what_is_no_number(name, call):
+    for x in WRONG:
+        if name in ("sigma", "high") and isinstance(x, (list, torch.Tensor, float)) and not isinstance(x, bool) and str(x) != "nan": continue  # infinite levels there are
+        with pytest.raises(ValueError, match=f"^{name}") as error: call(x)
+        assert "\n" not in str(error.value)
+    for share in (-0.1, 1.1):
+        with pytest.raises(ConfigError, match="share is a number from 0 to 1"): rescale_guided(*TWO, share)
+        with pytest.raises(ConfigError, match="alpha_bar is a number from 0 to 1"): classifier_guide(*TWO, share, 1.0)  # above 1 the noise would be complex
+
+
+def test_levels_without_end():
+    assert interval_scale(3.0, float("inf"), 0.5, 2.0) == 1 and interval_scale(3.0, 9.0, 0.5, float("inf")) == 3
+
+
+def test_rescaling_wants_two_of_one_shape():
+    a, b = TWO
+    for guided, text in ((a, b[:1]), (a, b[:, :1]), (a, None), (None, b), (a, b[0]), (a.long(), b)):  # the first two would be spread over the others in silence
+        with pytest.raises(ValueError, match="guided|with_text"): rescale_guided(guided, text, 0.7)
+
+
 def test_there_is_one_definition():
     for name in ("guide", "rescale_guided"): assert getattr(minidiff.pipeline, name) is getattr(minidiff.conditioning, name)

@@ -88,6 +88,18 @@ def swapped(ours, real, cls, name):
     return mine, kind(real, cls, scheduler=getattr(diffusers, name)(**config))
 
 
+def test_strength_counts_steps_where_heun_makes_two_calls(ours):
+    """With timesteps of one's own, too. (There diffusers walks none of them, and fails.)"""
+    pipe = LatentDiffusionPipeline(**{**ours[4].components, "scheduler": SCHEDULERS["HeunDiscreteScheduler"]()})
+    own = SCHEDULERS["HeunDiscreteScheduler"]()
+    own.set_timesteps(6)
+    times = [own.timesteps[0].item(), *(t.item() for t in own.timesteps[1::2])]
+    options = dict(prompt=PROMPT, image=pictures(), output_type="latent")
+    for strength in (0.35, 0.5, 1.0):
+        counted = pipe.img2img(strength=strength, num_inference_steps=6, **options, **one())
+        torch.testing.assert_close(pipe.img2img(strength=strength, timesteps=times, **options, **one()), counted, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler(name, strength, ours, reals):
@@ -174,8 +186,8 @@ def test_pictures_of_many_kinds_are_the_same(ours):
     array = np.array(file)
     mask = a_mask()
     results = []
-    for image in (x, x[0], file, [file], array, array[None] / np.float32(255), [x[0]]):
-        for m in (mask, mask[0], mask[0, 0], mask.bool(), Image.fromarray((mask[0, 0] * 255).byte().numpy()), mask[0, 0].numpy(), [mask[0]])[:: 1 if image is x else 6]:
+    for image in (x, x[0], file, [file], array, array[None] / np.float32(255), [x[0]], (array / 255.0)[::-1].copy()[::-1], (array / 255.0).astype(">f8")):
+        for m in (mask, mask[0], mask[0, 0], mask.bool(), Image.fromarray((mask[0, 0] * 255).byte().numpy()), mask[0, 0].numpy(), [mask[0]], mask.numpy(), mask[0, 0].numpy()[..., None], mask[0, 0].numpy()[::-1].copy()[::-1], mask[0, 0].numpy().astype(">f8"))[:: 1 if image is x else 6]:
             results.append(ours[4].inpaint(PROMPT, image=image, mask_image=m, num_inference_steps=2, output_type="latent", **one()))
     for other in results[1:]: torch.testing.assert_close(other, results[0], atol=1e-5, rtol=1e-5)
     gray = Image.fromarray(array[:, :, 0])
@@ -184,13 +196,13 @@ def test_pictures_of_many_kinds_are_the_same(ours):
 
 NAN = float("nan")
 BAD = [("strength is a number from 0 to 1", dict(strength=1.1)), ("strength", dict(strength=-0.01)), ("strength", dict(strength=NAN)), ("strength", dict(strength="half")), ("strength", dict(strength=None)),
-       ("image: expected", dict(image=None)), ("image: expected", dict(image="a.png")), ("image: expected", dict(image=[])), ("image: expected", dict(image=3)), ("image", dict(image=pictures() * NAN)),
+       ("image: expected", dict(image=None)), ("image: expected", dict(image="a.png")), ("image: expected", dict(image=[])), ("image: expected PIL", dict(image=pictures()[:0])), ("image: expected PIL", dict(image=np.zeros((0, 16, 16, 3)))), ("image: expected", dict(image=3)), ("image", dict(image=pictures() * NAN)),
        ("image: expected pictures in", dict(image=pictures() * 200)), ("image", dict(image=pictures()[:, :2])), ("image", dict(image=np.ones((1, 3, 16, 16), np.float32))), ("image", dict(image=np.full((16, 16, 3), 2.0))),
        ("image", dict(image=(pictures() * 100).long())), ("image: height and width must be multiples of 2", dict(image=pictures(1, 15, 16))), ("one size", dict(image=[pictures(1)[0], pictures(1, 16, 18)[0]])),
        ("image: expected 1 or 1", dict(image=pictures(3))), ("image: expected 1 or 3, one for each prompt, got 2", dict(prompt=[PROMPT] * 3, image=pictures(2))),
        ("height is 32, and image makes it 16", dict(height=32)), ("width", dict(width=8)), ("latents", dict(latents=torch.zeros(1, 4, 8, 9))), ("generator", dict(generator=seeds(1, 2))), ("prompt", dict(prompt=None))]
 BAD_MASK = [("mask_image", dict(mask_image=None)), ("mask_image: expected 16 x 16", dict(mask_image=a_mask(16, 18))), ("mask_image: expected 16 x 16", dict(mask_image=a_mask(8, 8))), ("mask_image", dict(mask_image="m.png")),
-            ("mask_image", dict(mask_image=[])), ("mask_image", dict(mask_image=a_mask() * 2)), ("mask_image", dict(mask_image=a_mask() - 1)), ("mask_image", dict(mask_image=a_mask() * NAN)), ("mask_image", dict(mask_image=a_mask().long())),
+            ("mask_image", dict(mask_image=[])), ("mask_image: expected a PIL", dict(mask_image=torch.zeros(0, 0))), ("mask_image: expected 1 or 1", dict(mask_image=a_mask().repeat(2, 1, 1, 1))), ("mask_image", dict(mask_image=a_mask() * 2)), ("mask_image", dict(mask_image=a_mask() - 1)), ("mask_image", dict(mask_image=a_mask() * NAN)), ("mask_image", dict(mask_image=a_mask().long())),
             ("mask_image", dict(mask_image=a_mask().expand(1, 3, 16, 16))), ("mask_image", dict(mask_image=a_mask()[0, 0, 0])), ("mask_image: expected 1 or", dict(mask_image=a_mask().repeat(3, 1, 1, 1), image=pictures(2), prompt=[PROMPT] * 2)),
             ("image", dict(image=torch.randn(1, 4, 16, 16)))]
 
@@ -260,9 +272,32 @@ def test_a_controlnet_at_the_start_changes_nothing(ours):
     assert torch.equal(ours[4](PROMPT, controlnet=None, **options), ours[4](PROMPT, **options))
 
 
+@pytest.mark.parametrize("method, cls, more", [("img2img", "ControlNetImg2Img", {}), ("inpaint", "ControlNetInpaint", dict(mask_image=a_mask()))])
+def test_a_controlnet_beside_a_picture_to_paint_over(method, cls, more, ours, reals, controls):
+    mine, real = controls
+    theirs = kind(reals[4], getattr(diffusers, f"StableDiffusion{cls}Pipeline"), controlnet=real)
+    call = lambda **o: getattr(ours[4], method)(**o, controlnet=mine)
+    options = dict(prompt=PROMPT, image=pictures(), control_image=(pictures(seed=6) + 1) / 2, strength=0.7, controlnet_conditioning_scale=0.6, **more)
+    found = compare(call, theirs, one, **options)
+    assert np.abs(found - compare(call, theirs, one, **{**options, "control_image": (pictures(seed=7) + 1) / 2})).max() > 1e-4
+    with pytest.raises(ValueError, match="control_image: expected"): call(prompt=PROMPT, image=pictures(), **more)
+    with pytest.raises(ValueError, match="height is 16, and image makes it 32"): call(prompt=PROMPT, image=pictures(1, 32, 32), control_image=pictures(), **{k: a_mask(32, 32) for k in more})
+
+
+def test_a_controlnet_of_another_precision(ours, controls):
+    options = dict(image=pictures(), num_inference_steps=2, output_type="latent", latents=torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)))
+    half = ControlNetModel.from_config(controls[0].config)
+    half.load_state_dict(controls[0].state_dict())
+    torch.testing.assert_close(ours[4](PROMPT, controlnet=half.bfloat16(), **options), ours[4](PROMPT, controlnet=controls[0], **options), atol=0.2, rtol=0.1)
+
+
+def test_a_callback_returns_a_dictionary(ours):
+    with pytest.raises(ValueError, match="callback_on_step_end: expected a dict"): ours[4](PROMPT, num_inference_steps=1, output_type="latent", callback_on_step_end=lambda *args: 3)
+
+
 @pytest.mark.parametrize("reason, options", [("controlnet: expected", dict(controlnet=3, image=pictures())), ("image: expected", dict()), ("image: expected 1 or 1", dict(image=pictures(2))),
-                                             ("controlnet_conditioning_scale", dict(image=pictures(), controlnet_conditioning_scale="x")), ("controlnet_cond", dict(image=pictures(), height=32)),
-                                             ("controlnet_cond", dict(image=pictures()[:, :1]))])
+                                             ("controlnet_conditioning_scale", dict(image=pictures(), controlnet_conditioning_scale="x")), ("height is 32, and the ControlNet's", dict(image=pictures(), height=32)),
+                                             ("^image: expected a tensor .n, 3, h, w.", dict(image=pictures()[:, :1]))])
 def test_a_controlnets_wrong_arguments(reason, options, ours, controls):
     with pytest.raises(ValueError, match=reason): ours[4](PROMPT, **{"controlnet": controls[0], "num_inference_steps": 1, "output_type": "latent", **options})
 

@@ -768,7 +768,7 @@ def test_masked_rows_are_those_of_transformers_where_they_see_anything():
     (None, None, "input_ids"), ([[1, 2]], None, "input_ids"), (torch.zeros(3, dtype=torch.long), None, "input_ids"),
     (torch.zeros(1, 2, 3, dtype=torch.long), None, "input_ids"), (torch.zeros(1, 3), None, "input_ids"),
     (torch.ones(1, 3, dtype=torch.bool), None, "input_ids"), (torch.full((1, 3), 50), None, "input_ids"),
-    (torch.full((1, 3), -1), None, "input_ids"), (torch.zeros(1, 9, dtype=torch.long), None, "input_ids"),
+    (torch.full((1, 3), -1), None, "input_ids"), (torch.zeros(1, 3, dtype=torch.int16), None, "input_ids: expected int64 or int32"), (torch.zeros(1, 9, dtype=torch.long), None, "input_ids"),
     (torch.zeros(1, 0, dtype=torch.long), None, "input_ids"), (torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 4), "attention_mask"),
     (torch.zeros(2, 3, dtype=torch.long), torch.ones(3), "attention_mask"), (torch.zeros(2, 3, dtype=torch.long), [[1, 1, 1]] * 2, "attention_mask")])
 def test_a_wrong_input_of_the_text_tower_is_named(ids, mask, name):

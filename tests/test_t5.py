@@ -120,6 +120,19 @@ def test_the_norm_is_that_of_transformers(dtype):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_half_precision_does_not_overflow(name):
+    """What is too large for half precision is held at its end, as in transformers: the real T5s are."""
+    ours, real = pair(name)
+    with torch.no_grad():
+        for model in (ours, real): model.encoder.block[0].layer[1].DenseReluDense.wo.weight.mul_(3e5 if name != "silu" else 3e4).clamp_(-6e4, 6e4)
+    ids = rows(ours, 3, 7)
+    a, b = ours.half()(ids), real.half()(ids, output_hidden_states=True)
+    assert a[0].isfinite().all() and b[0].isfinite().all()
+    if len(a.hidden_states) > 2: assert a.hidden_states[1].abs().max() == 64504 == b.hidden_states[1].abs().max()
+    torch.testing.assert_close(a[0], b[0], atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_folders_open_in_both(name, tmp_path):
     ours, real = pair(name)
     ours.save_pretrained(tmp_path / "ours")
@@ -177,7 +190,7 @@ def test_dropout_is_for_training_alone():
     ((torch.zeros(1, 3),), "input_ids: expected a tensor"), (([[1, 2]],), "input_ids: expected a tensor"), ((torch.zeros(3, dtype=torch.long),), "input_ids: expected a tensor"),
     ((torch.zeros(1, 0, dtype=torch.long),), "at least one id"), ((torch.tensor([[50]]),), "from 0 to 49, got 50"), ((torch.tensor([[-1]]),), "got -1"),
     ((torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 4)), "attention_mask: expected a tensor"), ((torch.zeros(2, 3, dtype=torch.long), torch.ones(3)), "attention_mask"),
-    ((torch.zeros(2, 3, dtype=torch.long), [[1, 1, 1]]), "attention_mask")])
+    ((torch.zeros(2, 3, dtype=torch.long), [[1, 1, 1]]), "attention_mask"), ((torch.zeros(2, 3, dtype=torch.uint8),), "input_ids: expected int64 or int32, got torch.uint8")])
 def test_what_it_cannot_read(args, message):
     ours, _ = pair("T5 1.1")
     with pytest.raises(ValueError, match=message): ours(*args)
@@ -262,6 +275,8 @@ def test_the_tokenizer_says_what_is_wrong(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="ids: expected one row"): tokenizer.decode([10 ** 6])
     with pytest.raises(ValueError, match="max_length"): tokenizer("a", max_length=1)
     with pytest.raises(ConfigError, match="pad_token"): T5Tokenizer(tokenizer.backend, pad_token="<none>")
+    for backend in (None, "x", Tokenizer):
+        with pytest.raises(ConfigError, match="backend: expected a tokenizers.Tokenizer"): T5Tokenizer(backend)
     with pytest.raises(LoadError, match="no tokenizer.json"): T5Tokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(LoadError, match="can be read"): T5Tokenizer.from_pretrained(tmp_path)

@@ -24,7 +24,7 @@ def front_matter(name, cells):
     except SyntaxError: body = []
     guarded = len(body) == 2 and isinstance(body[1], ast.If) and "'google.colab' in sys.modules" in ast.unparse(body[1].test) and ast.unparse(body[1].body) == "install"
     if not guarded or not third.startswith("#| hide"): problems.append(f"{name}: the first code cell must be hidden and run `{install}`, in Colab only")
-    exports = any(re.search(r"^#\|\s*export", source, re.M) for _, source, _ in code_of(cells))
+    exports = any(re.search(r"^#\|\s*export\s*$", source, re.M) for _, source, _ in code_of(cells))  # `#| export name`: into another notebook's module
     if exports and not re.fullmatch(r"#\| default_exp \w+\n#\| hide", text(cells[3]["source"]).strip()): problems.append(f"{name}: `#| default_exp` and `#| hide` must follow the install cell")
     return problems
 
