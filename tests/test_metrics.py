@@ -1,0 +1,295 @@
+"""The metrics: against torchmetrics, against their definitions loop by loop, and what they refuse."""
+import math
+import sys
+import types
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from minidiff.checks import ConfigError, LoadError
+from minidiff import metrics
+from minidiff.metrics import (caption_features, clip_score, compare_sets, copy_share, density_coverage, frechet_at_infinity, frechet_distance,
+                              inception_features, inception_score, interval_by_halves, kernel_distance, nearest, picture_features,
+                              precision_recall, psnr, ssim)
+from minidiff.sketchbook import Sketchbook
+
+
+def dice(seed=0): return torch.Generator().manual_seed(seed)
+
+
+def two_sets(n=300, m=250, d=16, dtype=torch.float64):
+    mix = torch.randn(d, d, generator=dice(1), dtype=dtype)
+    return torch.randn(n, d, generator=dice(2), dtype=dtype), torch.randn(m, d, generator=dice(3), dtype=dtype) @ mix / 3 + 0.3
+
+
+class Eye(nn.Module):
+    "Features are what is given."
+    num_features = 16
+    def forward(self, x): return x
+
+
+# ---- torchmetrics
+
+@pytest.mark.parametrize("n,m,d", [(300, 250, 16), (2000, 100, 16), (40, 40, 3)])
+def test_frechet_distance_equals_torchmetrics(n, m, d):
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    x, y = two_sets(n, m, d)
+    eye = Eye()
+    eye.num_features = d
+    theirs = fid.FrechetInceptionDistance(feature=eye).set_dtype(torch.float64)
+    theirs.update(x, real=True)
+    theirs.update(y, real=False)
+    assert abs(frechet_distance(x, y) - theirs.compute().item()) < 1e-4
+    assert abs(frechet_distance(x.float(), y.float()) - theirs.compute().item()) < 1e-4
+
+
+@pytest.mark.parametrize("subsets,size", [(1, 200), (20, 50), (100, 250)])
+def test_kernel_distance_equals_torchmetrics(subsets, size):
+    kid = pytest.importorskip("torchmetrics.image.kid")
+    x, y = two_sets()
+    theirs = kid.KernelInceptionDistance(Eye(), subsets=subsets, subset_size=size)
+    theirs.update(x, real=True)
+    theirs.update(y, real=False)
+    torch.manual_seed(5)
+    mean, spread = theirs.compute()
+    ours = kernel_distance(x, y, subsets, size, dice(5))
+    assert abs(ours[0] - mean) < 1e-4 and abs(ours[1] - spread) < 1e-4
+
+
+@pytest.mark.parametrize("splits", [1, 2, 7, 10])
+def test_inception_score_equals_torchmetrics(splits):
+    inception = pytest.importorskip("torchmetrics.image.inception")
+    logits = 3 * two_sets()[1]
+    theirs = inception.InceptionScore(feature=Eye(), splits=splits)
+    theirs.update(logits)
+    torch.manual_seed(5)
+    mean, spread = theirs.compute()
+    torch.manual_seed(5)
+    ours = inception_score(logits[torch.randperm(len(logits))].softmax(1), splits)
+    assert abs(ours[0] - mean) < 1e-4
+    assert abs(ours[1] - spread) < 1e-4 if splits > 1 else math.isnan(ours[1]) and math.isnan(spread)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 32, 32), (2, 1, 6, 6), (2, 4, 17, 40)])
+@pytest.mark.parametrize("sigma", [1.5, 0.8])
+def test_ssim_and_psnr_equal_torchmetrics(shape, sigma):
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    x = torch.rand(shape, generator=dice()) * 2 - 1
+    y = (x + 0.3 * torch.randn(shape, generator=dice(1))).clamp(-1, 1)
+    theirs = functional.structural_similarity_index_measure((y + 1) / 2, (x + 1) / 2, sigma=sigma, data_range=1.0, reduction="none")
+    torch.testing.assert_close(ssim(x, y, sigma), theirs, atol=1e-4, rtol=0)
+    theirs = functional.peak_signal_noise_ratio(y, x, data_range=2.0, dim=(1, 2, 3), reduction="none")
+    torch.testing.assert_close(psnr(x, y), theirs, atol=1e-4, rtol=0)
+
+
+# ---- right values
+
+def test_frechet_distance_of_known_gaussians():
+    x = torch.randn(200_000, 4, generator=dice(), dtype=torch.float64)
+    scale, shift = torch.tensor([1.0, 2.0, 0.5, 1.0]), torch.tensor([0.0, 0.0, 1.0, 3.0])
+    assert abs(frechet_distance(x, x * scale + shift) - (1 + 0.25 + 10)) < 0.05
+    assert frechet_distance(x, x + 2) == pytest.approx(16, abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*pictures for")
+@pytest.mark.parametrize("n,m,d", [(5, 7, 40), (2, 2, 64), (50, 3, 20), (64, 64, 64)])
+def test_frechet_distance_without_full_rank(n, m, d):
+    "In the space that both sets span it must be the same; there the root of a covariance is taken by eigenvalues."
+    x, y = torch.randn(n, d, generator=dice(), dtype=torch.float64), 2 * torch.randn(m, d, generator=dice(1), dtype=torch.float64) + 0.1
+    def root(c):
+        values, vectors = torch.linalg.eigh(c)
+        return vectors * values.clamp(min=0).sqrt() @ vectors.T
+    a, b = x.T.cov(), y.T.cov()
+    middle = torch.linalg.eigvalsh(root(a) @ b @ root(a)).clamp(min=0).sqrt().sum()
+    expected = (x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2 * middle
+    assert frechet_distance(x, y) == pytest.approx(expected.item(), rel=1e-5)
+    assert frechet_distance(x, x) < 1e-9 * d
+    turn = torch.linalg.qr(torch.randn(d, d, generator=dice(2), dtype=torch.float64))[0]
+    assert frechet_distance(x @ turn, y @ turn) == pytest.approx(frechet_distance(x, y), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_constant_features_are_no_trouble():
+    x = torch.ones(50, 3)
+    assert frechet_distance(x, x) == 0 and frechet_distance(x, x + 1) == pytest.approx(3)
+    assert kernel_distance(x, x)[0] == pytest.approx(0, abs=1e-12)
+    assert precision_recall(x, x) == (1, 1) and density_coverage(x, x)[1] == 1
+
+
+def test_few_pictures_are_warned_of_and_many_are_not():
+    x = torch.randn(40, 8, generator=dice())
+    with pytest.warns(UserWarning, match="y: 8 pictures for 8 features"): frechet_distance(x, x[:8])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frechet_distance(x, x)
+
+
+def test_equal_sets():
+    x = two_sets()[0]
+    found = compare_sets(x, x, dice())
+    assert found["frechet"] < 1e-9 and found["precision"] == found["recall"] == found["coverage"] == 1
+    assert found["kernel"] <= 0.05 and found["density"] > 1  # each picture is in its own ball
+
+
+def test_kernel_distance_is_unbiased_and_frechet_is_not():
+    pairs = [(torch.randn(40, 4, generator=dice(i)), torch.randn(40, 4, generator=dice(1000 + i))) for i in range(200)]
+    kernel = torch.tensor([kernel_distance(x, y, 1, 40)[0] for x, y in pairs])
+    frechet = torch.tensor([frechet_distance(x, y) for x, y in pairs])
+    assert abs(kernel.mean()) < 4 * kernel.std() / 200 ** 0.5 and (kernel < 0).float().mean() > 0.3
+    assert frechet.min() > 0 and frechet.mean() > 0.1
+
+
+def test_kernel_distance_by_its_sums():
+    x, y = (z[:12, :3] for z in two_sets())
+    k = lambda a, b: (a @ b / 3 + 1).item() ** 3
+    within = lambda z: sum(k(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j) / (12 * 11)
+    expected = within(x) + within(y) - 2 * sum(k(a, b) for a in x for b in y) / 144
+    assert kernel_distance(x, y, 1, 12)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_distance_at_infinity():
+    x, y = torch.randn(4000, 6, generator=dice()), torch.randn(4000, 6, generator=dice(1))
+    end, sizes, found = frechet_at_infinity(x, y, generator=dice())
+    assert abs(end) < frechet_distance(x, y) < found[0] and sizes[-1] == 4000 and sizes == sorted(sizes) and len(found) == 8
+    end = frechet_at_infinity(x, 2 * y + 1, generator=dice())[0]
+    assert abs(end - 12) < 0.5
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_precision_recall_density_coverage_by_their_definitions(k):
+    x, y = (z[:40, :3] for z in two_sets())
+    y = y[:30]
+    distance = lambda a, b: (a - b).square().sum().sqrt().item()
+    reach = lambda z: [sorted(distance(a, b) for b in z)[k] for a in z]
+    inside = lambda z, radius, point: sum(distance(a, point) <= r for a, r in zip(z, radius))
+    rx, ry = reach(x), reach(y)
+    assert precision_recall(x, y, k) == (pytest.approx(sum(inside(x, rx, b) > 0 for b in y) / 30),
+                                         pytest.approx(sum(inside(y, ry, a) > 0 for a in x) / 40))
+    assert density_coverage(x, y, k) == (pytest.approx(sum(inside(x, rx, b) for b in y) / (30 * k)),
+                                         pytest.approx(sum(any(distance(a, b) <= r for b in y) for a, r in zip(x, rx)) / 40))
+
+
+def test_inception_score_from_one_to_the_number_of_classes():
+    assert inception_score(torch.eye(10).repeat(7, 1))[0] == pytest.approx(10)
+    assert inception_score(torch.full((50, 10), 0.1))[0] == pytest.approx(1)
+    assert inception_score(torch.eye(10)[:1].repeat(5, 1))[0] == pytest.approx(1)
+
+
+def test_ssim_has_the_right_ends():
+    x = torch.rand(3, 3, 16, 16, generator=dice()) * 2 - 1
+    torch.testing.assert_close(ssim(x, x), torch.ones(3))
+    assert (ssim(x, -x) < 0).all() and ssim(x, x.half()).min() > 0.999
+
+
+def test_clip_score():
+    x = torch.tensor([[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    y = torch.tensor([[1.0, 0.0], [0.0, -5.0], [1.0, 0.0]])
+    torch.testing.assert_close(clip_score(x, y), torch.tensor([100.0, 0.0, 50 * 2 ** 0.5]))
+    torch.testing.assert_close(clip_score(x, y, 2.5)[0], torch.tensor(2.5))
+
+
+def test_the_shipped_clip_knows_captions_from_others():
+    pictures, captions, _ = Sketchbook(32).draw(40, dice(), split="heldout")
+    f, t = picture_features(pictures, batch_size=7), caption_features(captions)
+    assert f.shape == t.shape == (40, 128) and not f.requires_grad
+    assert clip_score(f, t).mean() > 2 * clip_score(f, t.roll(1, 0)).mean()
+    torch.testing.assert_close(f, picture_features(pictures), atol=1e-5, rtol=0)
+    assert picture_features(pictures, encoder=lambda x: x.mean((2, 3))).shape == (40, 3)
+
+
+def test_copies_are_found():
+    known, fresh, others = (torch.randn(200, 5, generator=dice(i)) for i in range(3))
+    assert copy_share(known, fresh, known[:50])[0] == 1 and copy_share(known, fresh, fresh[:50])[0] == 0
+    share, low, high = copy_share(known, fresh, others)
+    assert low < 0.5 < high and low < share < high
+    assert copy_share(known, known, others)[0] == 0.5
+    distance, which = nearest(known, known[[7, 3]])
+    assert which.tolist() == [7, 3] and distance.max() < 1e-5
+
+
+def test_halves_give_the_standard_error_of_a_mean():
+    x = torch.randn(1000, 1, generator=dice())
+    value, low, high = interval_by_halves(lambda z: z.mean().item(), x, repeats=400, generator=dice())
+    assert value == pytest.approx(x.mean().item()) and (high - low) / 3.92 == pytest.approx(1000 ** -0.5, rel=0.15)
+
+
+# ---- Inception, by a stand-in for torch_fidelity
+
+def test_inception_without_torch_fidelity(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    metrics._inception.cache_clear()
+    with pytest.raises(LoadError, match="torch-fidelity"): inception_features(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_inception_gets_bytes(monkeypatch, broken):
+    class Net(nn.Module):
+        def __init__(self, name, features_list):
+            super().__init__()
+            if broken: raise OSError("no\nnetwork")
+            assert (name, features_list) == ("inception-v3-compat", ["64"])
+        def forward(self, x):
+            assert x.dtype == torch.uint8
+            return (x.float().mean((2, 3)),)
+    fidelity, module = types.ModuleType("torch_fidelity"), types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    fidelity.feature_extractor_inceptionv3 = module
+    module.FeatureExtractorInceptionV3 = Net
+    monkeypatch.setitem(sys.modules, "torch_fidelity", fidelity)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    metrics._inception.cache_clear()
+    x = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 3, 8, 8)
+    if broken:
+        with pytest.raises(LoadError, match="could not be fetched: no network"): inception_features(x, "64")
+    else: assert inception_features(x, "64", batch_size=2)[:, 0].tolist() == [0, 128, 255]
+    metrics._inception.cache_clear()
+
+
+# ---- what is refused
+
+X = torch.randn(20, 4, generator=dice())
+NAN = torch.where(torch.arange(20)[:, None] == 3, torch.nan, X)
+
+
+@pytest.mark.parametrize("metric", [frechet_distance, kernel_distance, precision_recall, density_coverage, nearest, compare_sets,
+                                    frechet_at_infinity, lambda x, y: copy_share(x, X, y)])
+@pytest.mark.parametrize("bad", [NAN, X.where(X < 0.5, torch.inf)])
+def test_features_that_are_no_numbers_are_named(metric, bad):
+    with pytest.raises(ValueError, match=r"^x: \d+ of 20 rows hold NaN or infinity, the first is row \d+"): metric(bad, X)
+    with pytest.raises(ValueError, match=r"^y: \d+ of 20 rows"): metric(X, bad)
+
+
+@pytest.mark.parametrize("call,message", [
+    (lambda: frechet_distance(X[:1], X), "x: expected features of at least 2 pictures"),
+    (lambda: frechet_distance(X, X[:0]), "y: expected features of at least 2 pictures"),
+    (lambda: frechet_distance(X, X[:, :3]), r"y: expected a tensor \(n, 4\)"),
+    (lambda: frechet_distance(X[0], X), r"x: expected a tensor \(n, d\)"),
+    (lambda: frechet_distance(X.long(), X), "x: expected a tensor"),
+    (lambda: frechet_distance(None, X), "x: expected a tensor"),
+    (lambda: frechet_distance(X[:, :0], X), "x: expected"),
+    (lambda: frechet_at_infinity(X[:15], X), "x: expected features of at least 16"),
+    (lambda: frechet_at_infinity(X, X, points=1), "points is a whole number"),
+    (lambda: kernel_distance(X, X[:3]), "y: expected features of at least 4"),
+    (lambda: kernel_distance(X, X, subset_size=21), "subset_size is a whole number from 2 to 20"),
+    (lambda: kernel_distance(X, X, subsets=0), "subsets is a whole number"),
+    (lambda: precision_recall(X, X[:3]), "y: expected features of at least 4"),
+    (lambda: precision_recall(X, X, k=0), "k is a whole number"),
+    (lambda: density_coverage(X, X, k=20), "x: expected features of at least 21"),
+    (lambda: inception_score(X), "p: expected probabilities"),
+    (lambda: inception_score(X.softmax(1), 21), "splits is a whole number from 1 to 20"),
+    (lambda: inception_score(NAN), "p: 1 of 20 rows"),
+    (lambda: ssim(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 31)), "y: expected a tensor"),
+    (lambda: ssim(torch.zeros(1, 3, 5, 32), torch.zeros(1, 3, 5, 32)), "x: expected sides of at least 6 pixels"),
+    (lambda: ssim(torch.full((1, 3, 8, 8), 200.0), torch.zeros(1, 3, 8, 8)), "x: expected pictures in"),
+    (lambda: clip_score(X, X[:3]), "text_embeds: expected a tensor"),
+    (lambda: clip_score(X, X, 0), "weight is a number above 0"),
+    (lambda: picture_features(torch.zeros(3, 32, 32)), "images: expected a tensor"),
+    (lambda: picture_features(torch.zeros(1, 3, 16, 16)), "images: expected a tensor"),
+    (lambda: copy_share(X, X[:5], X), "fresh: expected as many rows as known has, 20, got 5"),
+    (lambda: interval_by_halves(frechet_distance, X, X[:7]), "sets: expected at least 8 pictures in each, got 7"),
+    (lambda: interval_by_halves(frechet_distance), "sets: expected at least 8"),
+    (lambda: inception_features(torch.zeros(1, 3, 8, 8), "2047"), "layer is one of")])
+def test_what_is_wrong_is_named(call, message):
+    with pytest.raises((ValueError, ConfigError), match=message) as caught: call()
+    assert "\n" not in str(caught.value)
