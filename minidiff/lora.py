@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ATTENTION', 'TEXT_ATTENTION', 'LORA_FILE', 'LoRALayer', 'LoRALinear', 'LoRAConv2d', 'lora_layers', 'add_lora',
-           'set_lora_scale', 'fuse_lora', 'unload_lora', 'lora_state_dict', 'save_lora', 'split_key', 'read_lora',
-           'load_lora', 'load_lora_parts']
+           'set_lora_scale', 'fuse_lora', 'unload_lora', 'refuse_lora', 'lora_state_dict', 'save_lora', 'split_key',
+           'read_lora', 'load_lora', 'load_lora_parts']
 
 # %% ../nbs/workshop/lora.ipynb #lo_imports
 import json, math, re
@@ -91,7 +91,10 @@ def add_lora(
     "Give each target a LoRA that changes nothing yet, and freeze everything else."
     rank = whole_number("rank", rank, 1)
     if alpha is not None: alpha = number("alpha", alpha)
-    targets = [targets] if isinstance(targets, str) else list(targets)
+    targets = [targets] if isinstance(targets, str) else targets
+    if not isinstance(targets, (list, tuple)) or not targets:
+        raise ConfigError("targets: expected ends of paths, such as to_q; got "
+                          f"{shorten(targets)}")
     inner = getattr(model, "_orig_mod", model)
     chosen = {}
     for target in targets:
@@ -138,6 +141,15 @@ def unload_lora(
 ):
     "Take the LoRA away; the weights are what they were."
     for layer in lora_layers(model).values(): _detach(layer)
+
+def refuse_lora(
+    name: str,  # of the model
+    model: nn.Module,  # any
+):
+    "A `ConfigError` where it has a LoRA: its weights are not those of a plain model."
+    if lora_layers(model):
+        raise ConfigError(f"{name} has a LoRA on; fuse_lora or unload_lora before it "
+                          "is saved")
 
 def _some_lora(model):
     layers = lora_layers(model)

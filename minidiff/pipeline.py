@@ -18,6 +18,9 @@ from .checks import (ConfigError, LoadError, check_place, check_tensor,
 from .conditioning import ControlHint, PaintOver, guide, rescale_guided
 from .files import read_json, staged, write_json
 from .hub import find_folder, is_weights_file, patch_to
+from .lora import fuse_lora as _fuse
+from .lora import (load_lora_parts, lora_layers, read_lora, refuse_lora,
+                           unload_lora)
 from .pipeline_checks import (as_list, check_finite, check_index,
                                       check_unet_fits, plan_steps, refuse_extras,
                                       step_options)
@@ -60,8 +63,8 @@ class LatentDiffusionPipeline:
     def __getattr__(self, name):
         raise AttributeError(
             f"LatentDiffusionPipeline has no {name!r}; of diffusers' pipeline it keeps "
-            "the call, `img2img`, `inpaint`, `components`, `to`, `encode_prompt` and "
-            "`save_pretrained`")
+            "the call, `img2img`, `inpaint`, `components`, `to`, `encode_prompt`, "
+            "`load_lora_weights` and `save_pretrained`")
 
 # %% ../nbs/14_stable_diffusion.ipynb #partscode
 _PARTS = dict(vae=("diffusers", "AutoencoderKL"),
@@ -506,6 +509,7 @@ def save_pretrained(
 ):
     """Save the five parts and the index, as `StableDiffusionPipeline` opens them.
     Interrupted, it leaves the older pipeline whole, or a folder that does not open."""
+    for part in _NETWORKS: refuse_lora(part, getattr(self, part))
     options = dict(variant=variant, max_shard_size=max_shard_size,
                    safe_serialization=safe_serialization, push_to_hub=push_to_hub)
     kind = "Inpaint" * (self.unet.config.in_channels != self.vae.config.latent_channels)
@@ -524,3 +528,30 @@ def save_pretrained(
         for part, own in self.components.items():
             own.save_pretrained(stage/part, **(options if part in _NETWORKS else {}))
         write_json(index, stage/"model_index.json")
+
+# %% ../nbs/14_stable_diffusion.ipynb #lora_code
+def _changeable(self): return dict(unet=self.unet, text_encoder=self.text_encoder)
+
+@patch_to(LatentDiffusionPipeline)
+def load_lora_weights(
+    self,
+    name,  # a file, a folder, a repository on the Hub, or the weights by name
+    scale: float = 1.0,  # how strongly it is felt; 0: not at all
+    weight_name: str | None = None,  # of the file in the folder; None: the only one
+    revision: str | None = None,  # branch, tag or commit on the Hub
+    hub: bool = True,  # may a name without "hub:" be asked of the Hub?
+):
+    "Put a LoRA on the U-Net and, where it has a part for it, on the text encoder."
+    found = read_lora(name, weight_name, revision, hub)
+    load_lora_parts(_changeable(self), found, scale)
+
+@patch_to(LatentDiffusionPipeline)
+def unload_lora_weights(self):
+    "Take the LoRA off: the weights are what they were."
+    for network in _changeable(self).values(): unload_lora(network)
+
+@patch_to(LatentDiffusionPipeline)
+def fuse_lora(self):
+    "Add what the LoRA changes to the weights, for good; then another can be loaded."
+    for network in _changeable(self).values():
+        if lora_layers(network): _fuse(network)

@@ -93,7 +93,8 @@ def test_a_fresh_lora_changes_nothing_and_alone_is_trained(targets):
     before = {name: x.clone() for name, x in model.state_dict().items()}
     with torch.no_grad(): said = ask(model)
     trained = add_lora(model, 2, targets)
-    with torch.no_grad(): assert torch.equal(ask(model), said)
+    exact = dict(atol=1e-6, rtol=1e-5) if targets is MORE else dict(atol=0, rtol=0)  # a plain GEGLU is two products, one with a LoRA is one
+    with torch.no_grad(): torch.testing.assert_close(ask(model), said, **exact)
     assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in trained}
     assert len(trained) == 2 * len(lora_layers(model)) > 0
     optimizer = torch.optim.SGD(trained, 1.0)
