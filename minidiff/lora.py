@@ -224,8 +224,9 @@ def read_lora(
 ) -> dict:  # part -> path -> {"down", "up": tensors, "alpha": a number or None}
     "What a file of a LoRA holds."
     metadata = {}
-    if isinstance(name, dict): weights, file = name, "the LoRA"
-    else:
+    weights = name
+    file = "the LoRA"
+    if not isinstance(name, dict):
         file = _lora_file(name, weight_name, revision, hub)
         weights = load_safetensors(file)
         metadata = _settings(load_metadata(file), file)
