@@ -29,7 +29,7 @@ from .scheduler import DDPMScheduler, randn_like, sample
 from .sd_unet import UNet2DConditionModel, timestep_embedding
 from .text_encoder import CLIPTextModel, CLIPTextModelWithProjection
 from .tokenizer import CLIPTokenizer
-from .two_encoders import add_sizes, decode_precisely, hear_two, token_ids
+from .two_encoders import decode_precisely, hear_two, token_ids, with_sizes
 from .vae import AutoencoderKL
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell019
@@ -153,9 +153,12 @@ def encode_prompt(
 # %% ../nbs/14_stable_diffusion.ipynb #cell025_2
 @patch_to(LatentDiffusionPipeline)
 def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds,
-            guided, clip_skip, copies):
+            guided, clip_skip, copies, options):
     "What the U-Net hears; with guidance, what to go away from comes first."
     states, negative = prompt_embeds, negative_prompt_embeds
+    if self._is_xl:
+        return hear_two(self, prompt, negative_prompt, states, negative, guided,
+                        clip_skip, copies, options)
     for name, text, vectors in (("prompt", prompt, states),
                                 ("negative_prompt", negative_prompt, negative)):
         if text is not None and vectors is not None:
@@ -295,7 +298,8 @@ def denoise(
     else: start = start * self.scheduler.init_noise_sigma
     self._num_timesteps = len(times)
     model = _Guided(self, states.to(self.device, self.dtype), guidance_rescale, told,
-                    over, control, added_cond_kwargs)
+                    over, control,
+                    with_sizes(added_cond_kwargs, latents, self.vae.factor))
     times = itertools.takewhile(lambda t: not self._interrupt, times)
     return sample(model, self.scheduler, start, timesteps=times,
                   on_step=functools.partial(report, model), **options)
@@ -371,19 +375,15 @@ def __call__(
     one_of("output_type", output_type, "pil", "pt", "np", "latent")
     copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1, 10_000)
     guided = self._is_guided(guidance_scale, options)
-    said = (prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided,
-            clip_skip, copies)
-    if self._is_xl: states, pooled = hear_two(self, *said, options)
-    else: states = self._states(*said)
+    states = self._states(prompt, negative_prompt, prompt_embeds,
+                          negative_prompt_embeds, guided, clip_skip, copies, options)
     n = len(states) // 2 if guided else len(states)
     options |= dict(guidance_rescale=number("guidance_rescale", guidance_rescale, 0, 1),
                     timesteps=timesteps, sigmas=sigmas, eta=number("eta", eta, 0, 1))
     height, width = ControlHint.add_to(options, n, copies, height, width)
     begin = functools.partial(over.prepare, self, copies) if over else self._canvas
-    latents = begin(latents, n, height, width, generator)
-    if self._is_xl: add_sizes(options, pooled, latents, self.vae.factor, guided)
-    latents = self.denoise(latents, states, num_inference_steps, guidance_scale,
-                           generator, **options)
+    latents = self.denoise(begin(latents, n, height, width, generator), states,
+                           num_inference_steps, guidance_scale, generator, **options)
     return self._pictures(latents, output_type, return_dict)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell028_2

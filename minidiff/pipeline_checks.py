@@ -31,6 +31,7 @@ def refuse_extras(
         if value is not None and name in known:
             raise ConfigError(f"{name}: there is none here; expected None")
 
+# %% ../nbs/workshop/pipeline_checks.ipynb #pc_fits
 def check_unet_fits(
     config,  # of the U-Net
     channels: int,  # of the VAE's latents
@@ -51,17 +52,18 @@ def check_unet_fits(
         raise ConfigError(f"the U-Net answers in {given} channels, expected {channels} "
                           f"or, with a learned variance, {2 * channels}")
     xl = config.addition_embed_type == "text_time"
-    if config.class_embed_type or config.num_class_embeds or xl != (pooled is not None):
+    if config.class_embed_type or config.num_class_embeds or xl and pooled is None:
         raise ConfigError("the U-Net wants more than a text (classes, or sizes as "
-                          "Stable Diffusion XL does), and this pipeline has no more"
-                          if pooled is None else "the pipeline has two text encoders, "
-                          "and the U-Net is none of Stable Diffusion XL")
-    wanted = config.projection_class_embeddings_input_dim if xl else 0
-    if xl and wanted != pooled + 6 * config.addition_time_embed_dim:
-        raise ConfigError(f"the U-Net's add_embedding takes {wanted} numbers, and the "
-                          f"second text encoder's {pooled} and six sizes of "
-                          f"{config.addition_time_embed_dim} are "
-                          f"{pooled + 6 * config.addition_time_embed_dim}")
+                          "Stable Diffusion XL does), and this pipeline has no more")
+    if pooled is None: return
+    if not xl:
+        raise ConfigError("there are two text encoders, and the U-Net is none of "
+                          "Stable Diffusion XL's kind")
+    wanted = config.projection_class_embeddings_input_dim
+    given = pooled + 6 * config.addition_time_embed_dim
+    if wanted != given:
+        raise ConfigError(f"the U-Net's add_embedding takes {wanted} numbers; the whole "
+                          f"text ({pooled}) and six sizes are {given}")
 
 # %% ../nbs/workshop/pipeline_checks.ipynb #pc_reader
 def check_reader(

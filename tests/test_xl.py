@@ -15,7 +15,7 @@ from minidiff.pipeline import SCHEDULERS, LatentDiffusionPipeline
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.text_encoder import CLIPTextModel, CLIPTextModelWithProjection
 from minidiff.tokenizer import CLIPTokenizer, train_bpe
-from minidiff.two_encoders import add_sizes, decode_precisely
+from minidiff.two_encoders import decode_precisely, take_sizes, with_sizes
 from test_lora import stir
 from test_pipeline import BETAS, OTHER, PROMPT, VAE, noise, seeds
 
@@ -204,6 +204,5 @@ def test_parts_that_do_not_fit(ours, real, folder):
 
 def test_other_sizes_for_each_half_in_a_batch():
     "diffusers interleaves these rows where there are several prompts, and the states not; ours keeps them beside their states."
-    options = dict(negative_original_size=(9, 8), negative_target_size=(7, 6))
-    add_sizes(options, torch.zeros(4, 3), torch.zeros(2, 4, 1, 1), 8, True)
-    assert options["added_cond_kwargs"]["time_ids"].tolist() == [[9, 8, 0, 0, 7, 6]] * 2 + [[8, 8, 0, 0, 8, 8]] * 2
+    added = dict(text_embeds=torch.zeros(4, 3), sizes=take_sizes(dict(negative_original_size=(9, 8), negative_target_size=(7, 6))))
+    assert with_sizes(added, torch.zeros(2, 4, 1, 1), 8)["time_ids"].tolist() == [[9, 8, 0, 0, 7, 6]] * 2 + [[8, 8, 0, 0, 8, 8]] * 2
