@@ -62,8 +62,8 @@ def check_unet_fits(
     wanted = config.projection_class_embeddings_input_dim
     given = pooled + 6 * config.addition_time_embed_dim
     if wanted != given:
-        raise ConfigError(f"the U-Net's add_embedding takes {wanted} numbers; the whole "
-                          f"text ({pooled}) and six sizes are {given}")
+        raise ConfigError(f"the U-Net's add_embedding takes {wanted} numbers; the "
+                          f"whole text ({pooled}) and six sizes are {given}")
 
 # %% ../nbs/workshop/pipeline_checks.ipynb #pc_reader
 def check_reader(
