@@ -132,6 +132,10 @@ def check_parts(
     check_unet_fits(self.unet.config, vae.latent_channels,
                     sum(text.hidden_size for text in texts), masked, pooled)
 
+def _check_index(index, folder, given=()):
+    return check_index(index, folder, given, parts=_parts(names_two(index)),
+                       extras=_EXTRAS, known=SCHEDULERS)
+
 # %% ../nbs/14_stable_diffusion.ipynb #cell025
 @patch_to(LatentDiffusionPipeline)
 @torch.no_grad()
@@ -474,8 +478,7 @@ def from_pretrained(
     folder = find_folder(name, ("model_index.json",), revision, hub)
     index = read_json(folder/"model_index.json")
     xl = names_two(index)
-    sampler = check_index(index, folder, parts, parts=_parts(xl), extras=_EXTRAS,
-                          known=SCHEDULERS)
+    sampler = _check_index(index, folder, parts)
     if isinstance(sampler, type): parts.pop("scheduler", None)
     networks = _parts(xl, _NETWORKS)
     needed = functools.partial(_needed, variant=variant, given=parts, known=networks)
