@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULERS', 'LatentDiffusionPipeline', 'PipelineOutput', 'to_pil']
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell004
-import functools, inspect, itertools, math, warnings
+import functools, inspect, itertools, math, re, warnings
 from typing import Callable, NamedTuple
 
 import torch
@@ -18,19 +18,23 @@ from .checks import (ConfigError, LoadError, check_place, check_tensor,
 from .conditioning import ControlHint, PaintOver, guide, rescale_guided
 from .files import read_json, staged, write_json
 from .hub import find_folder, is_weights_file, patch_to
+from .lora import fuse_lora as _fuse
+from .lora import (load_lora_parts, lora_layers, read_lora, refuse_lora,
+                           unload_lora)
 from .pipeline_checks import (as_list, check_finite, check_index,
-                                      check_unet_fits, plan_steps, refuse_extras,
-                                      step_options)
+                                      check_reader, check_unet_fits, names_two,
+                                      plan_steps, refuse_extras, step_options)
 from .plots import to_uint8
 from .scheduler import DDPMScheduler, randn_like, sample
 from .sd_unet import UNet2DConditionModel, timestep_embedding
-from .text_encoder import CLIPTextModel
+from .text_encoder import CLIPTextModel, CLIPTextModelWithProjection
 from .tokenizer import CLIPTokenizer
+from .two_encoders import decode_precisely, hear_two, token_ids, with_sizes
 from .vae import AutoencoderKL
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell019
 class LatentDiffusionPipeline:
-    "Text to picture: the five parts of Stable Diffusion 1.x and 2.x, and their loop."
+    "Text to picture: the parts of Stable Diffusion 1.x, 2.x and XL, and their loop."
     def __init__(
         self,
         vae: AutoencoderKL,  # enlarges latents into pictures
@@ -38,6 +42,9 @@ class LatentDiffusionPipeline:
         tokenizer: CLIPTokenizer,  # text to ids
         unet: UNet2DConditionModel,  # predicts the noise
         scheduler,  # takes it away, step by step
+        text_encoder_2: CLIPTextModelWithProjection | None = None,  # XL: another
+        tokenizer_2: CLIPTokenizer | None = None,  # and what it reads
+        force_zeros_for_empty_prompt: bool = True,  # XL: zeros for no negative prompt
         **extras,  # diffusers' `safety_checker` and the like: they may be None
     ):
         refuse_extras(extras, _EXTRAS)
@@ -46,36 +53,51 @@ class LatentDiffusionPipeline:
         self.tokenizer = tokenizer
         self.unet = unet
         self.scheduler = scheduler
+        self.text_encoder_2 = text_encoder_2
+        self.tokenizer_2 = tokenizer_2
+        self.force_zeros_for_empty_prompt = force_zeros_for_empty_prompt
         self.check_parts()
-        for network in (vae, text_encoder, unet): network.eval()
+        for network in self._networks().values(): network.eval()
         if vae.config.shift_factor:
             warnings.warn(f"the VAE's shift_factor={vae.config.shift_factor} is not "
                           "used: Stable Diffusion's pipeline has none", stacklevel=2)
 
     device = property(lambda self: next(self.unet.parameters()).device)
     dtype = property(lambda self: next(self.unet.parameters()).dtype)
-    components = property(
-        lambda self: {part: getattr(self, part) for part in (*_PARTS, "scheduler")})
+    components = property(lambda self: {
+        part: getattr(self, part) for part in (*_parts(self._is_xl), "scheduler")})
+    _is_xl = property(lambda self: self.text_encoder_2 is not None)
 
     def __getattr__(self, name):
         raise AttributeError(
             f"LatentDiffusionPipeline has no {name!r}; of diffusers' pipeline it keeps "
-            "the call, `img2img`, `inpaint`, `components`, `to`, `encode_prompt` and "
-            "`save_pretrained`")
+            "the call, `img2img`, `inpaint`, `components`, `to`, `encode_prompt`, "
+            "`load_lora_weights` and `save_pretrained`")
 
 # %% ../nbs/14_stable_diffusion.ipynb #partscode
 _PARTS = dict(vae=("diffusers", "AutoencoderKL"),
               text_encoder=("transformers", "CLIPTextModel"),
               tokenizer=("transformers", "CLIPTokenizer"),
-              unet=("diffusers", "UNet2DConditionModel"))
+              unet=("diffusers", "UNet2DConditionModel"),
+              text_encoder_2=("transformers", "CLIPTextModelWithProjection"),
+              tokenizer_2=("transformers", "CLIPTokenizer"))
 _NETWORKS = dict(vae=AutoencoderKL, text_encoder=CLIPTextModel,
-                 unet=UNet2DConditionModel)
+                 unet=UNet2DConditionModel, text_encoder_2=CLIPTextModelWithProjection)
+
+def _parts(xl, known=_PARTS):
+    "What there is: all parts in XL, and those without a 2 in its elders."
+    return {part: kind for part, kind in known.items() if xl or part[-1] != "2"}
+
+@patch_to(LatentDiffusionPipeline)
+def _networks(self):
+    return {part: getattr(self, part) for part in _parts(self._is_xl, _NETWORKS)}
+
 _EXTRAS = "safety_checker", "feature_extractor", "image_encoder"  # none is here
 
 @patch_to(LatentDiffusionPipeline)
 def to(self, *args, **kwargs):
-    "Move (or convert) the three networks."
-    for network in (self.vae, self.text_encoder, self.unet):
+    "Move (or convert) the networks."
+    for network in self._networks().values():
         try: network.to(*args, **kwargs)
         except (RuntimeError, TypeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:160]
@@ -93,27 +115,26 @@ def check_parts(
     self,
     masked: bool = True,  # may the U-Net be one that also takes a mask and a picture?
 ):
-    "Raise a `ConfigError` where the five parts do not fit together."
-    for part, kind in _NETWORKS.items():
-        given = getattr(self, part)
+    "Raise a `ConfigError` where the parts do not fit together."
+    for part, given in self._networks().items():
+        kind = _NETWORKS[part]
         given = type(getattr(given, "_orig_mod", given))  # `torch.compile` wraps it
         if not issubclass(given, kind):
             raise ConfigError(f"{part}: expected a minidiff {kind.__name__}, got a "
                               f"{given.__module__}.{given.__name__}")
-    if not callable(self.tokenizer) or not hasattr(self.tokenizer, "__len__"):
-        raise ConfigError(f"tokenizer: expected one, got {shorten(self.tokenizer)}")
     if not hasattr(self.scheduler, "set_timesteps"):
         raise ConfigError(f"scheduler: expected one, got {shorten(self.scheduler)}")
-    vae, text = self.vae.config, self.text_encoder.config
-    if len(self.tokenizer) > text.vocab_size:
-        raise ConfigError(f"the tokenizer has {len(self.tokenizer)} tokens, "
-                          f"and the text encoder knows {text.vocab_size}")
+    vae = self.vae.config
+    texts = [check_reader(self, two) for two in ("", "_2")[:1 + self._is_xl]]
     if not number("the VAE's scaling_factor", vae.scaling_factor):
         raise ConfigError("the VAE's scaling_factor is 0: latents cannot be unscaled")
-    check_unet_fits(self.unet.config, vae.latent_channels, text.hidden_size, masked)
+    pooled = texts[1].projection_dim if self._is_xl else None
+    check_unet_fits(self.unet.config, vae.latent_channels,
+                    sum(text.hidden_size for text in texts), masked, pooled)
 
-_check_index = functools.partial(check_index, parts=_PARTS, extras=_EXTRAS,
-                                 known=SCHEDULERS)  # of a folder
+def _check_index(index, folder, given=()):
+    return check_index(index, folder, given, parts=_parts(names_two(index)),
+                       extras=_EXTRAS, known=SCHEDULERS)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell025
 @patch_to(LatentDiffusionPipeline)
@@ -124,24 +145,24 @@ def encode_prompt(
     clip_skip: int | None = None,  # of the text encoder's last layers, how many to skip
     max_length: int | None = None,  # tokens a text; None: the most that the model knows
 ) -> Tensor:  # (n, 77, width): one vector a token, padded to that length
-    "What the U-Net hears."
-    config = self.text_encoder.config
-    most = config.max_position_embeddings
-    own = getattr(self.tokenizer, "model_max_length", None) or most  # some name 10**30
-    ids = self.tokenizer(as_list(prompts, "prompts"), padding="max_length",
-                         max_length=max_length or int(min(own, most)), truncation=True,
-                         return_tensors="pt").input_ids
-    output = self.text_encoder(ids.to(next(self.text_encoder.parameters()).device))
+    "What the U-Net hears; in XL, with `encode_two`, half of it."
+    ids = token_ids(self.tokenizer, self.text_encoder, as_list(prompts, "prompts"),
+                    max_length)
+    output = self.text_encoder(ids)
     if clip_skip is None: return output.last_hidden_state
-    skip = whole_number("clip_skip", clip_skip, 0, config.num_hidden_layers)
+    layers = self.text_encoder.config.num_hidden_layers
+    skip = whole_number("clip_skip", clip_skip, 0, layers)
     return self.text_encoder.final_layer_norm(output.hidden_states[-1 - skip])
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell025_2
 @patch_to(LatentDiffusionPipeline)
 def _states(self, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds,
-            guided, clip_skip, copies):
+            guided, clip_skip, copies, options):
     "What the U-Net hears; with guidance, what to go away from comes first."
     states, negative = prompt_embeds, negative_prompt_embeds
+    if self._is_xl:
+        return hear_two(self, prompt, negative_prompt, states, negative, guided,
+                        clip_skip, copies, options)
     for name, text, vectors in (("prompt", prompt, states),
                                 ("negative_prompt", negative_prompt, negative)):
         if text is not None and vectors is not None:
@@ -214,24 +235,29 @@ _WATCHED = "latents", "prompt_embeds", "negative_prompt_embeds"
 
 class _Guided:
     "A U-Net with guidance, as `sample` calls it; what it hears may change on the way."
-    def __init__(self, pipeline, states, rescale, told, over=None, control=None):
+    def __init__(self, pipeline, states, rescale, told, over=None, control=None,
+                 added=None):
         self.pipeline = pipeline
         self.states = states
         self.rescale = number("guidance_rescale", rescale, 0, 1)
         self.told = told  # what else the U-Net is given, by name
         self.over = over  # an `PaintOver`
         self.control = control  # a `ControlHint`
+        self.added = added or {}  # XL: whole texts and sizes, with as many rows
 
     def __call__(self, x, t):
         scale = self.pipeline._guidance_scale
         states = self.states
         told = self.told
+        added = self.added
         twice = len(states) == 2 * len(x)
         if twice and (scale == 1 or scale == 0 and not self.rescale):
             states = states.chunk(2)[int(scale)]  # the other answer would count nothing
+            added = {k: rows.chunk(2)[int(scale)] for k, rows in added.items()}
             twice = False
         if twice: x = torch.cat([x, x])
         if self.control: told = told | self.control(x, t, states)
+        if added: told = told | {"added_cond_kwargs": added}
         if self.over: x = self.over.beside(x)
         answer = self.pipeline.unet(x, t, states, **told)
         if not twice: return answer
@@ -258,6 +284,7 @@ def denoise(
     sigmas=None,  # or their noise levels
     over=None,  # what to paint over: see `img2img`
     control=None,  # what a ControlNet sees: see `__call__`
+    added_cond_kwargs: dict | None = None,  # XL: see `UNet2DConditionModel.forward`
     **options,  # for the scheduler's `step`, such as `eta`
 ) -> Tensor:  # (n, c, h, w): clean latents
     "From noise to a clean latent."
@@ -275,7 +302,8 @@ def denoise(
     else: start = start * self.scheduler.init_noise_sigma
     self._num_timesteps = len(times)
     model = _Guided(self, states.to(self.device, self.dtype), guidance_rescale, told,
-                    over, control)
+                    over, control,
+                    with_sizes(added_cond_kwargs, latents, self.vae.factor))
     times = itertools.takewhile(lambda t: not self._interrupt, times)
     return sample(model, self.scheduler, start, timesteps=times,
                   on_step=functools.partial(report, model), **options)
@@ -343,7 +371,7 @@ def __call__(
     return_dict: bool | None = None,  # None: pictures; True: `.images`; False: a tuple
     guidance_rescale: float = 0.0,  # 0 to 1, see `rescale_guided`
     clip_skip: int | None = None,  # of the text encoder's last layers, how many to skip
-    **options,  # `controlnet` and its `image`; others of `denoise` and `step`
+    **options,  # `controlnet` and its `image`; XL's; others of `denoise` and `step`
 ):
     "Paint what the prompts say."
     over = options.get("over")  # from `img2img` or `inpaint`
@@ -352,7 +380,7 @@ def __call__(
     copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1, 10_000)
     guided = self._is_guided(guidance_scale, options)
     states = self._states(prompt, negative_prompt, prompt_embeds,
-                          negative_prompt_embeds, guided, clip_skip, copies)
+                          negative_prompt_embeds, guided, clip_skip, copies, options)
     n = len(states) // 2 if guided else len(states)
     options |= dict(guidance_rescale=number("guidance_rescale", guidance_rescale, 0, 1),
                     timesteps=timesteps, sigmas=sigmas, eta=number("eta", eta, 0, 1))
@@ -380,7 +408,7 @@ def to_pil(
 @patch_to(LatentDiffusionPipeline)
 def _is_guided(self, scale, options):
     "Is the U-Net asked twice? Not at 1, and not where it has learned guidance."
-    own = {"steps", "scale", "states", "control"}
+    own = {"steps", "scale", "states", "control", "added_cond_kwargs"}
     if not isinstance(options.get("over"), PaintOver): own.add("over")
     for name in options.keys() & own:
         raise TypeError(f"LatentDiffusionPipeline knows no {name!r}; see `denoise`")
@@ -390,8 +418,10 @@ def _is_guided(self, scale, options):
 @patch_to(LatentDiffusionPipeline)
 def _pictures(self, latents, kind, return_dict):
     "Clean latents to PIL, a tensor in [-1, 1], an array (n, h, w, 3) in [0, 1]."
+    decode = self.vae.decode
+    if self._is_xl: decode = functools.partial(decode_precisely, self.vae)
     z = latents.to(next(self.vae.parameters())) / self.vae.config.scaling_factor
-    images = latents if kind == "latent" else self.vae.decode(z).float()
+    images = latents if kind == "latent" else decode(z).float()
     if kind == "pil": images = to_pil(images)
     if kind == "np":
         images = (check_finite("the picture", images) / 2 + 0.5).clamp(0, 1)
@@ -440,30 +470,34 @@ def from_pretrained(
     hub: bool = True,  # may a name without "hub:" be asked of the Hub?
     **parts,  # to take in place of the folder's; for the scheduler, its class will do
 ):
-    "Open a folder of Stable Diffusion 1.x or 2.x, or one that `save_pretrained` wrote."
+    "Open a folder of Stable Diffusion 1.x, 2.x or XL, or one of `save_pretrained`."
     refuse_extras({p: parts.pop(p) for p in parts.keys() - {*_PARTS, "scheduler"}},
                   _EXTRAS)
     dtype = torch_dtype if dtype is None else dtype
     dtype, device = check_place(dtype, device, use_safetensors)
     folder = find_folder(name, ("model_index.json",), revision, hub)
-    sampler = _check_index(read_json(folder/"model_index.json"), folder, parts)
+    index = read_json(folder/"model_index.json")
+    xl = names_two(index)
+    sampler = _check_index(index, folder, parts)
     if isinstance(sampler, type): parts.pop("scheduler", None)
-    needed = functools.partial(_needed, variant=variant, given=parts)
+    networks = _parts(xl, _NETWORKS)
+    needed = functools.partial(_needed, variant=variant, given=parts, known=networks)
     folder = find_folder(name, needed, revision, hub)
-    parts |= _open_networks(folder, variant, parts, dtype, device)
-    if "tokenizer" not in parts:
-        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder/"tokenizer")
+    parts |= _open_networks(folder, variant, parts, dtype, device, networks)
+    for part in _parts(xl).keys() - networks.keys() - parts.keys():
+        parts[part] = CLIPTokenizer.from_pretrained(folder/part)
     if "scheduler" not in parts:
         parts["scheduler"] = sampler.from_pretrained(folder/"scheduler")
-    return cls(**parts)
+    zeros = index.get("force_zeros_for_empty_prompt", True) is not False
+    return cls(**parts, force_zeros_for_empty_prompt=zeros)
 
 # %% ../nbs/14_stable_diffusion.ipynb #opencode
-def _open_networks(folder, variant, given, dtype, device):
+def _open_networks(folder, variant, given, dtype, device, known):
     "The networks of a folder, but for those that are given."
-    files = [f"{part}/{path.name}" for part in _NETWORKS
+    files = [f"{part}/{path.name}" for part in known
              for path in (folder/part).glob("*")]
     opened = {}
-    for part, own in _variants(files, variant, given).items():
+    for part, own in _variants(files, variant, given, known).items():
         if own != variant:
             warnings.warn(f"there are no {variant} weights of the {part}; it is opened "
                           "in full", stacklevel=3)
@@ -471,9 +505,9 @@ def _open_networks(folder, variant, given, dtype, device):
             folder, part, variant=own, dtype=dtype, device=device)
     return opened
 
-def _variants(names, variant, given):
+def _variants(names, variant, given, known):
     "For each network to be opened: the variant, or None where it has no such weights."
-    found = {part: None for part in _NETWORKS if part not in given}
+    found = {part: None for part in known if part not in given}
     for part, _, file in (name.partition("/") for name in names):
         own = part in found and _NETWORKS[part].weights_name
         if own and is_weights_file(file, own, variant): found[part] = variant
@@ -482,12 +516,13 @@ def _variants(names, variant, given):
                         f"{shorten(variant)}")
     return found
 
-def _needed(names, variant, given):
+def _needed(names, variant, given, known):
     "Which files of a repository to fetch."
     files = ["model_index.json", "scheduler/scheduler_config.json"]
     files += [name for name in names
-              if name.startswith("tokenizer/") and name.endswith((".json", ".txt"))]
-    for part, own in _variants(names, variant, given).items():
+              if re.match(r"tokenizer(_2)?/.*\.(json|txt)$", name)
+              and ("text_encoder_2" in known or name[9] == "/")]
+    for part, own in _variants(names, variant, given, known).items():
         files += _NETWORKS[part].needed_files(names, part, own)
     return [file for file in files if file.split("/")[0] not in given]
 
@@ -504,19 +539,24 @@ def save_pretrained(
     safe_serialization: bool = True,  # there is no other kind
     push_to_hub: bool = False,  # nor any sending
 ):
-    """Save the five parts and the index, as `StableDiffusionPipeline` opens them.
+    """Save the parts and the index, as `StableDiffusionPipeline` opens them.
     Interrupted, it leaves the older pipeline whole, or a folder that does not open."""
+    for part, network in self._networks().items(): refuse_lora(part, network)
     options = dict(variant=variant, max_shard_size=max_shard_size,
                    safe_serialization=safe_serialization, push_to_hub=push_to_hub)
     kind = "Inpaint" * (self.unet.config.in_channels != self.vae.config.latent_channels)
+    more = {"requires_safety_checker": False, **dict.fromkeys(_EXTRAS, [None, None])}
+    if self._is_xl:
+        kind = f"XL{kind}"
+        more = {"force_zeros_for_empty_prompt": self.force_zeros_for_empty_prompt,
+                **dict.fromkeys(_EXTRAS[1:], [None, None])}
     index = {"_class_name": f"StableDiffusion{kind}Pipeline",
              "_diffusers_version": "0.42.0",  # its inpainting pipeline asks
-             "requires_safety_checker": False, **dict.fromkeys(_EXTRAS, [None, None]),
-             **_PARTS,
+             **more, **_parts(self._is_xl),
              "scheduler": ("diffusers", type(self.scheduler).__name__)}
 
     def replaces(file):
-        if file.parts[0] == "tokenizer": return file.name in _TOKENIZER_FILES
+        if file.parts[0].startswith("tokenizer"): return file.name in _TOKENIZER_FILES
         name = getattr(_NETWORKS.get(file.parts[0]), "weights_name", None)
         return bool(name) and is_weights_file(file.name, name, variant, variant is None)
 
@@ -524,3 +564,32 @@ def save_pretrained(
         for part, own in self.components.items():
             own.save_pretrained(stage/part, **(options if part in _NETWORKS else {}))
         write_json(index, stage/"model_index.json")
+
+# %% ../nbs/14_stable_diffusion.ipynb #lora_code
+def _changeable(self):
+    return {part: network for part, network in self._networks().items()
+            if part != "vae"}
+
+@patch_to(LatentDiffusionPipeline)
+def load_lora_weights(
+    self,
+    name,  # a file, a folder, a repository on the Hub, or the weights by name
+    scale: float = 1.0,  # how strongly it is felt; 0: not at all
+    weight_name: str | None = None,  # of the file in the folder; None: the only one
+    revision: str | None = None,  # branch, tag or commit on the Hub
+    hub: bool = True,  # may a name without "hub:" be asked of the Hub?
+):
+    "Put a LoRA on the U-Net and, where it has a part for it, on text encoders."
+    found = read_lora(name, weight_name, revision, hub)
+    load_lora_parts(_changeable(self), found, scale)
+
+@patch_to(LatentDiffusionPipeline)
+def unload_lora_weights(self):
+    "Take the LoRA off: the weights are what they were."
+    for network in _changeable(self).values(): unload_lora(network)
+
+@patch_to(LatentDiffusionPipeline)
+def fuse_lora(self):
+    "Add what the LoRA changes to the weights, for good; then another can be loaded."
+    for network in _changeable(self).values():
+        if lora_layers(network): _fuse(network)

@@ -586,7 +586,7 @@ def test_parts_that_are_given_are_not_fetched(repository, shipped):
 def test_a_strange_repository_is_refused_after_its_index(repository, tmp_path):
     repository.folder = tmp_path
     write_json({**read_json(SHIPPED / "model_index.json"), "text_encoder_2": ["transformers", "CLIPTextModel"]}, tmp_path / "model_index.json")
-    with pytest.raises(LoadError, match="two text encoders"): LatentDiffusionPipeline.from_pretrained("owner/name")
+    with pytest.raises(LoadError, match="the text_encoder_2 is a CLIPTextModel"): LatentDiffusionPipeline.from_pretrained("owner/name")
     assert repository.fetched == {"model_index.json"}
 
 

@@ -454,7 +454,7 @@ def test_unknown_arguments_of_opening(ours, folder):
     with pytest.raises(ConfigError, match="text_encoder"): LatentDiffusionPipeline.from_pretrained(folder / "real", text_encoder=None)
 
 
-@pytest.mark.parametrize("name", ["enable_attention_slicing", "enable_model_cpu_offload", "load_lora_weights", "set_progress_bar_config", "config", "safety_checker"])
+@pytest.mark.parametrize("name", ["enable_attention_slicing", "enable_model_cpu_offload", "set_adapters", "set_progress_bar_config", "config", "safety_checker"])
 def test_what_diffusers_pipeline_has_and_ours_has_not(name, ours):
     with pytest.raises(AttributeError, match=f"LatentDiffusionPipeline has no '{name}'.*it keeps"): getattr(ours, name)
     assert not hasattr(ours, name)

@@ -1,0 +1,393 @@
+"""LoRA: what it computes, whom it changes, and the files of diffusers and of kohya's scripts; against diffusers' own loader where PEFT is installed."""
+import copy
+import importlib.util
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+from torch import nn
+
+from minidiff.checks import ConfigError, LoadError
+from minidiff.files import load_safetensors
+from minidiff.lora import (ATTENTION, LORA_FILE, TEXT_ATTENTION, LoRAConv2d, LoRALinear, add_lora, fuse_lora, load_lora, load_lora_parts, lora_layers,
+                           lora_state_dict, read_lora, save_lora, set_lora_scale, split_key, unload_lora)
+from minidiff.pipeline import LatentDiffusionPipeline
+from minidiff.sd_unet import UNet2DConditionModel
+from minidiff.text_encoder import CLIPTextModel, CLIPTextModelWithProjection
+from test_pipeline import OTHER, PROMPT, UNET, noise, real_pipeline
+
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="diffusers opens a LoRA with PEFT only, and it is not installed")
+TEXT = dict(vocab_size=64, hidden_size=32, intermediate_size=64, projection_dim=16, num_hidden_layers=2, num_attention_heads=4)
+MORE = (*ATTENTION, "conv1", "conv_shortcut", "conv", "proj_in", "ff.net.0.proj", "ff.net.2", "time_emb_proj", "conv_in")
+
+
+def unet():
+    torch.manual_seed(1)
+    return UNet2DConditionModel(**UNET).eval()
+
+
+def ask(model):
+    "A fixed question to a U-Net or a text encoder."
+    if not hasattr(model, "conv_in"): return model(torch.arange(20).view(2, 10)).last_hidden_state
+    g = torch.Generator().manual_seed(2)
+    return model(torch.randn(2, 4, 8, 8, generator=g), 500, torch.randn(2, 7, 32, generator=g))
+
+
+def stir(model, seed=3):
+    "Make a LoRA say something."
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in lora_layers(model).values(): layer.lora_B.weight.copy_(0.2 * torch.randn(layer.lora_B.weight.shape, generator=g))
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lora")
+    real_pipeline(folder).save_pretrained(folder / "real")
+    return folder
+
+
+@pytest.fixture
+def ours(folder):
+    return LatentDiffusionPipeline.from_pretrained(folder / "real")
+
+
+@pytest.fixture
+def real(folder):
+    pipe = StableDiffusionPipeline.from_pretrained(folder / "real", safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+# --- the layers -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("layer, x", [
+    (nn.Linear(6, 5), torch.randn(2, 3, 6)), (nn.Linear(6, 5, bias=False), torch.randn(6)), (nn.Conv2d(4, 5, 3, padding=1), torch.randn(2, 4, 6, 7)),
+    (nn.Conv2d(4, 5, (1, 3), stride=2), torch.randn(2, 4, 6, 7)), (nn.Conv2d(4, 5, 3, dilation=2, bias=False), torch.randn(2, 4, 8, 8)), (nn.Conv2d(4, 5, 1), torch.randn(4, 3, 3))], ids=str)
+@pytest.mark.parametrize("rank, alpha, scale", [(1, None, 1.0), (3, 1.5, 1.0), (2, 8, -0.5)])
+@torch.no_grad()
+def test_beside_and_within_are_equal(layer, x, rank, alpha, scale):
+    model = nn.Sequential(copy.deepcopy(layer))
+    plain = layer(x)
+    add_lora(model, rank, "0", alpha)
+    assert torch.equal(model(x), plain)
+    stir(model)
+    set_lora_scale(model, scale)
+    up, down = model[0].lora_B.weight.flatten(1), model[0].lora_A.weight.flatten(1)
+    by_hand = copy.deepcopy(layer)
+    by_hand.weight += scale * (1 if alpha is None else alpha / rank) * (up @ down).view_as(layer.weight)
+    torch.testing.assert_close(model(x), by_hand(x), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(model(x), plain, atol=1e-3)
+    fuse_lora(model)
+    assert type(model[0]) is type(layer)
+    torch.testing.assert_close(model[0].weight, by_hand.weight, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [ATTENTION, MORE, "to_q", ["attn2.to_v"]], ids=str)
+def test_a_fresh_lora_changes_nothing_and_alone_is_trained(targets):
+    model = unet()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    with torch.no_grad(): said = ask(model)
+    trained = add_lora(model, 2, targets)
+    exact = dict(atol=1e-6, rtol=1e-5) if targets is MORE else dict(atol=0, rtol=0)  # a plain GEGLU is two products, one with a LoRA is one
+    with torch.no_grad(): torch.testing.assert_close(ask(model), said, **exact)
+    assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in trained}
+    assert len(trained) == 2 * len(lora_layers(model)) > 0
+    optimizer = torch.optim.SGD(trained, 1.0)
+    for _ in range(2):
+        ask(model).square().mean().backward()
+        optimizer.step()
+    now = model.state_dict()
+    assert all(torch.equal(now[name], x) for name, x in before.items())
+    assert all(layer.lora_B.weight.abs().sum() > 0 for layer in lora_layers(model).values())
+    assert {type(layer) for layer in lora_layers(model).values()} <= {LoRALinear, LoRAConv2d}
+    unload_lora(model)
+    with torch.no_grad(): assert torch.equal(ask(model), said)
+    assert list(model.state_dict()) == list(before)
+
+
+@torch.no_grad()
+def test_fused_in_every_place_a_layer_is_called():
+    "Some layers are called by their weights and not as layers (GEGLU, the projections of a transformer): with a LoRA they are not."
+    model = unet()
+    add_lora(model, 2, MORE)
+    assert len(lora_layers(model)) > 40
+    with_lora = ask(stir(model))
+    fuse_lora(model)
+    torch.testing.assert_close(ask(model), with_lora, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [CLIPTextModel, CLIPTextModelWithProjection])
+@torch.no_grad()
+def test_a_text_encoder(kind):
+    torch.manual_seed(0)
+    model = kind(**TEXT).eval()
+    said = ask(model)
+    add_lora(model, 2, (*TEXT_ATTENTION, "fc1", "fc2"))
+    assert torch.equal(ask(model), said) and len(lora_layers(model)) == 12
+    with_lora = ask(stir(model))
+    assert not torch.allclose(with_lora, said, atol=1e-3)
+    fuse_lora(model)
+    torch.testing.assert_close(ask(model), with_lora, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_half_precision():
+    model = nn.Sequential(nn.Linear(16, 16)).to(torch.bfloat16)
+    add_lora(model, 2, "0")
+    assert model[0].lora_A.weight.dtype == torch.bfloat16
+    x = torch.randn(4, 16, dtype=torch.bfloat16)
+    with_lora = stir(model)(x)
+    fuse_lora(model)
+    assert model[0].weight.dtype == torch.bfloat16
+    torch.testing.assert_close(model(x), with_lora, atol=0.05, rtol=0.05)
+
+
+def test_opening_rolls_no_dice():
+    state = lora_state_dict_of(unet())
+    model = unet()
+    torch.manual_seed(5)
+    load_lora(model, state)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), drawn)
+    assert not any(p.requires_grad != model.conv_in.weight.requires_grad for p in model.parameters())
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+def lora_state_dict_of(model, targets=ATTENTION, rank=2, alpha=None):
+    add_lora(model, rank, targets, alpha)
+    return lora_state_dict(stir(model))
+
+
+def named(state, down, up, prefix="unet."):
+    return {prefix + name.replace("lora_A", down).replace("lora_B", up): x for name, x in state.items()}
+
+
+def processors(state):
+    "The oldest names."
+    state = {name.replace("to_out.0", "to_out"): x for name, x in named(state, "lora.down", "lora.up").items()}
+    return {name.replace(".to_", ".processor.to_").replace(".lora.", "_lora."): x for name, x in state.items()}
+
+
+def kohya(state, alpha, prefix="lora_unet_"):
+    found = {}
+    for name, x in state.items():
+        path, way = name.removesuffix(".weight").rsplit(".", 1)
+        path = prefix + path.replace(".", "_")
+        rank = x.shape[0 if way == "lora_A" else 1]
+        found[f"{path}.{dict(lora_A='lora_down', lora_B='lora_up')[way]}.weight"] = x if way == "lora_A" else x * rank / alpha
+        found[f"{path}.alpha"] = torch.tensor(float(alpha))
+    return found
+
+
+SPELLINGS = {"PEFT": lambda s: named(s, "lora_A", "lora_B"), "PEFT, with its adapter": lambda s: named(s, "lora_A.default", "lora_B.default"),
+             "diffusers": lambda s: named(s, "lora.down", "lora.up"), "processors": processors, "kohya": lambda s: kohya(s, 1.5),
+             "no prefix": lambda s: named(s, "lora_A", "lora_B", "")}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@torch.no_grad()
+def test_every_spelling_is_read(spelling, tmp_path):
+    model = unet()
+    state = {name: x.contiguous() for name, x in SPELLINGS[spelling](lora_state_dict_of(model, alpha=3)).items()}
+    save_file(state, tmp_path / "a.safetensors")
+    fresh = unet()
+    load_lora_parts({"unet": fresh}, read_lora(tmp_path))
+    torch.testing.assert_close(ask(fresh), ask(model), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spelling", ["processors", "kohya", "diffusers"])
+def test_the_names_are_read_as_diffusers_reads_them(spelling, tmp_path):
+    "`lora_state_dict` of diffusers renames what kohya and the oldest scripts wrote, and needs no PEFT for it."
+    from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+    state = {name: x.contiguous() for name, x in SPELLINGS[spelling](lora_state_dict_of(unet())).items()}
+    save_file(state, tmp_path / LORA_FILE)
+    theirs, alphas = StableDiffusionPipeline.lora_state_dict(tmp_path)
+    theirs = convert_unet_state_dict_to_peft(theirs)
+    fresh = unet()
+    load_lora_parts({"unet": fresh}, read_lora(tmp_path))
+    mine = {f"unet.{path}.{name}.weight": getattr(layer, name).weight for path, layer in lora_layers(fresh).items() for name in ("lora_A", "lora_B")}
+    assert mine.keys() == theirs.keys()
+    for name, x in theirs.items(): torch.testing.assert_close(mine[name].detach(), x, atol=0, rtol=0)
+    if alphas: assert {layer.lora_alpha for layer in lora_layers(fresh).values()} == set(alphas.values())
+
+
+@pytest.mark.parametrize("kind", [CLIPTextModel, CLIPTextModelWithProjection])
+@pytest.mark.parametrize("prefix, down, up", [("text_encoder.text_model.", "lora_A", "lora_B"), ("text_encoder.", "lora_A", "lora_B"),
+                                              ("text_encoder.text_model.", "lora_linear_layer.down", "lora_linear_layer.up")])
+@torch.no_grad()
+def test_a_text_encoders_names(kind, prefix, down, up):
+    torch.manual_seed(0)
+    model = kind(**TEXT).eval()
+    fresh, second = copy.deepcopy(model), copy.deepcopy(model)
+    state = lora_state_dict_of(model, TEXT_ATTENTION)
+    bare = {name.removeprefix("text_model."): x for name, x in state.items()}
+    load_lora(fresh, named(bare, down, up, prefix))
+    torch.testing.assert_close(ask(fresh), ask(model), atol=1e-5, rtol=1e-4)
+    load_lora(second, kohya(bare, 4, "lora_te_text_model_"))
+    torch.testing.assert_close(ask(second), ask(model), atol=1e-5, rtol=1e-4)
+    old = "text_encoder.text_model.encoder.layers.1.self_attn.to_out_lora.up.weight"
+    assert split_key(old) == ("text_encoder", "text_model.encoder.layers.1.self_attn.out_proj", "up")
+
+
+@torch.no_grad()
+def test_alphas_in_the_header(tmp_path):
+    "diffusers writes PEFT's settings there, with a pattern for layers that differ."
+    model = unet()
+    state = lora_state_dict_of(model, rank=4)
+    header = {"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {"attn2.to_q": 2}, "unet.rank_pattern": {}, "unet.target_modules": ["to_q"]}
+    save_file(named(state, "lora_A", "lora_B"), tmp_path / LORA_FILE, {"lora_adapter_metadata": json.dumps(header)})
+    layers = read_lora(tmp_path)["unet"]
+    assert {own["alpha"] for path, own in layers.items() if path.endswith("attn2.to_q")} == {2}
+    assert {own["alpha"] for path, own in layers.items() if not path.endswith("attn2.to_q")} == {8}
+    load_lora_parts({"unet": (fresh := unet())}, {"unet": layers})
+    for path, layer in lora_layers(model).items(): layer.lora_scale = 0.5 if path.endswith("attn2.to_q") else 2.0
+    torch.testing.assert_close(ask(fresh), ask(model), atol=1e-5, rtol=1e-4)
+    header["unet.use_rslora"] = True
+    save_file(named(state, "lora_A", "lora_B"), tmp_path / LORA_FILE, {"lora_adapter_metadata": json.dumps(header)})
+    assert {own["alpha"] for own in read_lora(tmp_path)["unet"].values()} == {4, 16}
+
+
+@torch.no_grad()
+def test_what_is_written_is_read(tmp_path):
+    model = unet()
+    lora_state_dict_of(model, MORE, rank=3, alpha=1)
+    torch.manual_seed(0)
+    text = CLIPTextModel(**TEXT).eval()
+    heard = copy.deepcopy(text)
+    lora_state_dict_of(text, TEXT_ATTENTION)
+    save_lora(tmp_path, unet=model, text_encoder=text)
+    assert all(name.startswith(("unet.", "text_encoder.text_model.encoder.")) for name in load_safetensors(tmp_path / LORA_FILE))
+    fresh = unet()
+    load_lora_parts({"unet": fresh, "text_encoder": heard}, read_lora(tmp_path / LORA_FILE))
+    torch.testing.assert_close(ask(fresh), ask(model), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ask(heard), ask(text), atol=1e-5, rtol=1e-4)
+
+
+# --- the pipeline, and diffusers' -----------------------------------------------------------------------------------
+def written_by_diffusers(ours, folder, alpha=None):
+    "A LoRA of both networks in diffusers' file; gives the changes by part and path, scaled."
+    changes = {}
+    for part, targets in dict(unet=MORE, text_encoder=TEXT_ATTENTION).items():
+        model = copy.deepcopy(getattr(ours, part))
+        state = lora_state_dict_of(model, targets, 3, alpha)
+        changes[part] = {path: layer.factor * layer.change().detach() for path, layer in lora_layers(model).items()}
+        changes[f"{part} file"] = state if part == "unet" else named(state, "lora_linear_layer.down", "lora_linear_layer.up", "text_model.")
+    StableDiffusionPipeline.save_lora_weights(folder, changes.pop("unet file"), changes.pop("text_encoder file"))
+    return changes
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+@torch.no_grad()
+def test_the_picture_of_diffusers_with_the_same_change(scale, ours, real, tmp_path):
+    "Its file, and its networks with the change added to their weights by hand: no PEFT is needed for that."
+    options = dict(prompt=[PROMPT, OTHER], negative_prompt=["", "a star"], num_inference_steps=3, latents=noise(2), output_type="np", guidance_scale=4.0)
+    plain = ours(**options)
+    changes = written_by_diffusers(ours, tmp_path)
+    for part, own in changes.items():
+        for path, change in own.items():
+            layer = getattr(real, part)
+            if part == "text_encoder" and hasattr(layer, "text_model"): layer = layer.text_model
+            layer.get_submodule(path).weight += scale * change
+    theirs = real(**options).images
+    ours.load_lora_weights(tmp_path, scale=scale)
+    mine = ours(**options)
+    np.testing.assert_allclose(mine, theirs, atol=1e-4, rtol=1e-4)
+    assert abs(mine - plain).max() > 0.02
+    ours.fuse_lora()
+    np.testing.assert_allclose(ours(**options), theirs, atol=1e-4, rtol=1e-4)
+
+
+@needs_peft
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+def test_the_picture_of_diffusers_own_loader(scale, ours, real, tmp_path):
+    options = dict(prompt=[PROMPT, OTHER], num_inference_steps=3, latents=noise(2), output_type="np")
+    written_by_diffusers(ours, tmp_path)
+    real.load_lora_weights(tmp_path, adapter_name="own")
+    real.set_adapters("own", scale)
+    ours.load_lora_weights(tmp_path, scale=scale)
+    np.testing.assert_allclose(ours(**options), real(**options).images, atol=1e-4, rtol=1e-4)
+
+
+@needs_peft
+def test_diffusers_opens_ours(ours, real, tmp_path):
+    for part, targets in dict(unet=ATTENTION, text_encoder=TEXT_ATTENTION).items(): lora_state_dict_of(getattr(ours, part), targets, 2, alpha=5)
+    save_lora(tmp_path, unet=ours.unet, text_encoder=ours.text_encoder)
+    options = dict(prompt=PROMPT, num_inference_steps=3, latents=noise(), output_type="np")
+    real.load_lora_weights(tmp_path)
+    np.testing.assert_allclose(ours(**options), real(**options).images, atol=1e-4, rtol=1e-4)
+
+
+def test_off_again(ours, tmp_path):
+    options = dict(prompt=PROMPT, num_inference_steps=2, latents=noise(), output_type="np")
+    plain = ours(**options)
+    written_by_diffusers(ours, tmp_path)
+    ours.load_lora_weights(tmp_path)
+    with pytest.raises(ConfigError, match="a LoRA already"): ours.load_lora_weights(tmp_path)
+    with pytest.raises(ConfigError, match="LoRA"): ours.save_pretrained(tmp_path / "saved")
+    ours.unload_lora_weights()
+    np.testing.assert_array_equal(ours(**options), plain)
+    ours.save_pretrained(tmp_path / "saved")
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+A, B = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight"
+
+
+def two(down=(2, 64), up=(64, 2), a=A, b=B):
+    return {a: torch.zeros(down), b: torch.zeros(up)}
+
+
+@pytest.mark.parametrize("state, reason", [
+    (two(down=(2, 63)), "its weight is"), (two(up=(63, 2)), "its weight is"), (two(up=(64, 3)), "its weight is"), (two(down=(0, 64), up=(64, 0)), "its weight is"),
+    (two(down=(2,)), "its weight is"), (two(down=()), "its weight is"), (two(down=(2, 64, 3, 3)), "its weight is"), ({A: torch.zeros(2, 64)}, "one half"),
+    (two(a=A.replace("to_q", "to_z"), b=B.replace("to_q", "to_z")), "no such layer"), (two(b=B.replace("lora_B", "lora_C")), "no weight of a LoRA"),
+    ({**two(), A.replace("lora_A.weight", "dora_scale"): torch.ones(64)}, "DoRA"), ({**two(), A.replace("lora_A", "lora.down"): torch.zeros(2, 64)}, "two weights"),
+    ({**two(), A.replace("lora_A.weight", "alpha"): torch.tensor(float("nan"))}, "alpha"), ({**two(), A.replace("lora_A.weight", "alpha"): torch.zeros(2)}, "alpha"),
+    ({A: torch.full((2, 64), torch.nan), B: torch.zeros(64, 2)}, "NaN"), ({A: torch.zeros(2, 64, dtype=torch.int64), B: torch.zeros(64, 2)}, "its weight is"),
+    (named(two(), "lora_A", "lora_B", "text_encoder_2."), "text_encoder_2"), ({}, "no weights"),
+    (two(a=A.replace("to_q", "norm"), b=B.replace("to_q", "norm")), "no such layer"),
+    (two(a="lora_unet_input_blocks_4_1_proj_in.lora_down.weight", b="lora_unet_input_blocks_4_1_proj_in.lora_up.weight"), "no such layer")])
+def test_a_lora_that_does_not_fit_changes_nothing(state, reason):
+    model = unet()
+    good = lora_state_dict_of(unet(), "time_emb_proj")
+    with pytest.raises((ConfigError, LoadError), match=reason) as error: load_lora_parts({"unet": model}, read_lora({**good, **state} if state else {}))
+    assert "\n" not in str(error.value) and not lora_layers(model) and list(model.state_dict()) == list(unet().state_dict())
+
+
+@pytest.mark.parametrize("call, reason", [
+    (lambda m: add_lora(m, 0), "rank"), (lambda m: add_lora(m, 2.5), "rank"), (lambda m: add_lora(m, 2, "nothing"), "targets"), (lambda m: add_lora(m, 2, ""), "targets"),
+    (lambda m: add_lora(m, 2, "attn1"), "attn1 is a Attention"), (lambda m: add_lora(m, 2, "norm1"), "expected a Linear"), (lambda m: add_lora(m, 2, alpha="x"), "alpha"),
+    (lambda m: add_lora(m, 2, [3]), "targets"), (lambda m: add_lora(m, 2, None), "targets"), (fuse_lora, "no LoRA"), (lora_state_dict, "no LoRA"), (lambda m: set_lora_scale(m, 1), "no LoRA"), (lambda m: load_lora(m, {}), "state"),
+    (lambda m: load_lora(m, None), "state"), (lambda m: load_lora(m, two(), "x"), "scale"), (lambda m: load_lora(m, two(), float("nan")), "scale"),
+    (lambda m: save_lora("x"), "models"), (lambda m: save_lora("x", vae=m), "models"), (lambda m: save_lora(3, unet=m), "no LoRA")])
+def test_wrong_arguments(call, reason):
+    model = unet()
+    with pytest.raises(ConfigError, match=reason) as error: call(model)
+    assert "\n" not in str(error.value) and not lora_layers(model)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(LoadError, match="no folder"): read_lora(tmp_path / "none")
+    with pytest.raises(LoadError, match="found none"): read_lora(tmp_path)
+    for name in "ab": save_file(named(two(), "lora_A", "lora_B"), tmp_path / f"{name}.safetensors")
+    with pytest.raises(LoadError, match="2 of them"): read_lora(tmp_path)
+    assert list(read_lora(tmp_path, weight_name="a.safetensors")) == ["unet"]
+    save_file(named(two(), "lora_A", "lora_B"), tmp_path / LORA_FILE)
+    assert list(read_lora(tmp_path)) == ["unet"]
+    save_file(two(), tmp_path / LORA_FILE, {"lora_adapter_metadata": "[1"})
+    with pytest.raises(LoadError, match="no JSON"): read_lora(tmp_path)
+    (tmp_path / "b.safetensors").write_bytes(b"\x80\x02pickle...")
+    with pytest.raises(LoadError, match="pickle"): read_lora(tmp_path / "b.safetensors")
+
+
+def test_a_compiled_model_is_one_too():
+    model = torch.compile(unet())
+    add_lora(model, 2)
+    assert all(not path.startswith("_orig_mod") for path in lora_layers(model))
+    assert lora_state_dict(model).keys() == lora_state_dict_of(unet()).keys()
