@@ -141,14 +141,13 @@ class Muon(torch.optim.AdamW):
                                          momentum=torch.zeros_like(p))
                 same.setdefault((p.shape[0], p[0].numel()), []).append(p)
             for shape, params in same.items():
-                grads, averages = [p.grad
-                                   for p in params], [self.state[p]["momentum"]
-                                                      for p in params]
+                grads = [p.grad for p in params]
+                averages = [self.state[p]["momentum"] for p in params]
                 torch._foreach_lerp_(averages, grads, 1 - momentum)
                 # Nesterov: look ahead
                 ahead = torch._foreach_lerp(grads, averages, momentum)
-                steps = orthogonalize(torch.stack([step.flatten(1)
-                                                   for step in ahead])).float()
+                matrices = torch.stack([step.flatten(1) for step in ahead])
+                steps = orthogonalize(matrices).float()
                 steps = [step.view(p.shape) for p, step in zip(params, steps)]
                 torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
                 torch._foreach_add_(params, steps, alpha=-lr * 0.2 * max(shape) ** 0.5)
