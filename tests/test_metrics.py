@@ -287,8 +287,8 @@ def test_features_that_are_no_numbers_are_named(metric, bad):
     (lambda: picture_features(torch.zeros(3, 32, 32)), "images: expected a tensor"),
     (lambda: picture_features(torch.zeros(1, 3, 16, 16)), "images: expected a tensor"),
     (lambda: copy_share(X, X[:5], X), "fresh: expected as many rows as known has, 20, got 5"),
-    (lambda: interval_by_halves(frechet_distance, X, X[:7]), "sets: expected at least 8 pictures in each, got 7"),
-    (lambda: interval_by_halves(frechet_distance), "sets: expected at least 8"),
+    (lambda: interval_by_halves(frechet_distance, X, X[:7]), "sets: expected tensors with at least 8 pictures in each, got a tensor .7, 4."),
+    (lambda: interval_by_halves(frechet_distance), "sets: expected tensors with at least 8"),
     (lambda: inception_features(torch.zeros(1, 3, 8, 8), "2047"), "layer is one of")])
 def test_what_is_wrong_is_named(call, message):
     with pytest.raises((ValueError, ConfigError), match=message) as caught: call()
