@@ -121,9 +121,9 @@ def check_features(
     x = x.detach().double()
     bad = (~(x.abs() < 1e38).all(1)).nonzero()
     if len(bad):
-        raise ValueError(f"{name}: {len(bad)} of {len(x)} rows hold NaN or infinity, "
-                         f"or what is nearly that; the first is row {bad[0].item()}; "
-                         "look at those pictures")
+        what = "numbers beyond 1e38" if x.isfinite().all() else "NaN or infinity"
+        raise ValueError(f"{name}: {len(bad)} of {len(x)} rows hold {what}, the first "
+                         f"is row {bad[0].item()}; look at those pictures")
     return x
 
 def _check_two(x, y, least=2, names=("x", "y")):
