@@ -95,10 +95,13 @@ def picture_features(
     if not callable(encoder):
         raise ConfigError("encoder is a function from pictures to features; got "
                           f"{shorten(encoder)}")
-    found, width = [], "d"
+    found = []
+    width = "d"
     for lot in images.split(whole_number("batch_size", batch_size, 1)):
-        found.append(check_tensor("what encoder returns", encoder(lot), len(lot), width))
-        width = found[0].shape[1]
+        seen = encoder(lot)
+        check_tensor("what encoder returns", seen, len(lot), width)
+        width = seen.shape[1]
+        found.append(seen)
     return torch.cat(found)
 
 # %% ../nbs/13_metrics.ipynb #mx_x_check
