@@ -89,6 +89,7 @@ def picture_features(
 ) -> Tensor:  # (n, d); of the shipped tower d is 128, and each row has length 1
     "What a network sees in pictures, as vectors to compare *sets* of pictures with."
     check_pictures("images", check_tensor("images", images, "n", "c", "H", "W"))
+    if images.is_meta: raise ValueError(f"images: {shorten(images)} without numbers")
     if encoder is None:
         images = images.to("cpu", torch.float32)
         encoder = shipped_clip()[0].embed_images

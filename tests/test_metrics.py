@@ -434,6 +434,7 @@ B = torch.zeros(4, 3, 32, 32)
     (lambda: picture_features(B, lambda x: x.flatten(1)[:, :len(x)], 3), r"what encoder returns: expected a tensor \(1, 3\)"),
     (lambda: picture_features(B, lambda x: x.flatten(1).long()), "what encoder returns: expected"),
     (lambda: picture_features(B[:, :1]), r"images: expected a tensor \(n, 3, 32, 32\)"),
+    (lambda: picture_features(B.to("meta")), "images: a tensor .* without numbers"),
     (lambda: picture_features(B, batch_size=0), "batch_size is a whole number"),
     (lambda: caption_features("a red star"), "captions: expected a list of texts, got 'a red star'"),
     (lambda: caption_features([]), r"captions: expected a list of texts, got \[\]"),
