@@ -9,7 +9,7 @@ __all__ = ['local_mean', 'ssim', 'shipped_clip', 'picture_features', 'check_feat
 
 # %% ../nbs/13_metrics.ipynb #mx_x_imports
 import math, warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .checks import (
-    ConfigError, LoadError, check_pictures, check_tensor, number, one_line, one_of,
-    shorten, whole_number)
+    ConfigError, LoadError, check_alike, check_pictures, check_tensor, number, one_line,
+    one_of, shorten, whole_number)
 from .files import data_folder
 from .sketchbook import wilson
 from .text_encoder import CLIPTextModel, ImageEncoder, TextAndPictures
@@ -26,23 +26,19 @@ from .tokenizer import CLIPTokenizer
 from .vae import psnr  # defined in chapter 09, and a metric like the others
 
 # %% ../nbs/13_metrics.ipynb #mx_x_ssim
-def _window(sigma, like):
-    "A Gaussian of one dimension, cut off at three and a half sigmas; its sum is 1."
-    reach = int(3.5 * sigma + 0.5)
-    places = torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype)
-    weights = torch.exp(-places.square() / (2 * sigma**2))
-    return weights / weights.sum()
-
 def local_mean(
     x: Tensor,  # pictures `(n, c, H, W)`
     sigma: float = 1.5,  # pixels; the window is cut off at 3.5 of them
 ) -> Tensor:  # of the same shape
     "Means under a Gaussian window, with the picture mirrored at its edges."
-    window = _window(sigma, x)
-    reach = len(window) // 2
+    check_tensor("x", x, "n", "c", "H", "W")
+    reach = int(3.5 * number("sigma", sigma, low=0.1) + 0.5)
     if reach >= min(x.shape[2:]):
         raise ValueError(f"x: expected sides of at least {reach + 1} pixels, got "
                          f"{x.shape[2]} x {x.shape[3]}")
+    places = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+    window = torch.exp(-(places / sigma).square() / 2)
+    window = window / window.sum()
     padded = F.pad(x.flatten(0, 1)[:, None], [reach] * 4, mode="reflect")
     rows = F.conv2d(padded, window.view(1, 1, -1, 1))
     return F.conv2d(rows, window.view(1, 1, 1, -1)).view_as(x)
@@ -55,10 +51,13 @@ def ssim(
 ) -> Tensor:  # from -1 to 1, `(n,)`; 1 where they are equal
     """Structural similarity (Wang et al. 2004), the mean over pixels and channels.
 
-    It is taken with black at 0, as the paper has it: of x + 1 and y + 1."""
-    check_tensor("y", y, *check_tensor("x", x, "n", "c", "H", "W").shape)
-    number("sigma", sigma, above=0)
-    x, y = (check_pictures(name, z).float().clamp(-1, 1) + 1
+    It is taken with black at 0, as the paper has it: of x + 1 and y + 1, in float32 or,
+    where that is given, in float64."""
+    check_tensor("x", x, "n", "c", "H", "W")
+    check_alike(y=y, x=x)
+    if not x.shape[1]: raise ValueError(f"x: expected channels, got {shorten(x)}")
+    kind = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    x, y = (check_pictures(name, z).to(kind).clamp(-1, 1) + 1
             for name, z in (("x", x), ("y", y)))
     c1, c2 = 0.02**2, 0.06**2  # (0.01 L)^2 and (0.03 L)^2, where L = 2 is the range
     mx, my = local_mean(x, sigma), local_mean(y, sigma)
@@ -85,18 +84,30 @@ def shipped_clip() -> tuple:  # a `TextAndPictures` and a `CLIPTokenizer`
 def picture_features(
     images: Tensor,  # pictures `(n, c, H, W)` in [-1, 1]
     encoder: Callable | None = None,  # `(n, c, H, W)` to `(n, d)`; None: the shipped
-                                      # picture tower, for 32 x 32 pixels
+                                      # picture tower, for 32 x 32 pixels, on the CPU
     batch_size: int = 256,  # pictures at once
 ) -> Tensor:  # (n, d); of the shipped tower d is 128, and each row has length 1
     "What a network sees in pictures, as vectors to compare *sets* of pictures with."
     check_pictures("images", check_tensor("images", images, "n", "c", "H", "W"))
-    if encoder is None: encoder = shipped_clip()[0].embed_images
-    lots = images.split(whole_number("batch_size", batch_size, 1))
-    return torch.cat([encoder(lot) for lot in lots])
+    if images.is_meta: raise ValueError(f"images: {shorten(images)} without numbers")
+    if encoder is None:
+        images = images.to("cpu", torch.float32)
+        encoder = shipped_clip()[0].embed_images
+    if not callable(encoder):
+        raise ConfigError("encoder is a function from pictures to features; got "
+                          f"{shorten(encoder)}")
+    found = []
+    width = "d"
+    for lot in images.split(whole_number("batch_size", batch_size, 1)):
+        seen = encoder(lot)
+        check_tensor("what encoder returns", seen, len(lot), width)
+        width = seen.shape[1]
+        found.append(seen)
+    return torch.cat(found)
 
 # %% ../nbs/13_metrics.ipynb #mx_x_check
 #| code-fold: true
-#| code-summary: "the check of a set of features"
+#| code-summary: "the check of a set of features, and two helpers"
 def check_features(
     name: str,  # of the argument
     x,  # what was given
@@ -108,15 +119,35 @@ def check_features(
     if len(x) < least or not x.shape[1]:
         raise ValueError(f"{name}: expected features of at least {least} pictures, got "
                          f"{shorten(x)}")
-    bad = (~x.isfinite().all(1)).nonzero()
+    if x.is_meta or x.layout != torch.strided:
+        raise ValueError(f"{name}: expected a dense tensor with numbers, got one of "
+                         f"{x.device}, {x.layout}")
+    x = x.detach().double()
+    bad = (~(x.abs() < 1e38).all(1)).nonzero()
     if len(bad):
-        raise ValueError(f"{name}: {len(bad)} of {len(x)} rows hold NaN or infinity, "
-                         f"the first is row {bad[0].item()}; look at those pictures")
-    return x.detach().double()
+        what = "numbers beyond 1e38" if x.isfinite().all() else "NaN or infinity"
+        raise ValueError(f"{name}: {len(bad)} of {len(x)} rows hold {what}, the first "
+                         f"is row {bad[0].item()}; look at those pictures")
+    return x
 
-def _check_two(x, y, least=2):
-    x = check_features("x", x, least)
-    return x, check_features("y", y, least, "n", x.shape[1])
+def _check_two(x, y, least=2, names=("x", "y")):
+    x = check_features(names[0], x, least)
+    y = check_features(names[1], y, least, "n", x.shape[1])
+    if x.device == y.device: return x, y
+    raise ValueError(f"{names[1]} is on {y.device}, and {names[0]} on {x.device}")
+
+def _some(z, n, generator):
+    "n rows of z, by chance, none of them twice."
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise ConfigError("generator is a torch.Generator or None; got "
+                          f"{shorten(generator)}")
+    device = "cpu" if generator is None else generator.device
+    which = torch.randperm(len(z), generator=generator, device=device)
+    return z[which[:n].to(z.device)]
+
+def _lots(x, y):
+    "x, a few rows at a time: the distances from them to all of y are some 80 MB."
+    return x.split(max(1, 10**7 // len(y)))
 
 # %% ../nbs/13_metrics.ipynb #mx_x_fd
 def _spread(x):
@@ -159,27 +190,31 @@ def frechet_at_infinity(
     fractions = torch.linspace(4, 1, whole_number("points", points, 2))
     sizes = [round(most / f) for f in fractions.tolist()]
     repeats = whole_number("repeats", repeats, 1)
-    def subset(z, n):
-        return z[torch.randperm(len(z), generator=generator)[:n].to(z.device)]
+    if sizes[0] <= x.shape[1]:
+        warnings.warn(f"x, y: down to {sizes[0]} pictures for {x.shape[1]} features; "
+                      "so few lie off the line", stacklevel=2)
+    def one(n): return frechet_distance(*(_some(z, n, generator) for z in (x, y)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = [sum(frechet_distance(subset(x, n), subset(y, n))
-                     for _ in range(repeats)) / repeats for n in sizes]
+        found = [sum(one(n) for _ in range(repeats)) / repeats for n in sizes]
     line = torch.tensor([[1.0, 1 / n] for n in sizes]).double()
     target = torch.tensor(found, dtype=torch.float64)[:, None]
     fit = torch.linalg.lstsq(line, target).solution
     return fit[0].item(), sizes, found
 
 # %% ../nbs/13_metrics.ipynb #mx_x_kd
+def _alike(x, y):
+    "The sum of the cubic kernel over all pairs of rows."
+    return sum(((lot @ y.T / x.shape[1] + 1) ** 3).sum() for lot in _lots(x, y))
+
 def _mmd(x, y):
     "The unbiased squared distance of two sets under the cubic kernel."
-    n, m = len(x), len(y)
-    alike = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
-    xx, yy, xy = (alike(a, b) for a, b in ((x, x), (y, y), (x, y)))
-    within = (xx.sum() - xx.trace()) / (n * (n - 1))
-    within = within + (yy.sum() - yy.trace()) / (m * (m - 1))
-    return (within - 2 * xy.mean()).item()
+    def within(z):  # the mean over pairs of two different rows
+        itself = ((z.square().sum(1) / z.shape[1] + 1) ** 3).sum()
+        return (_alike(z, z) - itself) / (len(z) * (len(z) - 1))
+    between = _alike(x, y) / (len(x) * len(y))
+    return (within(x) + within(y) - 2 * between).item()
 
 # %% ../nbs/13_metrics.ipynb #mx_x_kd2
 def kernel_distance(
@@ -197,16 +232,14 @@ def kernel_distance(
     subset_size = whole_number("subset_size", subset_size, 2, most)
     found = []
     for _ in range(whole_number("subsets", subsets, 1)):
-        i, j = (torch.randperm(len(z), generator=generator)[:subset_size].to(z.device)
-                for z in (x, y))
-        found.append(_mmd(x[i], y[j]))
+        found.append(_mmd(*(_some(z, subset_size, generator) for z in (x, y))))
     found = torch.tensor(found, dtype=torch.float64)
     return found.mean().item(), found.std(unbiased=False).item()
 
 # %% ../nbs/13_metrics.ipynb #mx_x_interval
 def interval_by_halves(
     metric: Callable,  # `metric(*sets)` is a number
-    *sets: Tensor,  # each `(n, ...)`
+    *sets: Tensor,  # each `(n, ...)`, and halved on its own: rows are no pairs
     repeats: int = 50,  # random halves
     generator: torch.Generator | None = None,  # decides which
 ) -> tuple[float, float, float]:  # the metric, and the ends of its 95% interval
@@ -214,15 +247,24 @@ def interval_by_halves(
 
     For means, the spread over random halves is the standard error of the whole
     (delete-half jackknife, Shao & Wu 1989). A bias stays in."""
-    least = min(map(len, sets), default=0)
-    if least < 8:
-        raise ValueError(f"sets: expected at least 8 pictures in each, got {least}")
-    half = lambda z: z[torch.randperm(len(z), generator=generator)[:len(z) // 2]]
+    if not callable(metric):
+        raise ConfigError(f"metric is a function of sets; got {shorten(metric)}")
+    for z in sets or [None]:
+        if not torch.is_tensor(z) or not z.ndim or len(z) < 8:
+            raise ValueError("sets: expected tensors with at least 8 pictures in each, "
+                             f"got {shorten(z)}")
+    def one(*sets):
+        value = metric(*sets)
+        try: return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError("metric: expected a function that returns a number, got "
+                             f"{shorten(value)}") from None
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = [metric(*map(half, sets))
+        found = [one(*(_some(z, len(z) // 2, generator) for z in sets))
                  for _ in range(whole_number("repeats", repeats, 2))]
-    value = float(metric(*sets))
+    value = one(*sets)
     reach = 1.96 * torch.tensor(found, dtype=torch.float64).std().item()
     return value, value - reach, value + reach
 
@@ -233,7 +275,7 @@ def _distances(x, y):
 
 def _reach(x, k):
     "How far the k-th nearest other row of x is from each row."
-    return _distances(x, x).kthvalue(k + 1, dim=1).values
+    return torch.cat([_distances(lot, x).kthvalue(k + 1).values for lot in _lots(x, x)])
 
 def _check_k(x, y, k):
     k = whole_number("k", k, 1)
@@ -249,10 +291,12 @@ def precision_recall(
     Precision: share of y in a ball of x. Recall: share of x in a ball of y
     (Kynkäänniemi et al. 2019)."""
     x, y, k = _check_k(x, y, k)
-    distance = _distances(x, y)
-    precision = (distance <= _reach(x, k)[:, None]).any(0)
-    recall = (distance <= _reach(y, k)).any(1)
-    return precision.double().mean().item(), recall.double().mean().item()
+    def within(points, centres):
+        reach = _reach(centres, k)
+        lots = _lots(points, centres)
+        found = [(_distances(lot, centres) <= reach).any(1) for lot in lots]
+        return torch.cat(found).double().mean().item()
+    return within(y, x), within(x, y)
 
 # %% ../nbs/13_metrics.ipynb #mx_x_dc
 def density_coverage(
@@ -264,16 +308,19 @@ def density_coverage(
     """Precision and recall by balls about real pictures only (Naeem et al. 2020).
 
     Density: in how many balls a made picture lies, of the k expected. Coverage: share
-    of the balls with a made picture in them."""
+    of the balls with a made picture in them. A ball's edge belongs to it. The
+    authors' program, prdc, leaves it out: there a copy has density 1, here (k + 1) / k.
+    Where no two distances are equal, both say the same."""
     x, y, k = _check_k(x, y, k)
-    inside = _distances(x, y) <= _reach(x, k)[:, None]
-    density = inside.sum(0).double().mean() / k
-    return density.item(), inside.any(1).double().mean().item()
+    reach = _reach(x, k)
+    held = sum((_distances(lot, x) <= reach).sum(0) for lot in _lots(y, x))
+    return held.sum().item() / (k * len(y)), (held > 0).double().mean().item()
 
 # %% ../nbs/13_metrics.ipynb #mx_x_is
 def inception_score(
     p: Tensor,  # (n, K): how probable a classifier thinks each class for each picture
-    splits: int = 1,  # parts, each with a score of its own
+    splits: int = 1,  # parts, each with a score of its own; fewer where `chunk` makes
+                      # fewer, as of 10 rows in 7
 ) -> tuple[float, float]:  # mean and spread over the parts; the spread of one is nan
     "exp of the mean KL from p(y) to p(y|x), from 1 to K (Salimans et al. 2016)."
     p = check_features("p", p, 1)
@@ -291,11 +338,16 @@ def inception_score(
 # %% ../nbs/13_metrics.ipynb #mx_x_cap
 @torch.no_grad()
 def caption_features(
-    captions: list[str],  # n captions
+    captions: list[str],  # n captions; of long ones the first 77 tokens
 ) -> Tensor:  # (n, 128), each row of length 1
     "What the shipped text tower makes of captions, to compare with pictures."
+    some = isinstance(captions, Iterable) and not isinstance(captions, str)
+    texts = list(captions) if some else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"captions: expected a list of texts, got {shorten(captions)}")
     clip, tokenizer = shipped_clip()
-    ids = tokenizer(list(captions), padding="max_length", return_tensors="pt").input_ids
+    ids = tokenizer(texts, padding="max_length", truncation=True,
+                    return_tensors="pt").input_ids
     return torch.cat([clip.embed_text(lot) for lot in ids.split(256)])
 
 # %% ../nbs/13_metrics.ipynb #mx_x_all
@@ -318,8 +370,10 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:  # distance `(m,)`, and which row of x `(m,)`
     "For each row of y, the nearest row of x."
     x, y = _check_two(x, y, 1)
-    found = [torch.cdist(lot, x).min(1) for lot in y.split(256)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    centre = x.mean(0)  # the fast distances are rough where rows are long
+    which = torch.cat([torch.cdist(lot, x - centre).argmin(1)
+                       for lot in _lots(y - centre, x)])
+    return (y - x[which]).norm(dim=1), which
 
 # %% ../nbs/13_metrics.ipynb #mx_x_copy
 def copy_share(
@@ -330,10 +384,13 @@ def copy_share(
     """How many made pictures have their nearest neighbour among `known`, not `fresh`.
 
     A half, if `known` is nothing special to the painter; 1, if it copies. Equal
-    distances count half."""
+    distances count half. The interval (Wilson's) is for other rows of `y`; what other
+    sets `known` and `fresh` would change is not in it."""
+    known, fresh = _check_two(known, fresh, 1, ("known", "fresh"))
     if len(known) != len(fresh):
         raise ValueError(f"fresh: expected as many rows as known has, {len(known)}, "
                          f"got {len(fresh)}")
+    known, y = _check_two(known, y, 1, ("known", "y"))
     a, b = (nearest(z, y)[0] for z in (known, fresh))
     right = ((a < b).sum() + (a == b).sum() / 2).item()
     return right / len(y), *wilson(right, len(y))
@@ -345,9 +402,10 @@ def clip_score(
     weight: float = 100.0,  # 2.5 in the paper
 ) -> Tensor:  # (n,), from 0 to `weight`
     "Cosine of each picture and its caption, at least 0 (Hessel et al. 2021)."
-    check_tensor("image_embeds", image_embeds, "n", "d")
-    check_tensor("text_embeds", text_embeds, *image_embeds.shape)
-    cosines = F.cosine_similarity(image_embeds.float(), text_embeds.float())
+    check_features("image_embeds", image_embeds, 1)
+    check_features("text_embeds", text_embeds, 1, *image_embeds.shape)
+    check_alike(text_embeds=text_embeds, image_embeds=image_embeds)
+    cosines = F.cosine_similarity(image_embeds.double(), text_embeds.double()).float()
     return number("weight", weight, above=0) * cosines.clamp(min=0)
 
 # %% ../nbs/13_metrics.ipynb #mx_x_inception
@@ -376,6 +434,6 @@ def inception_features(
     one_of("layer", layer, "2048", "768", "192", "64", "logits_unbiased")
     check_pictures("images", check_tensor("images", images, "n", 3, "H", "W"))
     net = _inception(layer).to(images.device)
-    bytes_of = lambda x: ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    bytes_of = lambda x: ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
     lots = images.split(whole_number("batch_size", batch_size, 1))
     return torch.cat([net(bytes_of(lot))[0].flatten(1).float() for lot in lots])

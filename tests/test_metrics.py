@@ -253,7 +253,7 @@ NAN = torch.where(torch.arange(20)[:, None] == 3, torch.nan, X)
 
 
 @pytest.mark.parametrize("metric", [frechet_distance, kernel_distance, precision_recall, density_coverage, nearest, compare_sets,
-                                    frechet_at_infinity, lambda x, y: copy_share(x, X, y)])
+                                    frechet_at_infinity])
 @pytest.mark.parametrize("bad", [NAN, X.where(X < 0.5, torch.inf)])
 def test_features_that_are_no_numbers_are_named(metric, bad):
     with pytest.raises(ValueError, match=r"^x: \d+ of 20 rows hold NaN or infinity, the first is row \d+"): metric(bad, X)
@@ -287,9 +287,173 @@ def test_features_that_are_no_numbers_are_named(metric, bad):
     (lambda: picture_features(torch.zeros(3, 32, 32)), "images: expected a tensor"),
     (lambda: picture_features(torch.zeros(1, 3, 16, 16)), "images: expected a tensor"),
     (lambda: copy_share(X, X[:5], X), "fresh: expected as many rows as known has, 20, got 5"),
-    (lambda: interval_by_halves(frechet_distance, X, X[:7]), "sets: expected at least 8 pictures in each, got 7"),
-    (lambda: interval_by_halves(frechet_distance), "sets: expected at least 8"),
+    (lambda: interval_by_halves(frechet_distance, X, X[:7]), "sets: expected tensors with at least 8 pictures in each, got a tensor .7, 4."),
+    (lambda: interval_by_halves(frechet_distance), "sets: expected tensors with at least 8"),
     (lambda: inception_features(torch.zeros(1, 3, 8, 8), "2047"), "layer is one of")])
 def test_what_is_wrong_is_named(call, message):
+    with pytest.raises((ValueError, ConfigError), match=message) as caught: call()
+    assert "\n" not in str(caught.value)
+
+
+# ---- odd inputs
+
+def test_the_devices_and_layouts_that_cannot_be_used_are_named():
+    for metric in (frechet_distance, kernel_distance, precision_recall, density_coverage, nearest, clip_score):
+        with pytest.raises(ValueError, match="expected a dense tensor with numbers, got one of meta"): metric(X.to("meta"), X)
+        with pytest.raises(ValueError, match="expected a dense tensor with numbers, got one of cpu, torch.sparse_coo"): metric(X.to_sparse(), X)
+
+
+@pytest.mark.parametrize("metric", [frechet_distance, kernel_distance, precision_recall, density_coverage, nearest, clip_score])
+def test_what_overflows_is_refused(metric):
+    "max(0, nan) is 0 in Python: a distance of huge numbers must not be one of equal sets."
+    with pytest.raises(ValueError, match="20 of 20 rows hold numbers beyond 1e38"): metric(X.double() * 1e200, X.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_types_and_strides_and_gradients_change_nothing(dtype):
+    x, y = (torch.randn(5, 40, generator=dice(i)).to(dtype).T for i in range(2))
+    whole = [z.double().contiguous() for z in (x, y)]
+    for metric in (frechet_distance, precision_recall, density_coverage, lambda x, y: kernel_distance(x, y, generator=dice())):
+        assert metric(x.clone().requires_grad_(), y) == pytest.approx(metric(*whole), rel=1e-12)
+    assert clip_score(x, y).dtype == torch.float32
+    torch.testing.assert_close(clip_score(x, y), clip_score(*whole))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n,m,d", [(20, 30, 2), (500, 500, 64), (150, 90, 128)])
+@pytest.mark.filterwarnings("ignore:.*pictures for")
+def test_distances_equal_torchmetrics_in_sizes_and_types(n, m, d, dtype):
+    fid, kid = pytest.importorskip("torchmetrics.image.fid"), pytest.importorskip("torchmetrics.image.kid")
+    x, y = two_sets(n, m, d, dtype)
+    eye = Eye()
+    eye.num_features = d
+    theirs = fid.FrechetInceptionDistance(feature=eye).set_dtype(torch.float64)
+    for z, real in ((x, True), (y, False)): theirs.update(z.double(), real=real)
+    ours = frechet_distance(x, y)
+    assert abs(ours - theirs.compute().item()) < 1e-4
+    theirs = kid.KernelInceptionDistance(eye, subsets=5, subset_size=20)
+    for z, real in ((x, True), (y, False)): theirs.update(z.double(), real=real)
+    torch.manual_seed(3)
+    assert kernel_distance(x, y, 5, 20, dice(3))[0] == pytest.approx(theirs.compute()[0].item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_ssim_equals_torchmetrics_in_each_type(dtype):
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    bright = 1 - 0.05 * torch.rand(3, 2, 24, 19, generator=dice())  # nearly white: a variance is a small difference of large numbers
+    x, y = bright.to(dtype), (bright - 0.02 * torch.rand(bright.shape, generator=dice(1))).to(dtype)
+    theirs = functional.structural_similarity_index_measure((y.double() + 1) / 2, (x.double() + 1) / 2, data_range=1.0, reduction="none")
+    ours = ssim(x, y)
+    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(ours.double(), theirs, atol=1e-9 if dtype == torch.float64 else 1e-4, rtol=0)
+
+
+def test_ssim_lets_gradients_through_and_takes_any_channels():
+    x = torch.zeros(2, 1, 8, 8, requires_grad=True)
+    ssim(x, torch.rand(2, 1, 8, 8, generator=dice())).sum().backward()
+    assert x.grad.isfinite().all() and x.grad.abs().max() > 0
+    assert ssim(x[:0], x[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_a_copy_and_the_edge_of_a_ball(k):
+    "With the edge a copy has density (k + 1) / k; without it, as in the authors' program, 1. Elsewhere the two agree."
+    def without_edge(x, y):
+        reach = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(k + 1).values
+        inside = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist") < reach[:, None]
+        return inside.sum().item() / (k * len(y)), inside.any(1).double().mean().item()
+    x, y = two_sets()
+    assert density_coverage(x, x.flip(0), k) == (pytest.approx((k + 1) / k), 1)
+    assert without_edge(x, x.flip(0)) == (pytest.approx(1), 1)
+    assert density_coverage(x, y, k) == pytest.approx(without_edge(x, y)) and density_coverage(x, y, k)[0] > 0
+
+
+def test_lots_change_nothing(monkeypatch):
+    "Distances are taken a few rows at a time: with lots of one row, of seven and of all the same marks come out."
+    x, y = two_sets(60, 45, 4)
+    look = lambda: (*precision_recall(x, y), *density_coverage(x, y), kernel_distance(x, y, 3, 40, dice())[0], *nearest(x, y)[1].tolist())
+    found = look()
+    for rows in (1, 7): monkeypatch.setattr(metrics, "_lots", lambda a, b: a.split(rows)); assert look() == pytest.approx(found, rel=1e-10)
+
+
+def test_memory_does_not_grow_with_the_square(monkeypatch):
+    "No table of distances (10,000 by 10,000 would be 800 MB) is larger than 80 MB."
+    sizes, cdist = [], torch.cdist
+    def watched(a, b, **options):
+        sizes.append(len(a) * len(b))
+        return torch.zeros(len(a), len(b))
+    monkeypatch.setattr(torch, "cdist", watched)
+    x = torch.zeros(20_000, 1)
+    for metric in (precision_recall, density_coverage, nearest): metric(x, x)
+    assert max(sizes) <= 10**7 and sum(sizes) >= 7 * 20_000**2 - 1
+    assert all(len(lot) * 20_000 <= 10**7 for lot in metrics._lots(x, x))
+
+
+def test_the_nearest_is_exact_far_from_the_origin():
+    x = torch.randn(300, 8, generator=dice(), dtype=torch.float64) + 1e7
+    distance, which = nearest(x, x[[9, 4, 200]])
+    assert which.tolist() == [9, 4, 200] and distance.tolist() == [0, 0, 0]
+    y = torch.randn(30, 8, generator=dice(1), dtype=torch.float64) + 1e7
+    assert copy_share(x, x.flip(0), y)[0] == 0.5  # equal distances, found in another order
+
+
+def test_sizes_that_lie_off_the_line_are_warned_of():
+    x = torch.randn(100, 30, generator=dice())
+    with pytest.warns(UserWarning, match="down to 25 pictures for 30 features"): frechet_at_infinity(x, x, 2, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frechet_at_infinity(x[:, :20], x[:, :20], 2, 1)
+
+
+def test_long_captions_are_cut_and_any_row_of_texts_will_do():
+    long = "a red star " * 60
+    torch.testing.assert_close(caption_features([long, "a ring"])[0], caption_features([long + "and a blue square"])[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(caption_features(text for text in ("a ring",)), caption_features(("a ring",)))
+
+
+def test_the_shipped_tower_sees_pictures_of_half_precision():
+    x = Sketchbook(32).draw(3, dice())[0]
+    assert picture_features(x.half()).dtype == torch.float32
+    torch.testing.assert_close(picture_features(x.half()), picture_features(x), atol=5e-3, rtol=0)
+
+
+B = torch.zeros(4, 3, 32, 32)
+
+
+@pytest.mark.parametrize("call,message", [
+    (lambda: kernel_distance(X, X, generator=3), "generator is a torch.Generator or None; got 3"),
+    (lambda: interval_by_halves(lambda z: 1.0, X, generator="0"), "generator is a torch.Generator or None"),
+    (lambda: interval_by_halves(3, X), "metric is a function of sets; got 3"),
+    (lambda: interval_by_halves(lambda z: (1, 2), X), r"metric: expected a function that returns a number, got \(1, 2\)"),
+    (lambda: interval_by_halves(lambda z: z.mean(0), X), "metric: expected a function that returns a number, got a tensor"),
+    (lambda: interval_by_halves(lambda z: 1.0, X.tolist()), "sets: expected tensors with at least 8"),
+    (lambda: interval_by_halves(lambda z: 1.0, X, repeats=1), "repeats is a whole number, at least 2"),
+    (lambda: picture_features(B, "clip"), "encoder is a function from pictures to features; got 'clip'"),
+    (lambda: picture_features(B, lambda x: x), r"what encoder returns: expected a tensor \(4, d\)"),
+    (lambda: picture_features(B, lambda x: x[:2].flatten(1)), r"what encoder returns: expected a tensor \(4, d\).*\(2, 3072\)"),
+    (lambda: picture_features(B, lambda x: x.flatten(1)[:, :len(x)], 3), r"what encoder returns: expected a tensor \(1, 3\)"),
+    (lambda: picture_features(B, lambda x: x.flatten(1).long()), "what encoder returns: expected"),
+    (lambda: picture_features(B[:, :1]), r"images: expected a tensor \(n, 3, 32, 32\)"),
+    (lambda: picture_features(B.to("meta")), "images: a tensor .* without numbers"),
+    (lambda: picture_features(B, batch_size=0), "batch_size is a whole number"),
+    (lambda: caption_features("a red star"), "captions: expected a list of texts, got 'a red star'"),
+    (lambda: caption_features([]), r"captions: expected a list of texts, got \[\]"),
+    (lambda: caption_features(["a", 3]), "captions: expected a list of texts"),
+    (lambda: metrics.local_mean(B[0]), "x: expected a tensor"),
+    (lambda: metrics.local_mean(B, 1e10), "x: expected sides of at least 35000000001 pixels, got 32 x 32"),
+    (lambda: ssim(B[..., :3, :3], B[..., :3, :3]), "x: expected sides of at least 6 pixels, got 3 x 3"),
+    (lambda: ssim(B, B, 0), "sigma is a number, at least 0.1; got 0"),
+    (lambda: ssim(B[:, :0], B[:, :0]), "x: expected channels"),
+    (lambda: ssim(B, B.to("meta")), "y is on meta, and x on cpu"),
+    (lambda: ssim(B, torch.where(B == 0, torch.nan, B)), "y: expected pictures in"),
+    (lambda: clip_score(NAN, X), "image_embeds: 1 of 20 rows"),
+    (lambda: clip_score(X, NAN), "text_embeds: 1 of 20 rows"),
+    (lambda: clip_score(X[:0], X[:0]), "image_embeds: expected features of at least 1"),
+    (lambda: copy_share(X, None, X), "fresh: expected a tensor"),
+    (lambda: copy_share(X, X, X[:, :2]), r"y: expected a tensor \(n, 4\)"),
+    (lambda: copy_share(NAN, X, X), "known: 1 of 20 rows"),
+    (lambda: compare_sets(X[:5], X), "x: expected features of at least 6"),
+    (lambda: precision_recall(X, X, k=2.5), "k is a whole number")])
+def test_odd_inputs_are_named(call, message):
     with pytest.raises((ValueError, ConfigError), match=message) as caught: call()
     assert "\n" not in str(caught.value)
