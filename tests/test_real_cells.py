@@ -29,6 +29,7 @@ def test_the_section_runs_but_for_the_download(cells, name, tmp_path, monkeypatc
     for cell in BEFORE: run(cells[cell], names)
     shown, asked = [], []
     names["show_images"] = lambda images, **_: shown.append(images)
+    names["framed"] = lambda images: images
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: asked.append(1) or 0)
     for cell in SECTION:
         run(cells[cell], names)
