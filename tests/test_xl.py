@@ -15,7 +15,7 @@ from minidiff.pipeline import SCHEDULERS, LatentDiffusionPipeline
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.text_encoder import CLIPTextModel, CLIPTextModelWithProjection
 from minidiff.tokenizer import CLIPTokenizer, train_bpe
-from minidiff.two_encoders import decode_precisely, take_sizes, with_sizes
+from minidiff.two_encoders import decode_scaled, take_sizes, with_sizes
 from test_lora import stir
 from test_pipeline import BETAS, OTHER, PROMPT, VAE, noise, seeds
 
@@ -163,7 +163,7 @@ def test_a_lora_of_both_encoders(ours, tmp_path):
 def test_a_vae_that_overflows_in_half_precision(ours):
     vae = ours.vae.half()
     assert vae.config.force_upcast
-    picture = decode_precisely(vae, noise().half())
+    picture = decode_scaled(vae, noise().half())
     assert picture.dtype == torch.float32 and next(vae.parameters()).dtype == torch.float16
 
 
