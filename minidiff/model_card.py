@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CARD_FILE', 'GRID_FILE', 'card_text', 'PipelineCard', 'as_card', 'card_pictures', 'card_body', 'write_card',
-           'keeps_card', 'send_folder']
+           'keeps_card', 'check_repository', 'send_folder']
 
 # %% ../nbs/workshop/model_card.ipynb #mc_imports
 import glob, inspect, re
@@ -189,7 +189,8 @@ def write_card(
     folder = Path(folder)
     images, settings = card_pictures(pipeline, card)
     count = 0 if images is None else len(images)
-    body = card_body(pipeline, card, kind, card.name or Path(name).name, count, settings)
+    name = card.name or Path(name).name
+    body = card_body(pipeline, card, kind, name, count, settings)
     data = dict(license=card.license, library_name=card.library_name,
                 pipeline_tag="text-to-image", language=card.language,
                 tags=[*dict.fromkeys(["minidiff", "stable-diffusion", *card.tags])])
@@ -213,6 +214,12 @@ def keeps_card(
     except OSError: return False
 
 # %% ../nbs/workshop/model_card.ipynb #mc_send
+def check_repository(repo_id) -> str:
+    "`repo_id`, or a `ConfigError` where it is none."
+    if isinstance(repo_id, str) and re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", repo_id,
+                                                 re.ASCII): return repo_id
+    raise ConfigError(f"repo_id: expected owner/name, got {shorten(repo_id)}")
+
 def send_folder(
     folder,  # with a README.md
     repository: str,  # "owner/name" on the Hub
@@ -224,9 +231,6 @@ def send_folder(
 ) -> str:  # where the commit can be seen
     "Send a folder to the Hugging Face Hub."
     from huggingface_hub import HfApi, ModelCard
-    if not isinstance(repository, str) or not re.fullmatch(
-            r"(\w[\w.-]*/)?[\w.-]+", repository, re.ASCII):
-        raise ConfigError(f"repository: expected owner/name, got {shorten(repository)}")
     api = HfApi(token=token)
     text = ModelCard.load(Path(folder)/CARD_FILE)
     try: text.validate()

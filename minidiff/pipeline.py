@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from . import samplers
-from .checks import (ConfigError, check_place, check_tensor,
-                             number, one_of, shorten, whole_number)
+from .checks import (ConfigError, check_place, number, one_of, shorten,
+                             whole_number)
 from .conditioning import ControlHint, PaintOver, guide, rescale_guided
 from .files import read_json, staged, write_json
 from .hub import find_folder, patch_to, refuse_additions
 from .lora import fuse_lora as _fuse
 from .lora import load_lora_parts, lora_layers, read_lora, unload_lora
-from .model_card import GRID_FILE, as_card, keeps_card, send_folder, write_card
+from .model_card import (GRID_FILE, as_card, check_repository, keeps_card,
+                                 send_folder, write_card)
 from .pipeline_checks import (as_list, check_eye, check_finite, check_index,
                                       check_kind, check_reader, check_unet_fits,
                                       names_two, plan_steps, refuse_extras,
@@ -548,7 +549,7 @@ def push_to_hub(
     max_shard_size: int | str = "10GB",
 ) -> str:  # where the commit can be seen
     "Save the pipeline with its card, and send it to the Hugging Face Hub."
-    named = replace(as_card(card), name=f"{repo_id}")
+    named = replace(as_card(card), name=check_repository(repo_id))
     with tempfile.TemporaryDirectory() as folder:
         self.save_pretrained(folder, variant, max_shard_size, card=named)
         return send_folder(

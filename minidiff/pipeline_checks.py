@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import (ConfigError, LoadError, check_pictures, check_tensor,
-                             number, shorten, whole_number)
+from .checks import (ConfigError, LoadError, check_tensor, shorten,
+                             whole_number)
 
 # %% ../nbs/workshop/pipeline_checks.ipynb #pc_parts
 _MORE = {5: " (with a depth map)", 8: " (with a picture to edit)",
