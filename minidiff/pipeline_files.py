@@ -77,17 +77,17 @@ def asks_for_index(
                   and not file.startswith("pytorch_lora")]
         if single and not {"model_index.json", "config.json"} & {*names}:
             raise LoadError(f"{where + single[0]} is a checkpoint in one file, not a "
-                            "pipeline's folder; diffusers converts it: "
-                            f"StableDiffusionPipeline.from_single_file("
-                            f"{where + single[0]!r}).save_pretrained('folder'), or "
-                            "StableDiffusionXLPipeline for XL")
+                            "pipeline's folder; diffusers converts it: pipe = "
+                            "StableDiffusionPipeline.from_single_file("
+                            f"{where + single[0]!r}) (or StableDiffusionXLPipeline), "
+                            "then pipe.save_pretrained('folder')")
         return ["model_index.json"]
 
     path = Path(name).expanduser() if isinstance(name, (str, Path)) else Path()
     if path.is_file(): look([path.name], f"{path.parent}/")
     elif path.is_dir() and name: look([p.name for p in path.iterdir()], f"{path}/")
     hub = f"{name}".removeprefix("hub:")
-    return lambda names: look(names, f"https://huggingface.co/{hub}/blob/main/")
+    return lambda names: look(names, f"https://hf.co/{hub}/blob/main/")
 
 # %% ../nbs/workshop/pipeline_files.ipynb #pf_replaces
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "added_tokens.json",

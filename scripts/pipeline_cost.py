@@ -11,7 +11,7 @@ it held before. Both must paint the same picture. Linux only.
 
     python scripts/pipeline_cost.py --size full --steps 1 --repeats 1 --out ""
 
-does the same with the parts of Stable Diffusion 1.5 (4.3 GB of weights, twice).
+does the same with the parts of Stable Diffusion 1.5 (4.3 GB of weights).
 """
 import argparse
 import json

@@ -123,14 +123,14 @@ def test_a_checkpoint_in_one_file(name, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, tmp_path / name)
     for given in (tmp_path / name, str(tmp_path / name), tmp_path):
-        refused(given, rf"{name} is a checkpoint in one file.*StableDiffusionPipeline\.from_single_file\('.*{name}'\)\.save_pretrained\('folder'\)")
+        refused(given, rf"{name} is a checkpoint in one file.*StableDiffusionPipeline\.from_single_file\('.*{name}'\) \(or StableDiffusionXLPipeline\), then pipe\.save_pretrained\('folder'\)")
 
 
 def test_a_repository_of_one_file(monkeypatch):
     import huggingface_hub
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, *_, **__: ["README.md", "dream.safetensors"])
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("nothing is fetched"))
-    for name in ("me/dream", "hub:me/dream"): refused(name, r"from_single_file\('https://huggingface.co/me/dream/blob/main/dream.safetensors'\)")
+    for name in ("me/dream", "hub:me/dream"): refused(name, r"from_single_file\('https://hf.co/me/dream/blob/main/dream.safetensors'\)")
 
 
 def test_what_looks_like_one_and_is_none(sd, tmp_path):

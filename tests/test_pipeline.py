@@ -474,7 +474,7 @@ def test_a_loop_over_what_is_no_picture(name, given, ours):
 def test_an_eye_that_shrinks_by_another_factor(ours):
     from minidiff.conditioning import ControlNetModel
     net = ControlNetModel.from_unet(ours.unet, conditioning_embedding_out_channels=(16, 32, 32, 64))
-    assert net.factor == 8 and ours.vae.factor == 2
+    assert net.controlnet_cond_embedding.factor == 8 and ours.vae.factor == 2
     for size in (16, 64):
         with pytest.raises(ConfigError, match="controlnet: its eye makes a picture 8 times smaller, and the VAE 2 times"):
             ours(PROMPT, controlnet=net, image=torch.zeros(1, 3, size, size), num_inference_steps=1)
