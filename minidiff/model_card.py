@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from .checks import (ConfigError, LoadError, number, one_line, shorten,
-                             whole_number)
+from .checks import (ConfigError, LoadError, check_path, number, one_line,
+                             shorten, whole_number)
 from .pipeline_checks import as_list, as_pictures
 from .plots import image_grid
 
@@ -189,7 +189,7 @@ def write_card(
     folder = Path(folder)
     images, settings = card_pictures(pipeline, card)
     count = 0 if images is None else len(images)
-    name = card.name or Path(name).name
+    name = card.name or _place(name).name
     body = card_body(pipeline, card, kind, name, count, settings)
     data = dict(license=card.license, library_name=card.library_name,
                 pipeline_tag="text-to-image", language=card.language,
@@ -209,9 +209,14 @@ def keeps_card(
     folder,  # of a pipeline, or one that is not there yet
 ) -> bool:
     "Is there a README.md that somebody else wrote?"
-    file = Path(folder)/CARD_FILE
+    file = _place(folder)/CARD_FILE
     try: return _SIGNED not in file.read_text(encoding="utf-8", errors="replace")
     except OSError: return False
+
+def _place(folder):
+    "Where it is to lie: `staged` has it filled inside that."
+    place = check_path("folder", folder).resolve()
+    return place.parent if place.name.startswith(".saving-") else place
 
 # %% ../nbs/workshop/model_card.ipynb #mc_send
 def check_repository(repo_id) -> str:

@@ -91,6 +91,29 @@ def test_whose_card_it_is(ours, tmp_path):
     LatentDiffusionPipeline.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("where", [".", "a/../b", "~/c", "d/.saving-1234"])
+def test_the_name_on_the_card(where, ours, tmp_path, monkeypatch):
+    "That of the folder, whatever way it is written; never a path, nor that of a folder which is there for the moment."
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
+    ours.save_pretrained(where)
+    card, = [p for p in (tmp_path / "here").rglob(CARD_FILE)]
+    assert f"from_pretrained('{ {'.': 'here', 'a/../b': 'b', '~/c': 'c'}.get(where, 'd') }')" in card.read_text()
+
+
+def test_a_run_that_saves_again_keeps_a_card_of_ones_own(ours, tmp_path):
+    from minidiff.files import staged
+    (tmp_path / CARD_FILE).write_text("# My own")
+    with staged(tmp_path, "model_index.json", lambda file: ".safetensors" in file.name) as stage: ours.save_pretrained(stage)
+    assert (tmp_path / CARD_FILE).read_text() == "# My own" and LatentDiffusionPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("given", [3, None, "", b"a"])
+def test_folders_that_are_none(given, ours):
+    with pytest.raises(ConfigError, match="folder is a path"): ours.save_pretrained(given)
+
+
 BAD = [("'titel'", dict(titel="a")), ("expected a PipelineCard", 3), ("expected a PipelineCard", True), ("card: title", dict(title=3)), ("card: settings: expected", dict(settings=[1])),
        ("card: results: expected", dict(results=[1])), ("measured_on", dict(results={"a": 1})), ("results: a", dict(results={"a": float("nan")}, measured_on="b")),
        ("results: a", dict(results={"a": "good"}, measured_on="b")), ("is not between", dict(results={"a": (3, 1, 2)}, measured_on="b")), ("(number, low", dict(results={"a": (3, 1)}, measured_on="b")),
