@@ -252,6 +252,8 @@ def _lora_file(name, weight_name, revision, hub):
     if len(found) > 1 and usual: found = usual
     if len(found) == 1: return found[0]
     names = f"{len(found)} of them" if found else "none"
+    pickles = sorted(folder.glob("*.bin"))
+    if pickles and not found: names += f" but {pickles[0].name}, a pickle, never opened"
     raise LoadError(f"{folder}: expected one file {wanted}, found {names}; weight_name "
                     "says which")
 

@@ -494,6 +494,8 @@ def test_wrong_arguments(call, reason):
 def test_files_that_are_none(tmp_path):
     with pytest.raises(LoadError, match="no folder"): read_lora(tmp_path / "none")
     with pytest.raises(LoadError, match="found none"): read_lora(tmp_path)
+    (tmp_path / "pytorch_lora_weights.bin").write_bytes(b"\x80\x02")
+    with pytest.raises(LoadError, match="found none but pytorch_lora_weights.bin, a pickle"): read_lora(tmp_path)
     for name in "ab": save_file(named(two(), "lora_A", "lora_B"), tmp_path / f"{name}.safetensors")
     with pytest.raises(LoadError, match="2 of them"): read_lora(tmp_path)
     assert list(read_lora(tmp_path, weight_name="a.safetensors")) == ["unet"]

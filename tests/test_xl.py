@@ -8,6 +8,9 @@ import pytest
 import torch
 import transformers
 from diffusers import StableDiffusionXLPipeline
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 
 from minidiff.checks import ConfigError, LoadError
 from minidiff.files import read_json, write_json
@@ -160,6 +163,38 @@ def test_a_lora_of_both_encoders(ours, tmp_path):
     assert len(lora_layers(ours.text_encoder_2)) == 12
     torch.testing.assert_close(ours(PROMPT, latents=noise(), num_inference_steps=2, output_type="pt"), changed, atol=1e-5, rtol=1e-4)
     assert (changed - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("scale", [1.0, -0.4])
+def test_a_lora_that_peft_trained_for_all_three(scale, folder, ours, tmp_path):
+    "The picture is diffusers', beside the weights and merged into them; and ours opens there."
+    theirs = StableDiffusionXLPipeline.from_pretrained(folder / "real", add_watermarker=False)
+    theirs.set_progress_bar_config(disable=True)
+    g = torch.Generator().manual_seed(9)
+    parts = ("unet", "text_encoder", "text_encoder_2")
+    for part, r, alpha in zip(parts, (3, 2, 4), (6, 1, 3)):
+        network = getattr(theirs, part)
+        network.add_adapter(LoraConfig(r=r, lora_alpha=alpha, target_modules=["to_q", "to_v", "ff.net.2", "proj_in"] if part == "unet" else list(TEXT_ATTENTION)))
+        with torch.no_grad():
+            for key, x in network.named_parameters():
+                if "lora_" in key: x.copy_(0.2 * torch.randn(x.shape, generator=g))
+    layers = {f"{part}_lora_layers": get_peft_model_state_dict(getattr(theirs, part)) for part in parts}
+    StableDiffusionXLPipeline.save_lora_weights(tmp_path, **layers, **_collate_lora_metadata({part: getattr(theirs, part) for part in parts}))
+    again = StableDiffusionXLPipeline.from_pretrained(folder / "real", add_watermarker=False)
+    again.set_progress_bar_config(disable=True)
+    again.load_lora_weights(tmp_path, adapter_name="own")
+    again.set_adapters("own", scale)
+    options = dict(prompt=[PROMPT, OTHER], negative_prompt=["", "a star"], latents=noise(2))
+    plain = ours(num_inference_steps=3, guidance_scale=5.0, output_type="np", **options)
+    ours.load_lora_weights(tmp_path, scale=scale)
+    assert abs(equal(ours, again, **options) - plain).max() > 0.02
+    save_lora(tmp_path / "ours", **{part: getattr(ours, part) for part in parts})
+    ours.fuse_lora()
+    equal(ours, again, **options)
+    again.unload_lora_weights()
+    again.load_lora_weights(tmp_path / "ours", adapter_name="back")
+    again.set_adapters("back", scale)
+    equal(ours, again, **options)
 
 
 def test_a_vae_that_overflows_in_half_precision(ours):
