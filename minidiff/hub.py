@@ -414,7 +414,15 @@ def load_weights(
     if not folder.is_dir(): raise LoadError(f"there is no folder {folder}")
     first = folder/weight_files([p.name for p in folder.iterdir()], name, variant,
                                 folder)[0]
-    return _load_shards(first) if first.suffix == ".json" else load_safetensors(first)
+    return _load_shards(first) if first.suffix == ".json" else _load_file(first)
+
+def _load_file(path):
+    "Each tensor with a view of the file of its own, so that each can be freed alone."
+    from safetensors import safe_open
+    weights = {}
+    for key in load_safetensors(path):  # nothing is read yet, but the file is looked at
+        with safe_open(path, "pt") as file: weights[key] = file.get_tensor(key)
+    return weights
 
 def _load_shards(index):
     places = read_json(index).get("weight_map")
@@ -428,7 +436,7 @@ def _load_shards(index):
         if not plain or not file.endswith(".safetensors"):
             raise LoadError(f"{index}: {shorten(file)} is not the name of "
                             "a safetensors file beside it")
-        part = load_safetensors(index.parent/file)
+        part = _load_file(index.parent/file)
         if twice := weights.keys() & part.keys():
             raise LoadError(f"{index}: {min(twice)} lies in two files")
         weights.update(part)
@@ -464,13 +472,15 @@ def load_checked(self, weights: dict, source="the weights"):
     Else one line says what is wrong.
     """
     _check_fit(self, weights, source)
-    for key, tensor in weights.items():
-        if not tensor.is_floating_point(): continue
-        finite = tensor.sum(dtype=torch.float32).isfinite()  # quick; but may overflow
-        if not finite and not tensor.isfinite().all():
-            raise LoadError(f"{source}: {key} holds NaN or infinite numbers, "
-                            "so the model is broken")
+    for key, tensor in weights.items(): _check_whole(key, tensor, source)
     self.load_state_dict(weights, strict=True)
+
+def _check_whole(key, tensor, source):
+    if not tensor.is_floating_point(): return
+    finite = tensor.sum(dtype=torch.float32).isfinite()  # quick; but may overflow
+    if not finite and not tensor.isfinite().all():
+        raise LoadError(f"{source}: {key} holds NaN or infinite numbers, "
+                        "so the model is broken")
 
 @contextmanager
 def _no_more_than(weights, source):
@@ -544,5 +554,10 @@ def from_pretrained(
     source = f"the weights in {folder}"
     weights = cls.weights_from_file(load_weights(folder, cls.weights_name, variant))
     with _in_file(file), _no_more_than(weights, source): self = cls.from_config(config)
-    self.load_checked(weights, source)
+    _check_fit(self, weights, source)
+    own = self.state_dict()
+    for key in list(weights):  # one by one, so that no two models lie in memory
+        tensor = weights.pop(key)
+        _check_whole(key, tensor, source)
+        own[key].copy_(tensor)
     return self.to(device=device, dtype=dtype).eval()
