@@ -113,14 +113,14 @@ def child(whose, folder, steps):
                           opened=round(opened, 1))))
 
 
-def compare(size="middle", steps=10, repeats=5, folder=None, say=print):
+def compare(size="middle", steps=10, repeats=5, folder=None, say=print, known=()):
     "Rows of each measurement, the medians, ours / theirs, and the largest difference."
     with tempfile.TemporaryDirectory() as place:
         folder = Path(folder or place)
         if not (folder / "model_index.json").exists():
             own = [sys.executable, __file__, "--build", size, str(folder)]
             subprocess.run(own, check=True, capture_output=True)
-        rows = []
+        rows = [*known]
         for turn in range(2 * repeats):
             whose = ("ours", "theirs")[(turn + turn // 2) % 2]  # o t t o o t t o
             command = [sys.executable, __file__, "--child", whose, str(folder),
@@ -137,7 +137,7 @@ def compare(size="middle", steps=10, repeats=5, folder=None, say=print):
                for whose in ("ours", "theirs")}
     ratios = {key: round(medians["ours"][key] / medians["theirs"][key], 3)
               for key in medians["ours"]}
-    return dict(size=size, steps=steps, repeats=repeats, threads=1, rows=rows,
+    return dict(size=size, steps=steps, repeats=len(rows) // 2, threads=1, rows=rows,
                 medians=medians, ratios=ratios, shape=list(ours.shape),
                 difference=(ours - theirs).abs().max().item(),
                 spread=theirs.std().item())
@@ -150,6 +150,7 @@ def main():
     option("--size", choices=[*SIZES], default="middle")
     option("--steps", type=int, default=10)
     option("--repeats", type=int, default=5, help="measurements of each")
+    option("--more", action="store_true", help="add to the measurements of --out")
     option("--out", default=root / "minidiff/data/results/pipeline_cost.json")
     option("--build", nargs=2, help=argparse.SUPPRESS)
     option("--child", nargs=2, help=argparse.SUPPRESS)
@@ -158,7 +159,8 @@ def main():
     if options.child:
         return child(options.child[0], Path(options.child[1]), options.steps)
     import diffusers
-    found = compare(options.size, options.steps, options.repeats)
+    known = json.loads(Path(options.out).read_text())["rows"] if options.more else []
+    found = compare(options.size, options.steps, options.repeats, known=known)
     found = dict(about="Made by scripts/pipeline_cost.py: processor seconds, MiB.",
                  torch=torch.__version__, diffusers=diffusers.__version__, **found)
     print(found["ratios"], found["difference"])
