@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ATTENTION', 'TEXT_ATTENTION', 'LORA_FILE', 'LoRALayer', 'LoRALinear', 'LoRAConv2d', 'lora_layers', 'add_lora',
-           'set_lora_scale', 'fuse_lora', 'unload_lora', 'refuse_lora', 'lora_state_dict', 'save_lora', 'split_key',
-           'read_lora', 'load_lora', 'load_lora_parts']
+           'set_lora_scale', 'fuse_lora', 'unload_lora', 'lora_state_dict', 'save_lora', 'split_key', 'read_lora',
+           'load_lora', 'load_lora_parts']
 
 # %% ../nbs/workshop/lora.ipynb #lo_imports
 import json, math, re
@@ -22,6 +22,8 @@ from .hub import find_folder
 # %% ../nbs/workshop/lora.ipynb #lo_layers
 class LoRALayer:
     "What a layer and a low-rank change beside its weight do together."
+    unsaved = "a LoRA on; fuse_lora or unload_lora"  # see `refuse_additions`
+
     def forward(self, x: Tensor) -> Tensor:  # as the layer without it
         return super().forward(x) + self.factor * self.lora_B(self.lora_A(x))
 
@@ -142,15 +144,6 @@ def unload_lora(
     "Take the LoRA away; the weights are what they were."
     for layer in lora_layers(model).values(): _detach(layer)
 
-def refuse_lora(
-    name: str,  # of the model
-    model: nn.Module,  # any
-):
-    "A `ConfigError` where it has a LoRA: its weights are not those of a plain model."
-    if lora_layers(model):
-        raise ConfigError(f"{name} has a LoRA on; fuse_lora or unload_lora before it "
-                          "is saved")
-
 def _some_lora(model):
     layers = lora_layers(model)
     if layers: return layers
@@ -259,6 +252,8 @@ def _lora_file(name, weight_name, revision, hub):
     if len(found) > 1 and usual: found = usual
     if len(found) == 1: return found[0]
     names = f"{len(found)} of them" if found else "none"
+    pickles = sorted(folder.glob("*.bin"))
+    if pickles and not found: names += f" but {pickles[0].name}, a pickle, never opened"
     raise LoadError(f"{folder}: expected one file {wanted}, found {names}; weight_name "
                     "says which")
 

@@ -6,30 +6,35 @@
 __all__ = ['SCHEDULERS', 'LatentDiffusionPipeline', 'PipelineOutput', 'to_pil']
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell004
-import functools, inspect, itertools, math, re, warnings
+import functools, itertools, math, tempfile, warnings
+from dataclasses import replace
 from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import samplers
-from .checks import (ConfigError, LoadError, check_place, check_tensor,
-                             number, one_of, shorten, whole_number)
+from .checks import (ConfigError, LoadError, check_place, number, one_of,
+                             shorten, whole_number)
 from .conditioning import ControlHint, PaintOver, guide, rescale_guided
 from .files import read_json, staged, write_json
-from .hub import find_folder, is_weights_file, patch_to
+from .hub import find_folder, patch_to, refuse_additions
 from .lora import fuse_lora as _fuse
-from .lora import (load_lora_parts, lora_layers, read_lora, refuse_lora,
-                           unload_lora)
-from .pipeline_checks import (as_list, check_finite, check_index,
-                                      check_reader, check_unet_fits, names_two,
-                                      plan_steps, refuse_extras, step_options)
+from .lora import load_lora_parts, lora_layers, read_lora, unload_lora
+from .model_card import (GRID_FILE, as_card, check_repository, keeps_card,
+                                 send_folder, write_card)
+from .pipeline_checks import (as_list, check_eye, check_finite, check_index,
+                                      check_kind, check_reader, check_unet_fits,
+                                      names_two, plan_steps, refuse_extras,
+                                      refuse_shifts, step_options, warn_of_shifts)
+from .pipeline_files import (asks_for_index, is_replaced, make_index,
+                                     needed_files, open_networks)
 from .plots import to_uint8
 from .scheduler import DDPMScheduler, randn_like, sample
 from .sd_unet import UNet2DConditionModel, timestep_embedding
 from .text_encoder import CLIPTextModel, CLIPTextModelWithProjection
 from .tokenizer import CLIPTokenizer
-from .two_encoders import decode_precisely, hear_two, token_ids, with_sizes
+from .two_encoders import decode_scaled, hear_two, token_ids, with_sizes
 from .vae import AutoencoderKL
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell019
@@ -58,9 +63,7 @@ class LatentDiffusionPipeline:
         self.force_zeros_for_empty_prompt = force_zeros_for_empty_prompt
         self.check_parts()
         for network in self._networks().values(): network.eval()
-        if vae.config.shift_factor:
-            warnings.warn(f"the VAE's shift_factor={vae.config.shift_factor} is not "
-                          "used: Stable Diffusion's pipeline has none", stacklevel=2)
+        warn_of_shifts(vae.config, self._is_xl)
 
     device = property(lambda self: next(self.unet.parameters()).device)
     dtype = property(lambda self: next(self.unet.parameters()).dtype)
@@ -72,7 +75,7 @@ class LatentDiffusionPipeline:
         raise AttributeError(
             f"LatentDiffusionPipeline has no {name!r}; of diffusers' pipeline it keeps "
             "the call, `img2img`, `inpaint`, `components`, `to`, `encode_prompt`, "
-            "`load_lora_weights` and `save_pretrained`")
+            "`load_lora_weights`, `save_pretrained` and `push_to_hub`")
 
 # %% ../nbs/14_stable_diffusion.ipynb #partscode
 _PARTS = dict(vae=("diffusers", "AutoencoderKL"),
@@ -289,6 +292,8 @@ def denoise(
 ) -> Tensor:  # (n, c, h, w): clean latents
     "From noise to a clean latent."
     scale = number("scale", scale, *_SCALES)
+    check_kind("over", over, PaintOver)
+    check_kind("control", control, ControlHint)
     told = self._check_loop(latents, states, scale)
     options = step_options(self.scheduler, generator, options)
     inputs = callback_on_step_end_tensor_inputs
@@ -375,6 +380,7 @@ def __call__(
 ):
     "Paint what the prompts say."
     over = options.get("over")  # from `img2img` or `inpaint`
+    check_eye(options.get("controlnet"), self.vae.factor)
     self.check_parts(masked=isinstance(over, PaintOver) and over.mask is not None)
     one_of("output_type", output_type, "pil", "pt", "np", "latent")
     copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1, 10_000)
@@ -418,10 +424,11 @@ def _is_guided(self, scale, options):
 @patch_to(LatentDiffusionPipeline)
 def _pictures(self, latents, kind, return_dict):
     "Clean latents to PIL, a tensor in [-1, 1], an array (n, h, w, 3) in [0, 1]."
-    decode = self.vae.decode
-    if self._is_xl: decode = functools.partial(decode_precisely, self.vae)
-    z = latents.to(next(self.vae.parameters())) / self.vae.config.scaling_factor
-    images = latents if kind == "latent" else decode(z).float()
+    images = latents
+    z = latents.to(next(self.vae.parameters()))
+    if kind != "latent" and self._is_xl: images = decode_scaled(self.vae, z).float()
+    elif kind != "latent":
+        images = self.vae.decode(z / self.vae.config.scaling_factor).float()
     if kind == "pil": images = to_pil(images)
     if kind == "np":
         images = (check_finite("the picture", images) / 2 + 0.5).clamp(0, 1)
@@ -439,7 +446,7 @@ def img2img(
     **options,  # of `__call__`; the picture of a `controlnet` is `control_image`
 ):
     "Paint over a picture, as diffusers' `StableDiffusionImg2ImgPipeline` does."
-    return self(prompt, over=PaintOver(self, image, strength), **options)
+    return self._over(PaintOver(self, image, strength), prompt, options)
 
 @patch_to(LatentDiffusionPipeline)
 def inpaint(
@@ -453,7 +460,12 @@ def inpaint(
     """Paint a part of a picture anew, as `StableDiffusionInpaintPipeline` does: with a
     U-Net of 9 channels, which sees mask and picture, or by blending with one of 4."""
     if mask_image is None: raise ValueError("mask_image: expected a mask, got None")
-    return self(prompt, over=PaintOver(self, image, strength, mask_image), **options)
+    return self._over(PaintOver(self, image, strength, mask_image), prompt, options)
+
+@patch_to(LatentDiffusionPipeline)
+def _over(self, over, prompt, options):
+    if self._is_xl and not over.encoded: refuse_shifts(self.vae.config)
+    return self(prompt, over=over, **options)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell021_2
 @patch_to(LatentDiffusionPipeline)
@@ -475,15 +487,16 @@ def from_pretrained(
                   _EXTRAS)
     dtype = torch_dtype if dtype is None else dtype
     dtype, device = check_place(dtype, device, use_safetensors)
-    folder = find_folder(name, ("model_index.json",), revision, hub)
+    folder = find_folder(name, asks_for_index(name), revision, hub)
     index = read_json(folder/"model_index.json")
     xl = names_two(index)
     sampler = _check_index(index, folder, parts)
     if isinstance(sampler, type): parts.pop("scheduler", None)
     networks = _parts(xl, _NETWORKS)
-    needed = functools.partial(_needed, variant=variant, given=parts, known=networks)
+    needed = functools.partial(needed_files, variant=variant, given=parts,
+                               known=networks)
     folder = find_folder(name, needed, revision, hub)
-    parts |= _open_networks(folder, variant, parts, dtype, device, networks)
+    parts |= open_networks(folder, variant, parts, networks, dtype=dtype, device=device)
     for part in _parts(xl).keys() - networks.keys() - parts.keys():
         parts[part] = CLIPTokenizer.from_pretrained(folder/part)
     if "scheduler" not in parts:
@@ -491,45 +504,7 @@ def from_pretrained(
     zeros = index.get("force_zeros_for_empty_prompt", True) is not False
     return cls(**parts, force_zeros_for_empty_prompt=zeros)
 
-# %% ../nbs/14_stable_diffusion.ipynb #opencode
-def _open_networks(folder, variant, given, dtype, device, known):
-    "The networks of a folder, but for those that are given."
-    files = [f"{part}/{path.name}" for part in known
-             for path in (folder/part).glob("*")]
-    opened = {}
-    for part, own in _variants(files, variant, given, known).items():
-        if own != variant:
-            warnings.warn(f"there are no {variant} weights of the {part}; it is opened "
-                          "in full", stacklevel=3)
-        opened[part] = _NETWORKS[part].from_pretrained(
-            folder, part, variant=own, dtype=dtype, device=device)
-    return opened
-
-def _variants(names, variant, given, known):
-    "For each network to be opened: the variant, or None where it has no such weights."
-    found = {part: None for part in known if part not in given}
-    for part, _, file in (name.partition("/") for name in names):
-        own = part in found and _NETWORKS[part].weights_name
-        if own and is_weights_file(file, own, variant): found[part] = variant
-    if variant and found and not any(found.values()):
-        raise LoadError("no network of the folder has weights of the variant "
-                        f"{shorten(variant)}")
-    return found
-
-def _needed(names, variant, given, known):
-    "Which files of a repository to fetch."
-    files = ["model_index.json", "scheduler/scheduler_config.json"]
-    files += [name for name in names
-              if re.match(r"tokenizer(_2)?/.*\.(json|txt)$", name)
-              and ("text_encoder_2" in known or name[9] == "/")]
-    for part, own in _variants(names, variant, given, known).items():
-        files += _NETWORKS[part].needed_files(names, part, own)
-    return [file for file in files if file.split("/")[0] not in given]
-
 # %% ../nbs/14_stable_diffusion.ipynb #cell022
-_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "added_tokens.json",
-                    "special_tokens_map.json", "tokenizer_config.json")
-
 @patch_to(LatentDiffusionPipeline)
 def save_pretrained(
     self,
@@ -537,33 +512,50 @@ def save_pretrained(
     variant: str | None = None,  # such as "fp16", beside others; None: in their place
     max_shard_size: int | str = "10GB",  # more lies in several files, with an index
     safe_serialization: bool = True,  # there is no other kind
-    push_to_hub: bool = False,  # nor any sending
+    push_to_hub: bool = False,  # the method of that name sends it
+    card=None,  # of README.md: a `PipelineCard`, its arguments, None or False
 ):
-    """Save the parts and the index, as `StableDiffusionPipeline` opens them.
+    """Save the parts and the index, as `StableDiffusionPipeline` opens them, and a card
+    (with None a plain one, where there is none of your own; with False none).
     Interrupted, it leaves the older pipeline whole, or a folder that does not open."""
-    for part, network in self._networks().items(): refuse_lora(part, network)
+    if push_to_hub: raise ConfigError('push_to_hub: call push_to_hub("owner/name")')
+    for part, network in self._networks().items(): refuse_additions(part, network)
     options = dict(variant=variant, max_shard_size=max_shard_size,
-                   safe_serialization=safe_serialization, push_to_hub=push_to_hub)
-    kind = "Inpaint" * (self.unet.config.in_channels != self.vae.config.latent_channels)
-    more = {"requires_safety_checker": False, **dict.fromkeys(_EXTRAS, [None, None])}
-    if self._is_xl:
-        kind = f"XL{kind}"
-        more = {"force_zeros_for_empty_prompt": self.force_zeros_for_empty_prompt,
-                **dict.fromkeys(_EXTRAS[1:], [None, None])}
-    index = {"_class_name": f"StableDiffusion{kind}Pipeline",
-             "_diffusers_version": "0.42.0",  # its inpainting pipeline asks
-             **more, **_parts(self._is_xl),
-             "scheduler": ("diffusers", type(self.scheduler).__name__)}
+                   safe_serialization=safe_serialization)
+    signs = card is not False and (card is not None or not keeps_card(folder))
+    index = make_index(self, _parts(self._is_xl), _EXTRAS)
 
     def replaces(file):
-        if file.parts[0].startswith("tokenizer"): return file.name in _TOKENIZER_FILES
-        name = getattr(_NETWORKS.get(file.parts[0]), "weights_name", None)
-        return bool(name) and is_weights_file(file.name, name, variant, variant is None)
+        return signs and file.name == GRID_FILE or is_replaced(file, variant, _NETWORKS)
 
     with staged(folder, "model_index.json", replaces) as stage:
         for part, own in self.components.items():
             own.save_pretrained(stage/part, **(options if part in _NETWORKS else {}))
+        if signs: write_card(stage, self, card, index["_class_name"], folder)
         write_json(index, stage/"model_index.json")
+
+# %% ../nbs/14_stable_diffusion.ipynb #pushcode
+@patch_to(LatentDiffusionPipeline)
+def push_to_hub(
+    self,
+    repo_id: str,  # "owner/name"
+    card=None,  # as in `save_pretrained`; None: a plain one where there is none yet
+    private: bool | None = None,  # a new repository; None: as its owner has it
+    commit_message: str = "Upload a pipeline",
+    revision: str | None = None,  # the branch to send it to
+    create_pr: bool = False,  # as a pull request?
+    token: str | None = None,  # None: the one that you logged in with
+    variant: str | None = None,  # this and the next as in `save_pretrained`
+    max_shard_size: int | str = "10GB",
+) -> str:  # where the commit can be seen
+    "Save the pipeline with its card, and send it to the Hugging Face Hub."
+    named = replace(as_card(card), name=check_repository(repo_id))
+    with tempfile.TemporaryDirectory() as folder:
+        self.save_pretrained(folder, variant, max_shard_size, card=named)
+        return send_folder(
+            folder, repo_id, lambda file: is_replaced(file, variant, _NETWORKS),
+            card is not None, private, token, commit_message=commit_message,
+            revision=revision, create_pr=create_pr)
 
 # %% ../nbs/14_stable_diffusion.ipynb #lora_code
 def _changeable(self):
@@ -591,5 +583,6 @@ def unload_lora_weights(self):
 @patch_to(LatentDiffusionPipeline)
 def fuse_lora(self):
     "Add what the LoRA changes to the weights, for good; then another can be loaded."
-    for network in _changeable(self).values():
-        if lora_layers(network): _fuse(network)
+    found = [network for network in _changeable(self).values() if lora_layers(network)]
+    if not found: raise ConfigError("fuse_lora: the pipeline has no LoRA on")
+    for network in found: _fuse(network)

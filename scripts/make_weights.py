@@ -19,17 +19,13 @@ import judge
 import make_card
 from minidiff.files import read_json, write_json
 from minidiff.latent_diffusion import Job, open_run
+from minidiff.model_card import card_text
 from minidiff.text_encoder import ImageEncoder
 
 root = Path(__file__).resolve().parent.parent
 LIMIT = 20e6  # bytes
 
-CARD = """---
-license: apache-2.0
-library_name: minidiff
-pipeline_tag: text-to-image
----
-# Dali, the small text-to-image model of minidiff
+CARD = """# Dali, the small text-to-image model of minidiff
 
 A latent diffusion model in the form of Stable Diffusion (VAE, CLIP text encoder, U-Net, scheduler) that paints {size} x {size} pictures of one or two coloured shapes:
 "a red circle above a blue square", "on a black background, a small yellow star in the top left corner". Made by `scripts/make_weights.py` from one run of
@@ -57,12 +53,14 @@ def card(pipe, results, judged, size):
     vocabulary = pipe.tokenizer.vocab
     words = sum(token.endswith("</w>") and len(token) > 5 for token in vocabulary)
     parameters = ", ".join(f"{k} {v:,}" for k, v in results["parameters"].items())
-    return CARD.format(
+    body = CARD.format(
         size=preset["size"], pictures=preset["pictures"], minutes=seconds / 60,
         device=results["device"].upper(), threads=results["threads"],
         parameters=parameters, megabytes=size / 1e6, captions=judged["captions"],
         seeds=len(judged["seeds"]), steps=judged["steps"], scale=judged["scale"],
         words=words, **shares)
+    return card_text(body, license="apache-2.0", library_name="minidiff",
+                     pipeline_tag="text-to-image")
 
 
 def main():
@@ -78,7 +76,7 @@ def main():
     shutil.rmtree(target, ignore_errors=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet, image_encoder):
         part.to(torch.float16)
-    pipe.save_pretrained(target)
+    pipe.save_pretrained(target, card=False)
     image_encoder.save_pretrained(target / "image_encoder")
     write_json(results, target / "results.json")
     size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())

@@ -1,4 +1,4 @@
-"""The option `--long`, and one finished smoke run that the tests of the command line share."""
+"""The options `--long` and `-m full_size`, and one finished smoke run that the tests of the command line share."""
 import os
 import subprocess
 import sys
@@ -15,13 +15,14 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: takes minutes; runs with --long only")
+    config.addinivalue_line("markers", "full_size: Stable Diffusion 1.5 at full size, about 8 GB of memory and 5 of disk; runs with -m full_size only")
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--long"):
-        return
     for item in items:
-        if item.get_closest_marker("long"):
+        if item.get_closest_marker("full_size") and "full_size" not in config.getoption("-m"):
+            item.add_marker(pytest.mark.skip(reason="full_size: 4.3 GB of weights, minutes; runs with -m full_size only"))
+        if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="long: runs with --long only"))
 
 

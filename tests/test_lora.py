@@ -1,6 +1,5 @@
-"""LoRA: what it computes, whom it changes, and the files of diffusers and of kohya's scripts; against diffusers' own loader where PEFT is installed."""
+"""LoRA: what it computes, whom it changes, and the files of diffusers and of kohya's scripts; against diffusers' own loader, with PEFT."""
 import copy
-import importlib.util
 import json
 
 import diffusers
@@ -8,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,7 +22,6 @@ from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.text_encoder import CLIPTextModel, CLIPTextModelWithProjection
 from test_pipeline import OTHER, PROMPT, UNET, noise, real_pipeline
 
-needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="diffusers opens a LoRA with PEFT only, and it is not installed")
 TEXT = dict(vocab_size=64, hidden_size=32, intermediate_size=64, projection_dim=16, num_hidden_layers=2, num_attention_heads=4)
 MORE = (*ATTENTION, "conv1", "conv_shortcut", "conv", "proj_in", "ff.net.0.proj", "ff.net.2", "time_emb_proj", "conv_in")
 
@@ -303,7 +304,6 @@ def test_the_picture_of_diffusers_with_the_same_change(scale, ours, real, tmp_pa
     np.testing.assert_allclose(ours(**options), theirs, atol=1e-4, rtol=1e-4)
 
 
-@needs_peft
 @pytest.mark.parametrize("scale", [1.0, 0.4])
 def test_the_picture_of_diffusers_own_loader(scale, ours, real, tmp_path):
     options = dict(prompt=[PROMPT, OTHER], num_inference_steps=3, latents=noise(2), output_type="np")
@@ -314,13 +314,89 @@ def test_the_picture_of_diffusers_own_loader(scale, ours, real, tmp_path):
     np.testing.assert_allclose(ours(**options), real(**options).images, atol=1e-4, rtol=1e-4)
 
 
-@needs_peft
 def test_diffusers_opens_ours(ours, real, tmp_path):
     for part, targets in dict(unet=ATTENTION, text_encoder=TEXT_ATTENTION).items(): lora_state_dict_of(getattr(ours, part), targets, 2, alpha=5)
     save_lora(tmp_path, unet=ours.unet, text_encoder=ours.text_encoder)
     options = dict(prompt=PROMPT, num_inference_steps=3, latents=noise(), output_type="np")
     real.load_lora_weights(tmp_path)
     np.testing.assert_allclose(ours(**options), real(**options).images, atol=1e-4, rtol=1e-4)
+
+
+# --- files of PEFT's own making -------------------------------------------------------------------------------------
+TRAINED = {"alpha above the rank": (dict(r=3, lora_alpha=12), dict(r=2, lora_alpha=2)), "alpha below": (dict(r=4, lora_alpha=1), dict(r=4, lora_alpha=3)),
+           "ranks and alphas layer by layer": (dict(r=4, lora_alpha=6, rank_pattern={"attn1.to_q": 2, "conv_shortcut": 1}, alpha_pattern={"attn1.to_q": 7, "proj_in": 3}),
+                                               dict(r=2, lora_alpha=5, rank_pattern={"layers.1.self_attn.v_proj": 3})),
+           "the root of the rank": (dict(r=4, lora_alpha=3, use_rslora=True), dict(r=3, lora_alpha=2, use_rslora=True))}
+
+
+def trained_with_peft(folder, name, destination, convert=None):
+    "A LoRA in both networks of a pipeline, random and not small, in the file that diffusers' training scripts write."
+    pipe = StableDiffusionPipeline.from_pretrained(folder / "real", safety_checker=None)
+    g = torch.Generator().manual_seed(9)
+    layers = {}
+    for part, targets, options in zip(("unet", "text_encoder"), (MORE, TEXT_ATTENTION), TRAINED[name]):
+        network = getattr(pipe, part)
+        network.add_adapter(LoraConfig(target_modules=list(targets), init_lora_weights="gaussian", **options))
+        with torch.no_grad():
+            for key, x in network.named_parameters():
+                if "lora_B" in key: x.copy_(0.1 * torch.randn(x.shape, generator=g))
+                elif "lora_A" in key: x.copy_(0.3 * torch.randn(x.shape, generator=g))
+        layers[part] = get_peft_model_state_dict(network)
+        if convert: layers[part] = convert(layers[part])
+    StableDiffusionPipeline.save_lora_weights(destination, layers["unet"], layers["text_encoder"], **_collate_lora_metadata({part: getattr(pipe, part) for part in layers}))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3, 0, -0.5])
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_peft_trains_paints_the_same(name, scale, folder, ours, real, tmp_path):
+    options = dict(prompt=[PROMPT, OTHER], negative_prompt=["", "a star"], num_inference_steps=3, latents=noise(2), output_type="np", guidance_scale=4.0)
+    plain = ours(**options)
+    trained_with_peft(folder, name, tmp_path)
+    real.load_lora_weights(tmp_path, adapter_name="own")
+    real.set_adapters("own", float(scale))
+    theirs = real(**options).images
+    ours.load_lora_weights(tmp_path, scale=scale)
+    np.testing.assert_allclose(ours(**options), theirs, atol=1e-4, rtol=1e-4)
+    if scale: assert abs(theirs - plain).max() > 0.02
+    else: np.testing.assert_allclose(ours(**options), plain, atol=1e-5, rtol=1e-5)
+    ours.fuse_lora()
+    real.set_adapters("own", 1.0)
+    real.fuse_lora(lora_scale=float(scale))
+    real.unload_lora_weights()
+    np.testing.assert_allclose(ours(**options), real(**options).images, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(ours(**options), theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spelling", ["diffusers", "processors", "kohya", "PEFT"])
+@torch.no_grad()
+def test_every_spelling_paints_what_it_paints_in_diffusers(spelling, ours, real, tmp_path):
+    options = dict(prompt=PROMPT, num_inference_steps=3, latents=noise(), output_type="np")
+    plain = ours(**options)
+    state = {name: x.contiguous() for name, x in SPELLINGS[spelling](lora_state_dict_of(copy.deepcopy(ours.unet), alpha=3)).items()}
+    if spelling == "kohya":
+        text = {name.removeprefix("text_model."): x for name, x in lora_state_dict_of(copy.deepcopy(ours.text_encoder), TEXT_ATTENTION).items()}
+        state |= kohya(text, 4, "lora_te_text_model_")
+    save_file({name: x.contiguous() for name, x in state.items()}, tmp_path / LORA_FILE)
+    real.load_lora_weights(tmp_path)
+    ours.load_lora_weights(tmp_path)
+    assert bool(lora_layers(ours.text_encoder)) == (spelling == "kohya")
+    theirs = real(**options).images
+    np.testing.assert_allclose(ours(**options), theirs, atol=1e-4, rtol=1e-4)
+    assert abs(theirs - plain).max() > 0.01
+
+
+@pytest.mark.parametrize("targets, rank, alpha, scale", [(MORE, 3, 1, 1.0), (ATTENTION, 1, None, 0.5), (("conv1", "conv2"), 2, 4, -1.0)], ids=str)
+def test_diffusers_paints_the_same_with_ours(targets, rank, alpha, scale, ours, real, tmp_path):
+    options = dict(prompt=PROMPT, num_inference_steps=3, latents=noise(), output_type="np")
+    plain = ours(**options)
+    for part, own in dict(unet=targets, text_encoder=TEXT_ATTENTION).items(): lora_state_dict_of(getattr(ours, part), own, rank, alpha)
+    save_lora(tmp_path, unet=ours.unet, text_encoder=ours.text_encoder)
+    for part in ("unet", "text_encoder"): set_lora_scale(getattr(ours, part), scale)
+    real.load_lora_weights(tmp_path, adapter_name="own")
+    real.set_adapters("own", scale)
+    theirs = real(**options).images
+    np.testing.assert_allclose(ours(**options), theirs, atol=1e-4, rtol=1e-4)
+    assert abs(theirs - plain).max() > 0.02
 
 
 def test_off_again(ours, tmp_path):
@@ -330,9 +406,52 @@ def test_off_again(ours, tmp_path):
     ours.load_lora_weights(tmp_path)
     with pytest.raises(ConfigError, match="a LoRA already"): ours.load_lora_weights(tmp_path)
     with pytest.raises(ConfigError, match="LoRA"): ours.save_pretrained(tmp_path / "saved")
-    ours.unload_lora_weights()
-    np.testing.assert_array_equal(ours(**options), plain)
+    for part in ("unet", "text_encoder"):
+        with pytest.raises(ConfigError, match="has a LoRA on; fuse_lora or unload_lora before"): getattr(ours, part).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    for _ in range(2):  # when there is none, there is nothing to take off
+        ours.unload_lora_weights()
+        np.testing.assert_array_equal(ours(**options), plain)
     ours.save_pretrained(tmp_path / "saved")
+    ours.unet.save_pretrained(tmp_path / "saved/unet")
+
+
+def test_two_one_after_the_other(ours, tmp_path):
+    "Fused, the first is part of the weights; and a second time there is nothing to fuse."
+    options = dict(prompt=PROMPT, num_inference_steps=2, latents=noise(), output_type="np")
+    written_by_diffusers(ours, tmp_path)
+    plain = ours(**options)
+    with pytest.raises(ConfigError, match="fuse_lora: the pipeline has no LoRA on"): ours.fuse_lora()
+    ours.load_lora_weights(tmp_path, scale=0.5)
+    ours.fuse_lora()
+    with pytest.raises(ConfigError, match="fuse_lora"): ours.fuse_lora()
+    half = ours(**options)
+    ours.load_lora_weights(tmp_path, scale=-0.5)
+    np.testing.assert_allclose(ours(**options), plain, atol=1e-4, rtol=1e-4)
+    ours.unload_lora_weights()
+    np.testing.assert_array_equal(ours(**options), half)
+    assert abs(half - plain).max() > 0.01
+
+
+def test_the_lora_of_another_base_model(ours, tmp_path):
+    "It is refused as a whole, text encoder and U-Net, and nothing has changed."
+    options = dict(prompt=PROMPT, num_inference_steps=1, latents=noise(), output_type="np")
+    plain = ours(**options)
+    torch.manual_seed(1)
+    wide = UNet2DConditionModel(**{**UNET, "cross_attention_dim": 48})
+    state = named(lora_state_dict_of(wide), "lora_A", "lora_B")
+    text = named(lora_state_dict_of(copy.deepcopy(ours.text_encoder), TEXT_ATTENTION), "lora_A", "lora_B", "text_encoder.text_model.")
+    save_file({**text, **state}, tmp_path / LORA_FILE)
+    with pytest.raises(LoadError, match="attn2.to_k.*its weight is"): ours.load_lora_weights(tmp_path)
+    for name, reason in ((f"unet.{B.replace('lora_B.weight', 'lora_magnitude_vector')}", "DoRA"), ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "LoHa"),
+                         ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "others are not read"), ("text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight", "half|text_encoder_2")):
+        save_file({**named(two(), "lora_A", "lora_B"), name: torch.ones(64, 1)}, tmp_path / LORA_FILE)
+        with pytest.raises(LoadError, match=reason): ours.load_lora_weights(tmp_path)
+    np.testing.assert_array_equal(ours(**options), plain)
+    for bad in ("x", float("nan"), None):
+        save_file(text, tmp_path / LORA_FILE)
+        with pytest.raises(ConfigError, match="scale"): ours.load_lora_weights(tmp_path, scale=bad)
+    assert not lora_layers(ours.text_encoder) and not lora_layers(ours.unet)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -375,6 +494,8 @@ def test_wrong_arguments(call, reason):
 def test_files_that_are_none(tmp_path):
     with pytest.raises(LoadError, match="no folder"): read_lora(tmp_path / "none")
     with pytest.raises(LoadError, match="found none"): read_lora(tmp_path)
+    (tmp_path / "pytorch_lora_weights.bin").write_bytes(b"\x80\x02")
+    with pytest.raises(LoadError, match="found none but pytorch_lora_weights.bin, a pickle"): read_lora(tmp_path)
     for name in "ab": save_file(named(two(), "lora_A", "lora_B"), tmp_path / f"{name}.safetensors")
     with pytest.raises(LoadError, match="2 of them"): read_lora(tmp_path)
     assert list(read_lora(tmp_path, weight_name="a.safetensors")) == ["unet"]

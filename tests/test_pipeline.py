@@ -466,6 +466,21 @@ def test_places_where_a_pipeline_cannot_go(place, ours):
     assert ours.to("cpu", torch.float32) is ours
 
 
+@pytest.mark.parametrize("name, given", [("over", 3), ("over", "a.png"), ("control", 3), ("control", torch.zeros(1, 3, 16, 16))], ids=str)
+def test_a_loop_over_what_is_no_picture(name, given, ours):
+    with pytest.raises(ConfigError, match=f"{name}: expected a (PaintOver|ControlHint), got"): ours.denoise(noise(), torch.zeros(2, 77, 32), 2, **{name: given})
+
+
+def test_an_eye_that_shrinks_by_another_factor(ours):
+    from minidiff.conditioning import ControlNetModel
+    net = ControlNetModel.from_unet(ours.unet, conditioning_embedding_out_channels=(16, 32, 32, 64))
+    assert net.controlnet_cond_embedding.factor == 8 and ours.vae.factor == 2
+    for size in (16, 64):
+        with pytest.raises(ConfigError, match="controlnet: its eye makes a picture 8 times smaller, and the VAE 2 times"):
+            ours(PROMPT, controlnet=net, image=torch.zeros(1, 3, size, size), num_inference_steps=1)
+    with pytest.raises(ConfigError, match="controlnet: expected"): ours(PROMPT, controlnet=3, image=torch.zeros(1, 3, 16, 16))
+
+
 def test_a_denoise_with_too_few_states(ours):
     states = ours.encode_prompt(["", PROMPT])
     with pytest.raises(ValueError, match="states: expected 2, two for each canvas, got 1"): ours.denoise(noise(), states[1:], steps=1)

@@ -1,5 +1,6 @@
 """Stable Diffusion XL in the pipeline, against diffusers' own: two text encoders, sizes, zeros for no negative prompt; and what is refused."""
 import inspect
+import warnings
 
 import diffusers
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 import torch
 import transformers
 from diffusers import StableDiffusionXLPipeline
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 
 from minidiff.checks import ConfigError, LoadError
 from minidiff.files import read_json, write_json
@@ -15,16 +19,17 @@ from minidiff.pipeline import SCHEDULERS, LatentDiffusionPipeline
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.text_encoder import CLIPTextModel, CLIPTextModelWithProjection
 from minidiff.tokenizer import CLIPTokenizer, train_bpe
-from minidiff.two_encoders import decode_precisely, take_sizes, with_sizes
+from minidiff.two_encoders import decode_scaled, take_sizes, with_sizes
 from test_lora import stir
 from test_pipeline import BETAS, OTHER, PROMPT, VAE, noise, seeds
+from test_pipeline import real_pipeline as elder
 
 UNET = dict(sample_size=8, block_out_channels=(32, 64), layers_per_block=2, cross_attention_dim=56, norm_num_groups=8, attention_head_dim=(2, 4),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), use_linear_projection=True,
             transformer_layers_per_block=(1, 2), addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=20 + 6 * 8)
 
 
-def real_pipeline(folder, zeros=True):
+def real_pipeline(folder, zeros=True, vae=()):
     torch.manual_seed(0)
     CLIPTokenizer(*train_bpe([PROMPT, OTHER] * 3, 600)).save_pretrained(folder / "tokenizer")
     first = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -33,7 +38,7 @@ def real_pipeline(folder, zeros=True):
     both = dict(vocab_size=len(first), num_hidden_layers=3, num_attention_heads=4, **ids)
     one = transformers.CLIPTextModel(transformers.CLIPTextConfig(hidden_size=32, intermediate_size=64, **both))
     two = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(hidden_size=24, intermediate_size=48, hidden_act="gelu", projection_dim=20, **both))
-    pipe = StableDiffusionXLPipeline(diffusers.AutoencoderKL(**VAE).eval(), one.eval(), two.eval(), first, second, diffusers.UNet2DConditionModel(**UNET).eval(),
+    pipe = StableDiffusionXLPipeline(diffusers.AutoencoderKL(**{**VAE, **dict(vae)}).eval(), one.eval(), two.eval(), first, second, diffusers.UNet2DConditionModel(**UNET).eval(),
                                      diffusers.EulerDiscreteScheduler(**{k: v for k, v in BETAS.items() if k not in ("clip_sample", "set_alpha_to_one")}),
                                      force_zeros_for_empty_prompt=zeros, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
@@ -160,11 +165,80 @@ def test_a_lora_of_both_encoders(ours, tmp_path):
     assert (changed - plain).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("scale", [1.0, -0.4])
+def test_a_lora_that_peft_trained_for_all_three(scale, folder, ours, tmp_path):
+    "The picture is diffusers', beside the weights and merged into them; and ours opens there."
+    theirs = StableDiffusionXLPipeline.from_pretrained(folder / "real", add_watermarker=False)
+    theirs.set_progress_bar_config(disable=True)
+    g = torch.Generator().manual_seed(9)
+    parts = ("unet", "text_encoder", "text_encoder_2")
+    for part, r, alpha in zip(parts, (3, 2, 4), (6, 1, 3)):
+        network = getattr(theirs, part)
+        network.add_adapter(LoraConfig(r=r, lora_alpha=alpha, target_modules=["to_q", "to_v", "ff.net.2", "proj_in"] if part == "unet" else list(TEXT_ATTENTION)))
+        with torch.no_grad():
+            for key, x in network.named_parameters():
+                if "lora_" in key: x.copy_(0.2 * torch.randn(x.shape, generator=g))
+    layers = {f"{part}_lora_layers": get_peft_model_state_dict(getattr(theirs, part)) for part in parts}
+    StableDiffusionXLPipeline.save_lora_weights(tmp_path, **layers, **_collate_lora_metadata({part: getattr(theirs, part) for part in parts}))
+    again = StableDiffusionXLPipeline.from_pretrained(folder / "real", add_watermarker=False)
+    again.set_progress_bar_config(disable=True)
+    again.load_lora_weights(tmp_path, adapter_name="own")
+    again.set_adapters("own", scale)
+    options = dict(prompt=[PROMPT, OTHER], negative_prompt=["", "a star"], latents=noise(2))
+    plain = ours(num_inference_steps=3, guidance_scale=5.0, output_type="np", **options)
+    ours.load_lora_weights(tmp_path, scale=scale)
+    assert abs(equal(ours, again, **options) - plain).max() > 0.02
+    save_lora(tmp_path / "ours", **{part: getattr(ours, part) for part in parts})
+    ours.fuse_lora()
+    equal(ours, again, **options)
+    again.unload_lora_weights()
+    again.load_lora_weights(tmp_path / "ours", adapter_name="back")
+    again.set_adapters("back", scale)
+    equal(ours, again, **options)
+
+
 def test_a_vae_that_overflows_in_half_precision(ours):
     vae = ours.vae.half()
     assert vae.config.force_upcast
-    picture = decode_precisely(vae, noise().half())
+    picture = decode_scaled(vae, noise().half())
     assert picture.dtype == torch.float32 and next(vae.parameters()).dtype == torch.float16
+
+
+MEAN, STD = [-1.6, 2.2, 0.1, 0.2], [8.4, 6.0, 5.2, 4.4]
+
+
+def test_the_mean_and_spread_of_each_channel(real, tmp_path):
+    "As Playground 2.5 has them; and a folder of ours keeps them."
+    theirs = real_pipeline(tmp_path, vae=dict(latents_mean=MEAN, latents_std=STD, scaling_factor=0.5))
+    theirs.save_pretrained(tmp_path / "real")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ours = LatentDiffusionPipeline.from_pretrained(tmp_path / "real")
+    painted = equal(ours, theirs, prompt=[PROMPT, OTHER], negative_prompt=["", "a"], latents=noise(2))
+    latents = ours(prompt=[PROMPT, OTHER], negative_prompt=["", "a"], latents=noise(2), num_inference_steps=3, guidance_scale=5.0, output_type="latent")
+    with torch.no_grad(): plain = ours.vae.decode(latents / 0.5)
+    assert abs((plain / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() - painted).max() > 0.05  # it is no small matter
+    ours.save_pretrained(tmp_path / "ours")
+    equal(LatentDiffusionPipeline.from_pretrained(tmp_path / "ours"), theirs, prompt=PROMPT, latents=noise())
+    picture = torch.zeros(1, 3, 16, 16)
+    for call in (lambda: ours.img2img(PROMPT, picture), lambda: ours.inpaint(PROMPT, picture, torch.ones(1, 1, 16, 16))):
+        with pytest.raises(ConfigError, match="image: .*latents_mean and latents_std.*expected latents"): call()
+    assert ours.img2img(PROMPT, latents[:1], num_inference_steps=2, output_type="pt").isfinite().all()
+
+
+def test_one_of_both_is_not_used_and_said(tmp_path):
+    theirs = real_pipeline(tmp_path, vae=dict(latents_mean=MEAN))
+    theirs.save_pretrained(tmp_path / "real")
+    with pytest.warns(UserWarning, match="latents_mean=.*not used"): ours = LatentDiffusionPipeline.from_pretrained(tmp_path / "real")
+    equal(ours, theirs, prompt=PROMPT, latents=noise())
+
+
+def test_the_elders_do_not_use_them_and_it_is_said(tmp_path):
+    theirs = elder(tmp_path, vae=dict(latents_mean=MEAN, latents_std=STD))
+    theirs.save_pretrained(tmp_path / "real")
+    with pytest.warns(UserWarning) as told: ours = LatentDiffusionPipeline.from_pretrained(tmp_path / "real")
+    assert [str(one.message).split("=")[0] for one in told if "is not used" in str(one.message)] == ["the VAE's latents_mean", "the VAE's latents_std"]
+    equal(ours, theirs, prompt=PROMPT, latents=noise())
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
