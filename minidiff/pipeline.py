@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULERS', 'LatentDiffusionPipeline', 'PipelineOutput', 'to_pil']
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell004
-import functools, itertools, math, tempfile, warnings
+import functools, itertools, math, tempfile
 from dataclasses import replace
 from typing import Callable, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import samplers
-from .checks import (ConfigError, LoadError, check_place, number, one_of,
+from .checks import (ConfigError, check_place, number, one_of,
                              shorten, whole_number)
 from .conditioning import ControlHint, PaintOver, guide, rescale_guided
 from .files import read_json, staged, write_json

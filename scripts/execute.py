@@ -40,7 +40,7 @@ def execute(path, timeout=1200, kernel="python3"):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    client = Client(notebook, timeout=timeout, kernel_name=kernel, store_widget_state=False, record_timing=False,
+    client = Client(notebook, timeout=timeout, kernel_name=kernel, store_widget_state=False, record_timing=False, coalesce_streams=True,
                     resources={"metadata": {"path": str(path.parent)}})
     start, error = time.perf_counter(), None
     try:
