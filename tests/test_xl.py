@@ -228,15 +228,15 @@ def test_half_of_what_is_heard_by_a_callback(ours, real):
     "Guidance that ends half way, as diffusers' documentation writes it: here what is added is halved with the states."
     def change(pipe, i, t, tensors):
         if i == 1:
-            pipe._guidance_scale = 0.0 if isinstance(pipe, StableDiffusionXLPipeline) else 1.0
+            pipe._guidance_scale = 0.0
             return {name: x.chunk(2)[-1] for name, x in tensors.items()}
         return tensors
     options = dict(prompt=[PROMPT, OTHER], latents=noise(2), num_inference_steps=4, output_type="np", guidance_scale=5.0, callback_on_step_end=change)
     mine = ours(**options, callback_on_step_end_tensor_inputs=["prompt_embeds"])
     theirs = real(**options, callback_on_step_end_tensor_inputs=["prompt_embeds", "add_text_embeds", "add_time_ids"]).images
-    np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
     options.pop("callback_on_step_end")
-    assert abs(ours(**options) - mine).max() > 1e-3
+    assert abs(ours(**options) - mine).max() > 2e-4  # of a random U-Net that hardly listens
 
 
 @torch.no_grad()
