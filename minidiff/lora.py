@@ -8,14 +8,14 @@ __all__ = ['ATTENTION', 'TEXT_ATTENTION', 'LORA_FILE', 'LoRALayer', 'LoRALinear'
            'load_lora', 'load_lora_parts']
 
 # %% ../nbs/workshop/lora.ipynb #lo_imports
-import json, math, re
+import glob, json, math, os, re
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .checks import (ConfigError, LoadError, check_path, number, shorten,
-                             whole_number)
+from .checks import (FLOATS, ConfigError, LoadError, check_path, number,
+                             shorten, whole_number)
 from .files import load_metadata, load_safetensors, save_safetensors
 from .hub import find_folder
 
@@ -225,6 +225,9 @@ def read_lora(
         metadata = _settings(load_metadata(file), file)
     parts = {}
     for key, value in weights.items():
+        if not isinstance(key, str) or not torch.is_tensor(value):
+            raise LoadError(f"{file}: expected tensors by name, got {shorten(value)} "
+                            f"as {shorten(key)}")
         part, path, way = split_key(key)
         layers = parts.setdefault(part or "unet", {})
         own = layers.setdefault(path, dict(down=None, up=None, alpha=None))
@@ -244,10 +247,16 @@ def read_lora(
 # %% ../nbs/workshop/lora.ipynb #lo_readhelp
 def _lora_file(name, weight_name, revision, hub):
     "The one file of a folder that is meant."
-    if isinstance(name, (str, Path)) and Path(name).is_file(): return Path(name)
+    file = os.path.expanduser(name) if isinstance(name, (str, Path)) else ""
+    if os.path.isfile(file): return Path(file)
     wanted = weight_name or "*.safetensors"
-    folder = find_folder(name, (wanted,), revision, hub)
-    found = sorted(folder.glob(wanted))
+    inside = isinstance(wanted, str) and not os.path.isabs(wanted)
+    if not inside or "\0" in wanted:
+        raise ConfigError("weight_name: expected the name of a file in the folder, got "
+                          f"{shorten(weight_name)}")
+    pattern = glob.escape(weight_name) if weight_name else wanted
+    folder = find_folder(name, (pattern,), revision, hub)
+    found = sorted(file for file in folder.glob(pattern) if file.is_file())
     usual = [file for file in found if file.name == LORA_FILE]
     if len(found) > 1 and usual: found = usual
     if len(found) == 1: return found[0]
@@ -338,8 +347,11 @@ def _check_shapes(path, layer, down, up):
     for x, size in zip((down, up), sizes):
         trimmed = tuple(x.shape[:2]) + tuple(n for n in x.shape[2:] if n > 1)
         wanted = size[:2] + tuple(n for n in size[2:] if n > 1)
-        if trimmed != wanted or not rank or not x.is_floating_point():
+        if trimmed != wanted or not rank:
             raise LoadError(f"the LoRA's matrices for {path} are {tuple(down.shape)} "
                             f"and {tuple(up.shape)}, and its weight is {shape}")
+        if x.dtype not in FLOATS:
+            raise LoadError(f"the LoRA's matrices for {path} hold {x.dtype} numbers, "
+                            f"expected one of {', '.join(map(str, FLOATS))}")
         if not x.isfinite().all():
             raise LoadError(f"the LoRA's matrices for {path} hold NaN or infinity")

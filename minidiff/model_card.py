@@ -7,7 +7,7 @@ __all__ = ['CARD_FILE', 'GRID_FILE', 'card_text', 'PipelineCard', 'as_card', 'ca
            'keeps_card', 'check_repository', 'send_folder']
 
 # %% ../nbs/workshop/model_card.ipynb #mc_imports
-import glob, inspect, re
+import glob, inspect, itertools, re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ def card_text(
 ) -> str:  # the content of a README.md
     "A card that `huggingface_hub` can read, or a `ConfigError`."
     from huggingface_hub import ModelCard, ModelCardData
+    as_list([body, *map(str, data.values())], "card: its texts")  # halves of characters
     try:
         top = ModelCardData(**data).to_yaml(original_order=[*data])
         text = f"---\n{top}\n---\n{body.strip()}\n"
@@ -64,13 +65,18 @@ class PipelineCard:
             if not isinstance(getattr(self, name), dict):
                 raise ConfigError(f"card: {name}: expected a dictionary, got "
                                   f"{shorten(getattr(self, name))}")
-        if self.prompts: self.prompts = as_list(self.prompts, "card: prompts")
-        self.tags = as_list(self.tags, "card: tags") if self.tags else []
+            if not all(isinstance(key, str) and key for key in getattr(self, name)):
+                raise ConfigError(f"card: {name}: expected names, got "
+                                  f"{shorten([*getattr(self, name)])}")
+        for name in ("prompts", "tags"):
+            given = getattr(self, name)
+            none = given is None or isinstance(given, (tuple, list, str)) and not given
+            setattr(self, name, [] if none else as_list(given, f"card: {name}"))
         self.seed = whole_number("card: seed", self.seed, 0, 2**63 - 1)
         if self.results and not self.measured_on.strip():
             raise ConfigError("card: measured_on: results need a word on what they "
                               "were measured on")
-        self.results = {f"{name}": _with_interval(name, value)
+        self.results = {name: _with_interval(name, value)
                         for name, value in self.results.items()}
 
 # %% ../nbs/workshop/model_card.ipynb #mc_helpers
@@ -101,6 +107,11 @@ def as_card(
 def _plain(value):
     "Any text or value on one line of Markdown, which reads none of it as a mark."
     return re.sub(r"([\\`*_\[\]|#<>&~$])", r"\\\1", one_line(value))
+
+def _item(number, text):
+    "A line of a numbered list; what begins like a list of its own is text, too."
+    text = re.sub(r"^([-+=])|^(\d+)([.)])", r"\2\\\1\3", _plain(text))
+    return f"{number}. {text or '(no words)'}"
 
 def _table(head, rows):
     "A table in Markdown."
@@ -153,8 +164,7 @@ def card_body(
     sections = [f"# {_plain(card.title)}", card.about.strip()]
     if count:
         sections.append(f"![What the pipeline painted, {count} in all]({GRID_FILE})")
-        sections.append("\n".join(f"{i}. {_plain(prompt) or '(no words)'}"
-                                  for i, prompt in enumerate(card.prompts, 1)))
+        sections.append("\n".join(itertools.starmap(_item, enumerate(card.prompts, 1))))
     if settings:
         rows = [(option, value if isinstance(value, str) else shorten(value))
                 for option, value in settings.items()]
@@ -164,7 +174,7 @@ def card_body(
                 for metric, (value, *limits) in card.results.items()]
         sections += ["## Measured", f"On {_plain(card.measured_on)}.",
                      _table(["metric", "value", "interval"], rows)]
-    parts = [(part, type(own).__name__, _count(own))
+    parts = [(part, type(getattr(own, "_orig_mod", own)).__name__, _count(own))
              for part, own in pipeline.components.items()]
     sections += ["## Parts", _table(["part", "class", "parameters"], parts),
                  "## How to open it", _OPEN.format(kind=kind, name=name), _SIGNED]
@@ -245,7 +255,7 @@ def send_folder(
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
         repository = getattr(url, "repo_id", repository)
-        there = api.list_repo_files(repository)
+        there = api.list_repo_files(repository, revision=options.get("revision"))
         keep = [] if card or CARD_FILE not in there else [CARD_FILE, GRID_FILE]
         gone = [glob.escape(name) for name in there if replaces(Path(name))]
         sent = api.upload_folder(folder_path=folder, repo_id=repository,

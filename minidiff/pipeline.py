@@ -34,7 +34,8 @@ from .scheduler import DDPMScheduler, randn_like, sample
 from .sd_unet import UNet2DConditionModel, timestep_embedding
 from .text_encoder import CLIPTextModel, CLIPTextModelWithProjection
 from .tokenizer import CLIPTokenizer
-from .two_encoders import decode_scaled, hear_two, token_ids, with_sizes
+from .two_encoders import (decode_scaled, hear_two, in_single, token_ids,
+                                   with_sizes)
 from .vae import AutoencoderKL
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell019
@@ -252,7 +253,7 @@ class _Guided:
         scale = self.pipeline._guidance_scale
         states = self.states
         told = self.told
-        added = self.added
+        added = {k: rows[-len(states):] for k, rows in self.added.items()}  # as many
         twice = len(states) == 2 * len(x)
         if twice and (scale == 1 or scale == 0 and not self.rescale):
             states = states.chunk(2)[int(scale)]  # the other answer would count nothing
@@ -392,8 +393,10 @@ def __call__(
                     timesteps=timesteps, sigmas=sigmas, eta=number("eta", eta, 0, 1))
     height, width = ControlHint.add_to(options, n, copies, height, width)
     begin = functools.partial(over.prepare, self, copies) if over else self._canvas
-    latents = self.denoise(begin(latents, n, height, width, generator), states,
-                           num_inference_steps, guidance_scale, generator, **options)
+    with in_single(self.vae, self._is_xl and over is not None):
+        latents = begin(latents, n, height, width, generator)
+    latents = self.denoise(latents, states, num_inference_steps, guidance_scale,
+                           generator, **options)
     return self._pictures(latents, output_type, return_dict)
 
 # %% ../nbs/14_stable_diffusion.ipynb #cell028_2

@@ -116,7 +116,12 @@ def check_eye(
     controlnet,  # or None
     factor: int,  # pixels a side of one of the VAE's latents
 ):
-    "A `ConfigError` where its picture comes out of another size than the latents."
+    "A `ConfigError` where it wants more, or makes pictures of another size."
+    more = getattr(getattr(controlnet, "config", None), "addition_embed_type", None)
+    if more is not None:
+        raise ConfigError("controlnet: it wants more than a text and a picture "
+                          f"({shorten(more)}, as Stable Diffusion XL's do); expected "
+                          "one without addition_embed_type")
     eye = getattr(controlnet, "controlnet_cond_embedding", None)
     own = getattr(eye, "factor", factor)
     if own != factor:

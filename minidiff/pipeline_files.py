@@ -6,7 +6,7 @@
 __all__ = ['find_variants', 'open_networks', 'needed_files', 'asks_for_index', 'is_replaced', 'make_index']
 
 # %% ../nbs/workshop/pipeline_files.ipynb #pf_imports
-import re, warnings
+import os, re, warnings
 from pathlib import Path
 
 from .checks import LoadError, shorten
@@ -83,9 +83,9 @@ def asks_for_index(
                             "then pipe.save_pretrained('folder')")
         return ["model_index.json"]
 
-    path = Path(name).expanduser() if isinstance(name, (str, Path)) else Path()
-    if path.is_file(): look([path.name], f"{path.parent}/")
-    elif path.is_dir() and name: look([p.name for p in path.iterdir()], f"{path}/")
+    path = os.path.expanduser(name) if isinstance(name, (str, Path)) else ""
+    if os.path.isfile(path): look([os.path.basename(path)], f"{Path(path).parent}/")
+    elif os.path.isdir(path): look(os.listdir(path), f"{Path(path)}/")
     hub = f"{name}".removeprefix("hub:")
     return lambda names: look(names, f"https://hf.co/{hub}/blob/main/")
 
@@ -100,7 +100,8 @@ def is_replaced(
 ) -> bool:
     "Does a save of the pipeline take it away?"
     part = file.parts[0]
-    if part.startswith("tokenizer"): return file.name in _TOKENIZER_FILES
+    if len(file.parts) != 2: return False  # in none of our folders
+    if part in ("tokenizer", "tokenizer_2"): return file.name in _TOKENIZER_FILES
     name = getattr(known.get(part), "weights_name", None)
     return bool(name) and is_weights_file(file.name, name, variant, variant is None)
 

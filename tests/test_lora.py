@@ -46,6 +46,12 @@ def stir(model, seed=3):
     return model
 
 
+def add_and_stir(model):
+    add_lora(model, 2)
+    stir(model)
+    return model
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lora")
@@ -468,7 +474,7 @@ def two(down=(2, 64), up=(64, 2), a=A, b=B):
     (two(a=A.replace("to_q", "to_z"), b=B.replace("to_q", "to_z")), "no such layer"), (two(b=B.replace("lora_B", "lora_C")), "no weight of a LoRA"),
     ({**two(), A.replace("lora_A.weight", "dora_scale"): torch.ones(64)}, "DoRA"), ({**two(), A.replace("lora_A", "lora.down"): torch.zeros(2, 64)}, "two weights"),
     ({**two(), A.replace("lora_A.weight", "alpha"): torch.tensor(float("nan"))}, "alpha"), ({**two(), A.replace("lora_A.weight", "alpha"): torch.zeros(2)}, "alpha"),
-    ({A: torch.full((2, 64), torch.nan), B: torch.zeros(64, 2)}, "NaN"), ({A: torch.zeros(2, 64, dtype=torch.int64), B: torch.zeros(64, 2)}, "its weight is"),
+    ({A: torch.full((2, 64), torch.nan), B: torch.zeros(64, 2)}, "NaN"), ({A: torch.zeros(2, 64, dtype=torch.int64), B: torch.zeros(64, 2)}, "hold torch.int64 numbers"),
     (named(two(), "lora_A", "lora_B", "text_encoder_2."), "text_encoder_2"), ({}, "no weights"),
     (two(a=A.replace("to_q", "norm"), b=B.replace("to_q", "norm")), "no such layer"),
     (two(a="lora_unet_input_blocks_4_1_proj_in.lora_down.weight", b="lora_unet_input_blocks_4_1_proj_in.lora_up.weight"), "no such layer")])
@@ -505,6 +511,25 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(LoadError, match="no JSON"): read_lora(tmp_path)
     (tmp_path / "b.safetensors").write_bytes(b"\x80\x02pickle...")
     with pytest.raises(LoadError, match="pickle"): read_lora(tmp_path / "b.safetensors")
+
+
+def test_paths_and_names_as_people_write_them(ours, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_lora(tmp_path / "a b", unet=add_and_stir(unet()))
+    (tmp_path / "a b" / LORA_FILE).rename(tmp_path / "a b" / "my style [v1*].safetensors")
+    wanted = read_lora(tmp_path / "a b")["unet"].keys()
+    for given in (("~/a b",), ("~/a b/my style [v1*].safetensors",), ("~/a b", "my style [v1*].safetensors"), (str(tmp_path), "a b/my style [v1*].safetensors")):
+        assert read_lora(*given)["unet"].keys() == wanted
+    for name in (5, "/a.safetensors", "a\0b"):
+        with pytest.raises(ConfigError, match="weight_name: expected the name of a file"): read_lora(tmp_path / "a b", name)
+    for name in ("*", "**", "no.safetensors"):
+        with pytest.raises(LoadError, match="found none"): read_lora(tmp_path / "a b", name)
+
+
+@pytest.mark.parametrize("given, reason", [({3: torch.zeros(1)}, "tensors by name.* as 3"), ({"unet.x.lora_A.weight": np.zeros((2, 3))}, "tensors by name"), ({"unet.x.alpha": 4.0}, "tensors by name, got 4.0"), ({}, "no weights")])
+def test_weights_that_are_none(given, reason):
+    with pytest.raises(LoadError, match=reason) as error: read_lora(given)
+    assert "\n" not in str(error.value)
 
 
 def test_a_compiled_model_is_one_too():

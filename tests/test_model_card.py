@@ -117,12 +117,13 @@ def test_folders_that_are_none(given, ours):
 BAD = [("'titel'", dict(titel="a")), ("expected a PipelineCard", 3), ("expected a PipelineCard", True), ("card: title", dict(title=3)), ("card: settings: expected", dict(settings=[1])),
        ("card: results: expected", dict(results=[1])), ("measured_on", dict(results={"a": 1})), ("results: a", dict(results={"a": float("nan")}, measured_on="b")),
        ("results: a", dict(results={"a": "good"}, measured_on="b")), ("is not between", dict(results={"a": (3, 1, 2)}, measured_on="b")), ("(number, low", dict(results={"a": (3, 1)}, measured_on="b")),
-       ("card: prompts", dict(prompts=[3])), ("card: seed", dict(seed=-1)), ("card: tags", dict(tags=[3])), ("generator is not one", dict(prompts="a", settings=dict(generator=None))),
+       ("card: prompts", dict(prompts=[3])), ("card: seed", dict(seed=-1)), ("card: tags", dict(tags=[3])), ("card: prompts", dict(prompts=0)), ("card: prompts", dict(prompts=np.array(["a", "b"]))), ("card: settings: expected names", dict(settings={1: 2}, prompts="a")),
+       ("card: results: expected names", dict(results={"": 1}, measured_on="b")), ("card: its texts must be of Unicode", dict(title="\ud800")), ("card: its texts must be of Unicode", dict(about="\ud800")), ("generator is not one", dict(prompts="a", settings=dict(generator=None))),
        ("num_images_per_prompt is not", dict(prompts="a", settings=dict(num_images_per_prompt=2))), ("knows no 'stepz'", dict(prompts="a", settings=dict(stepz=3))),
        ("num_inference_steps", dict(prompts="a", settings=dict(num_inference_steps=0))), ("card: images", dict(images=[3])), ("expected 2, one a prompt", dict(images=[Image.new("RGB", (8, 8))], prompts=["a", "b"]))]
 
 
-@pytest.mark.parametrize("reason, card", BAD, ids=[reason for reason, _ in BAD])
+@pytest.mark.parametrize("reason, card", BAD, ids=[f"{i} {reason}" for i, (reason, _) in enumerate(BAD)])
 def test_a_wrong_card_is_refused_and_nothing_is_saved(reason, card, ours, tmp_path):
     with pytest.raises((ConfigError, ValueError, TypeError)) as error: ours.save_pretrained(tmp_path / "p", card=card)
     assert reason in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "p").exists()
@@ -135,6 +136,31 @@ def test_a_card_of_any_text():
     assert yaml.safe_load(card_text("", tags=["yes", "1", "a: b"]).split("---")[1])["tags"] == ["yes", "1", "a: b"]
     with pytest.raises(ConfigError, match="card"): card_text("", eval_results=["a"])
     assert as_card(None) == PipelineCard()
+
+
+def test_captions_that_look_like_lists(ours, tmp_path):
+    prompts = ["- a", "--- b", "+ c", "= d", "1. e", "12) f", "1.5 g", "-"]
+    ours.save_pretrained(tmp_path, card=dict(prompts=prompts, images=torch.zeros(8, 3, 8, 8)))
+    text = (tmp_path / CARD_FILE).read_text(encoding="utf-8")
+    for line in (r"1. \- a", r"2. \--- b", r"3. \+ c", r"4. \= d", r"5. 1\. e", r"6. 12\) f", r"7. 1\.5 g", r"8. \-"): assert f"\n{line}\n" in text, line
+
+
+def test_a_card_without_prompts_and_of_a_compiled_unet(ours, tmp_path):
+    ours.unet = torch.compile(ours.unet)
+    ours.save_pretrained(tmp_path, card=dict(prompts=None, images=torch.zeros(1, 3, 8, 8)))
+    text = (tmp_path / CARD_FILE).read_text(encoding="utf-8")
+    assert "| unet | UNet2DConditionModel |" in text and "painted, 1 in all" in text
+
+
+def test_an_error_half_way_to_the_hub_leaves_nothing_here(ours, api, tmp_path, monkeypatch):
+    monkeypatch.setattr(ModelCard, "validate", lambda self, repo_type=None: None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("list_repo_files", "upload_folder"):
+        def fail(*_, **__): raise ConnectionError(f"{name}\nbroke off")
+        monkeypatch.setattr(Api, name, fail)
+        with pytest.raises(LoadError, match="me/painter was not sent .*ConnectionError: (list|upload)_.* broke off") as error: ours.push_to_hub("me/painter")
+        assert "\n" not in str(error.value) and not [*tmp_path.iterdir()]
+        monkeypatch.setattr(Api, "list_repo_files", lambda self, repo_id, revision=None: [])
 
 
 # --- the Hub --------------------------------------------------------------------------------------------------------
@@ -184,7 +210,9 @@ class Api:
         Api.calls.append(("create", repo_id, options))
         return type("Url", (), {"repo_id": repo_id if "/" in repo_id else f"me/{repo_id}"})()
 
-    def list_repo_files(self, repo_id): return Api.there
+    def list_repo_files(self, repo_id, revision=None):
+        Api.revision = revision
+        return Api.there
 
     def upload_folder(self, folder_path, **options):
         folder = Path(folder_path)
@@ -201,9 +229,11 @@ def api(monkeypatch, endpoint):
 
 
 def test_the_card_is_asked_of_the_hub_before_it_is_sent(ours, api, endpoint):
+    api.revision = "main"
     url = ours.push_to_hub("me/painter", card=CARD, private=True, commit_message="First", revision="dev", create_pr=True, token="hf_x")
     assert url.endswith("/commit/1") and api.calls[0] == ("token", "hf_x")
     assert api.calls[1] == ("create", "me/painter", dict(private=True, exist_ok=True))
+    assert api.revision == "dev"  # what is there, on that branch
     _, files, options = api.calls[2]
     assert options == dict(repo_id="me/painter", delete_patterns=None, ignore_patterns=[], commit_message="First", revision="dev", create_pr=True)
     assert {CARD_FILE, GRID_FILE, "model_index.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json", "scheduler/scheduler_config.json"} <= files.keys()

@@ -1,5 +1,6 @@
 """Folders as one meets them: each opens rightly, or one line names what is wrong with it."""
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from minidiff.checks import ConfigError, LoadError
 from minidiff.files import read_json, write_json
 from minidiff.lora import LORA_FILE
 from minidiff.pipeline import LatentDiffusionPipeline
+from minidiff.pipeline_files import is_replaced
 from test_pipeline import PROMPT, noise, real_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -148,3 +150,30 @@ def test_a_tokenizer_without_its_words(sd):
         for name in ("tokenizer.json", file): (sd / "tokenizer" / name).unlink(missing_ok=True)
         refused(sd, file)
         break
+
+
+def test_paths_as_people_write_them(sd, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    plain = paint(sd)
+    sd.rename(tmp_path / "with space é")
+    for name in ("~/with space é", "with space é", "./with space é/"): assert torch.equal(paint(name), plain)
+    for name in ("~nosuchuser/x", "x" * 500, "a\0b"): refused(name, "there is no folder", hub=False)
+    ours = LatentDiffusionPipeline.from_pretrained("~/with space é")
+    ours.save_pretrained("~/saved é")
+    assert torch.equal(paint(tmp_path / "saved é"), plain)
+
+
+def test_what_is_not_the_pipelines_stays(sd, tmp_path):
+    "A language model's files beside it, and a checkpoint deeper inside."
+    ours = LatentDiffusionPipeline.from_pretrained(sd)
+    others = ("tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors", "tokenizer_3/vocab.json", f"unet/step-100/{WEIGHTS}", "unet/notes.txt")
+    for name in others:
+        (tmp_path / "both" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "both" / name).write_text("mine")
+    ours.save_pretrained(tmp_path / "both")
+    assert [(tmp_path / "both" / name).read_text() for name in others] == ["mine"] * len(others)
+    assert torch.equal(paint(tmp_path / "both"), paint(sd))
+    networks = dict(unet=type(ours.unet), text_encoder=type(ours.text_encoder))
+    for name in others: assert not is_replaced(Path(name), None, networks), name
+    assert is_replaced(Path("unet", WEIGHTS), None, networks) and is_replaced(Path("tokenizer/vocab.json"), None, networks)

@@ -1,5 +1,7 @@
 """Stable Diffusion XL in the pipeline, against diffusers' own: two text encoders, sizes, zeros for no negative prompt; and what is refused."""
+import copy
 import inspect
+import pickle
 import warnings
 
 import diffusers
@@ -13,13 +15,14 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from minidiff.checks import ConfigError, LoadError
+from minidiff.conditioning import ControlNetModel
 from minidiff.files import read_json, write_json
 from minidiff.lora import TEXT_ATTENTION, add_lora, lora_layers, save_lora
 from minidiff.pipeline import SCHEDULERS, LatentDiffusionPipeline
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.text_encoder import CLIPTextModel, CLIPTextModelWithProjection
 from minidiff.tokenizer import CLIPTokenizer, train_bpe
-from minidiff.two_encoders import decode_scaled, take_sizes, with_sizes
+from minidiff.two_encoders import decode_scaled, in_single, take_sizes, with_sizes
 from test_lora import stir
 from test_pipeline import BETAS, OTHER, PROMPT, VAE, noise, seeds
 from test_pipeline import real_pipeline as elder
@@ -204,6 +207,52 @@ def test_a_vae_that_overflows_in_half_precision(ours):
     assert picture.dtype == torch.float32 and next(vae.parameters()).dtype == torch.float16
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("mask", [None, torch.ones(1, 1, 16, 16)], ids=["img2img", "inpaint"])
+def test_a_picture_is_encoded_in_single_precision_too(mask, folder, ours, monkeypatch):
+    "XL's VAE overflows in half precision, both ways; afterwards it is in half again."
+    half = LatentDiffusionPipeline.from_pretrained(folder / "real", dtype=torch.float16)
+    encode, seen = half.vae.encode, []
+    monkeypatch.setattr(half.vae, "encode", lambda x: seen.append((x.dtype, half.vae.decoder.conv_in.weight.dtype)) or encode(x))
+    picture = torch.rand(1, 3, 16, 16, generator=seeds(1)[0]) * 2 - 1
+    given = [PROMPT, picture] + ([] if mask is None else [mask])
+    options = dict(strength=0.6, num_inference_steps=4, output_type="pt")
+    painted, wanted = (getattr(pipe, "img2img" if mask is None else "inpaint")(*given, generator=seeds(5)[0], **options) for pipe in (half, ours))
+    assert seen and {*seen} == {(torch.float32, torch.float32)} and {p.dtype for p in half.vae.parameters()} == {torch.float16}
+    torch.testing.assert_close(painted, wanted, atol=0.02, rtol=0)
+    elder_vae = half.vae
+    with in_single(elder_vae, False): assert elder_vae.decoder.conv_in.weight.dtype == torch.float16
+
+
+def test_half_of_what_is_heard_by_a_callback(ours, real):
+    "Guidance that ends half way, as diffusers' documentation writes it: here what is added is halved with the states."
+    def change(pipe, i, t, tensors):
+        if i == 1:
+            pipe._guidance_scale = 0.0
+            return {name: x.chunk(2)[-1] for name, x in tensors.items()}
+        return tensors
+    options = dict(prompt=[PROMPT, OTHER], latents=noise(2), num_inference_steps=4, output_type="np", guidance_scale=5.0, callback_on_step_end=change)
+    mine = ours(**options, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+    theirs = real(**options, callback_on_step_end_tensor_inputs=["prompt_embeds", "add_text_embeds", "add_time_ids"]).images
+    np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    options.pop("callback_on_step_end")
+    assert abs(ours(**options) - mine).max() > 2e-4  # of a random U-Net that hardly listens
+
+
+@torch.no_grad()
+def test_copies_with_a_lora_on(ours):
+    plain = ours(PROMPT, latents=noise(), num_inference_steps=2, output_type="pt")
+    add_lora(ours.unet, 2)
+    stir(ours.unet)
+    changed = ours(PROMPT, latents=noise(), num_inference_steps=2, output_type="pt")
+    assert not torch.equal(changed, plain)
+    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert torch.equal(other(PROMPT, latents=noise(), num_inference_steps=2, output_type="pt"), changed)
+        other.unload_lora_weights()
+        assert torch.equal(other(PROMPT, latents=noise(), num_inference_steps=2, output_type="pt"), plain)
+    assert torch.equal(ours(PROMPT, latents=noise(), num_inference_steps=2, output_type="pt"), changed)
+
+
 MEAN, STD = [-1.6, 2.2, 0.1, 0.2], [8.4, 6.0, 5.2, 4.4]
 
 
@@ -248,7 +297,8 @@ STATES, POOLED = torch.zeros(1, 77, 56), torch.zeros(1, 20)
 @pytest.mark.parametrize("options, reason", [
     (dict(prompt_embeds=STATES), "pooled_prompt_embeds together"), (dict(pooled_prompt_embeds=POOLED, prompt=PROMPT), "together"), (dict(), "give a prompt"),
     (dict(prompt=PROMPT, prompt_embeds=STATES, pooled_prompt_embeds=POOLED), "not both"), (dict(prompt=PROMPT, prompt_2=[OTHER, OTHER]), "prompt_2"),
-    (dict(prompt=PROMPT, prompt_2=3), "prompt_2"), (dict(prompt=PROMPT, negative_prompt_embeds=STATES), "negative_pooled_prompt_embeds together"),
+    (dict(prompt=PROMPT, prompt_2=3), "prompt_2"), (dict(prompt=PROMPT, negative_prompt=5, guidance_scale=1), "negative_prompt must"),
+    (dict(prompt=PROMPT, negative_prompt_2=["a"] * 3, guidance_scale=1), "negative_prompt_2 has 3"), (dict(prompt=PROMPT, negative_prompt_embeds=STATES), "negative_pooled_prompt_embeds together"),
     (dict(prompt=PROMPT, original_size=512), "original_size"), (dict(prompt=PROMPT, target_size=(1, 2, 3)), "target_size"), (dict(prompt=PROMPT, target_size=(1.5, 2)), "target_size"),
     (dict(prompt=PROMPT, crops_coords_top_left=(-1, 0)), "crops_coords_top_left"), (dict(prompt=PROMPT, clip_skip=3), "clip_skip"), (dict(prompt=PROMPT, clip_skip=-1), "clip_skip"),
     (dict(prompt_embeds=STATES, pooled_prompt_embeds=POOLED[:, :3]), "text_embeds"), (dict(prompt_embeds=STATES[..., :3], pooled_prompt_embeds=POOLED), "encoder_hidden_states")], ids=str)
@@ -274,6 +324,11 @@ def test_parts_that_do_not_fit(ours, real, folder):
         write_json({**index, "text_encoder": [None, None]}, folder / "real/model_index.json")  # as the refiner's
         with pytest.raises(LoadError, match="names no text_encoder"): LatentDiffusionPipeline.from_pretrained(folder / "real")
     finally: write_json(index, folder / "real/model_index.json")
+
+
+def test_a_controlnet_of_xls_own(ours):
+    net = ControlNetModel.from_unet(ours.unet, conditioning_embedding_out_channels=(8, 16))
+    with pytest.raises(ConfigError, match="controlnet: .*text_time.*expected one without"): ours(PROMPT, controlnet=net, image=torch.zeros(1, 3, 16, 16), num_inference_steps=1)
 
 
 def test_other_sizes_for_each_half_in_a_batch():
