@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checks import ConfigError, check_path, whole_number
+from .checks import ConfigError, check_path, shorten, whole_number
 from .files import atomic_write, data_folder, write_json
 from .latent_diffusion import open_run
 from .pipeline import to_pil
@@ -75,14 +75,14 @@ class _Decoder(nn.Module):
     def forward(self, latents):
         return self.net.decode(latents / self.net.config.scaling_factor)
 
-def page_networks(pipe) -> dict:  # name -> (module, {input: (shape of one, dtype)})
-    "What the page calls, and with what; each takes a batch of any size."
+def page_networks(pipe) -> dict:  # name -> (module, {input: (shape, dtype)})
+    "What the page calls, and with what: always for a pair."
     c = pipe.unet.config
-    latents = (c.in_channels, c.sample_size, c.sample_size), torch.float32
-    states = (_length(pipe), pipe.text_encoder.config.hidden_size), torch.float32
-    ids = (_length(pipe),), torch.int32
+    latents = (2, c.in_channels, c.sample_size, c.sample_size), torch.float32
+    states = (2, _length(pipe), pipe.text_encoder.config.hidden_size), torch.float32
+    ids = (2, _length(pipe)), torch.int32
     inputs = dict(text_encoder=dict(ids=ids), decoder=dict(latents=latents),
-                  unet=dict(x=latents, t=((), torch.float32), states=states))
+                  unet=dict(x=latents, t=((2,), torch.float32), states=states))
     modules = dict(text_encoder=_TextEncoder(pipe), unet=_UNet(pipe),
                    decoder=_Decoder(pipe))
     return {name: (modules[name].eval(), inputs[name]) for name in inputs}
@@ -213,14 +213,15 @@ def to_onnx(
     inputs: dict,  # likewise
     name: str = "output",  # of what comes out
 ) -> bytes:  # an ONNX file
-    "One network as ONNX, for a batch of any size."
-    given = [torch.zeros(2, *shape, dtype=dtype) for shape, dtype in inputs.values()]
-    any_size = torch.export.Dim("n", min=1, max=1024)
+    "One network as ONNX."
+    given = [torch.zeros(shape, dtype=dtype) for shape, dtype in inputs.values()]
     with torch.no_grad(), _quietly():
         program = torch.onnx.export(
             module, tuple(given), dynamo=True, verbose=False, input_names=[*inputs],
-            output_names=[name], dynamic_shapes=[{0: any_size}] * len(given))
+            output_names=[name])
     model = program.model_proto
+    for node in model.graph.node: del node.metadata_props[:]  # where in our code it was
+    del model.graph.value_info[:]
     halve_weights(model)
     return model.SerializeToString()
 
@@ -335,12 +336,11 @@ class PlayServer(ThreadingHTTPServer):
         given, at = [], 0
         dims = json.loads(told)
         for key, (shape, dtype) in inputs.items():
-            n, *rest = (whole_number(key, side, 1, 2**20) for side in dims[key])
-            if tuple(rest) != shape or n > 64:
-                raise ValueError(f"{key}: expected up to 64 of {shape}, got {dims[key]}")
-            size = 4 * n * math.prod(shape)
+            if dims[key] != [*shape]:
+                raise ValueError(f"{key}: expected {[*shape]}, got {shorten(dims[key])}")
+            size = 4 * math.prod(shape)
             numbers = torch.frombuffer(bytearray(body[at:at + size]), dtype=dtype)
-            given.append(numbers.view(n, *shape).to(self.device))
+            given.append(numbers.view(shape).to(self.device))
             at += size
         if at != len(body): raise ValueError(f"expected {at} bytes, got {len(body)}")
         answer = module(*given).float().cpu().contiguous()

@@ -40,7 +40,7 @@ def runtime():
     if not path.exists():
         raise SystemExit(f"{RUNTIME.relative_to(root)} is missing: run `npm ci` in tests/")
     version = json.loads((RUNTIME / "package.json").read_text(encoding="utf-8"))["version"]
-    return dict(name="wasm", file=f"ort/{path.name}", bytes=path.stat().st_size,
+    return dict(name="wasm", file="ort/ort.wasm", bytes=path.stat().st_size,
                 version=version)
 
 

@@ -58,48 +58,46 @@ export class Painter {
     this.networks = networks;
   }
 
-  // What the U-Net hears of a text: one vector a token.
-  async encode(text) {
-    if (!this.words.has(text)) {
-      const ids = Int32Array.from(this.tokenizer.encode(text));
-      const input = { data: ids, dims: [1, ids.length] };
+  // What the U-Net hears of what is not wished and of what is: one vector a token each.
+  async encode(negative, prompt) {
+    const key = JSON.stringify([negative, prompt]);
+    if (!this.words.has(key)) {
+      const ids = Int32Array.from([negative, prompt].flatMap(t => this.tokenizer.encode(t)));
+      const input = { data: ids, dims: [2, ids.length / 2] };
       const { data } = await this.networks.run("text_encoder", { ids: input });
       if (this.words.size > 100) this.words.clear();
-      this.words.set(text, data);
+      this.words.set(key, data);
     }
-    return this.words.get(text);
+    return this.words.get(key);
   }
 
-  // The size wand: a batch of latents to pictures in [-1, 1], channels first.
+  // The size wand: two latents to two pictures in [-1, 1], channels first.
   async decode(...latents) {
-    const { channels, side, pixels } = this.facts;
-    const input = { data: joined(latents), dims: [latents.length, channels, side, side] };
+    const { channels, side } = this.facts;
+    const input = { data: joined(latents), dims: [2, channels, side, side] };
     const { data } = await this.networks.run("decoder", { latents: input });
-    const size = 3 * pixels ** 2;
-    return latents.map((_, i) => data.slice(i * size, (i + 1) * size));
+    return halves(data);
   }
 
   // The U-Net's two answers: to what the picture is not to be, and to the prompt.
-  async answers(x, t, negative, prompt) {
+  async answers(x, t, states) {
     const { channels, side, tokenizer, width } = this.facts;
-    const shape = [2, channels, side, side];
     const { data } = await this.networks.run("unet", {
-      x: { data: joined([x, x]), dims: shape },
+      x: { data: joined([x, x]), dims: [2, channels, side, side] },
       t: { data: Float32Array.of(t, t), dims: [2] },
-      states: { data: joined([negative, prompt]), dims: [2, tokenizer.length, width] },
+      states: { data: states, dims: [2, tokenizer.length, width] },
     });
-    return [data.slice(0, x.length), data.slice(x.length)];
+    return halves(data);
   }
 
   // Paint one picture; each step is handed over as it comes, and holds what was in it.
   async *paint({ prompt, negative = "", seed, steps, scale }) {
     const { channels, side, scheduler } = this.facts;
-    const heard = await this.encode(prompt);
-    const unwanted = await this.encode(negative);
+    const states = await this.encode(negative, prompt);
     const sampler = new DPMSolverMultistepScheduler(scheduler, steps);
     let x = seededNoise(channels * side ** 2, seed);
     for (const [i, t] of sampler.timesteps.entries()) {
-      const [without, withText] = await this.answers(x, t, unwanted, heard);
+      const [without, withText] = await this.answers(x, t, states);
       const answer = guide(without, withText, scale);
       const step = sampler.step(answer, x, i);
       const [x0Without, x0With] = [without, withText].map(a => sampler.split(a, x, i).x0);
@@ -111,12 +109,11 @@ export class Painter {
   }
 }
 
-function joined(arrays) {
-  const all = new Float32Array(arrays.reduce((sum, a) => sum + a.length, 0));
-  let at = 0;
-  for (const array of arrays) {
-    all.set(array, at);
-    at += array.length;
-  }
-  return all;
+const halves = data => [data.slice(0, data.length / 2), data.slice(data.length / 2)];
+
+function joined([a, b]) {
+  const both = new Float32Array(2 * a.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
 }

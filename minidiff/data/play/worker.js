@@ -1,7 +1,7 @@
 // Runs the networks beside the page, so that the page stays quick. It is told
 // {id, open: {wasm, networks: {name: bytes}}} or {id, run: name, inputs}, and answers
 // {id, outputs} or {id, error}.
-import * as ort from "./ort/ort.wasm.bundle.min.mjs";
+import * as ort from "./ort/ort.js";
 
 const sessions = {};
 
