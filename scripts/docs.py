@@ -27,6 +27,7 @@ cfg.read(root / "settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
 SITE = f"{cfg['doc_host']}{cfg['doc_baseurl']}/"
 KATEX = root / "tests" / "node_modules" / "katex" / "dist"
+PLAY = root / cfg["lib_path"] / "data" / "play"
 CARD = "images/card.png"
 CARD_ALT = "Dali with his wand, and the words: minidiff, Stable Diffusion, rebuilt by hand. Four framed pictures with their captions."
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
@@ -125,6 +126,8 @@ def finish(folder):
     inside = folder / "site_libs" / "katex"
     shutil.copytree(KATEX, inside, dirs_exist_ok=True,
                     ignore=lambda _, names: [name for name in names if unused(name)])
+    if (folder / "play.html").exists():
+        paints(folder / "play")
     for path in folder.rglob("*.html"):
         if "site_libs" not in path.parts:
             up = to_home(path.relative_to(folder))
@@ -134,6 +137,19 @@ def finish(folder):
     if search.exists():
         entries = [searchable(entry) for entry in json.loads(search.read_text("utf-8"))]
         search.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
+
+
+def paints(folder):
+    """What the page that paints loads: its scripts, and at the first click the models."""
+    import export_onnx
+    shutil.copytree(PLAY, folder, dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("index.html"))
+    models = export_onnx.export(root / "build" / "play")
+    shutil.copytree(models, folder / "models", dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("made_from.json"))
+    (folder / "ort").mkdir(exist_ok=True)
+    for name, path in export_onnx.runtime_files().items():
+        shutil.copy(path, folder / "ort" / name)
 
 
 def to_home(page):

@@ -34,11 +34,18 @@ def made_from(folder):
     return found.hexdigest()
 
 
+def runtime_files():
+    """Of onnxruntime-web, what the page needs: {its name there: the file}."""
+    dist = RUNTIME / "dist"
+    if not dist.exists():
+        raise SystemExit(f"{RUNTIME.relative_to(root)} is missing: run `npm ci` in tests/")
+    return {"ort.js": dist / "ort.wasm.bundle.min.mjs",
+            "ort.wasm": dist / "ort-wasm-simd-threaded.wasm"}
+
+
 def runtime():
     """onnxruntime-web's WebAssembly, as the page downloads it."""
-    path = RUNTIME / "dist" / "ort-wasm-simd-threaded.wasm"
-    if not path.exists():
-        raise SystemExit(f"{RUNTIME.relative_to(root)} is missing: run `npm ci` in tests/")
+    path = runtime_files()["ort.wasm"]
     version = json.loads((RUNTIME / "package.json").read_text(encoding="utf-8"))["version"]
     return dict(name="wasm", file="ort/ort.wasm", bytes=path.stat().st_size,
                 version=version)
