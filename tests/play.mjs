@@ -50,7 +50,7 @@ const set = (page, name, value) =>
 // The finished picture, as the reader has it on the stage: pixels as numbers.
 const pixels = page =>
   page.evaluate(() => {
-    const canvas = document.querySelector(".play-pair canvas");
+    const canvas = document.querySelector(".play-pair:not(.play-still) canvas");
     const { width, height } = canvas;
     const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
     return [...data].filter((_, i) => i % 4 < 3);
@@ -145,14 +145,14 @@ const tasks = {
       await page.evaluate(() => { document.getElementById("play").dataset.state = "asked"; });
     }
     await set(page, "prompt", "a blue star");
-    await set(page, "steps", "6");
+    await set(page, "steps", "40");
     await page.dblclick("#play [type=submit]");
     await state(page, "painting");
     await paint(page);
     await state(page, "done");
     found.clicks = await status(page);
     found.picture = await pixels(page);
-    await set(page, "steps", "40");
+    await set(page, "steps", "100");
     await paint(page);
     await state(page, "painting");
     await page.click("text=Stop");

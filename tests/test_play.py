@@ -76,7 +76,7 @@ def strings(n=2000):
     book = Sketchbook(32)
     generator = torch.Generator().manual_seed(0)
     scenes = book.sample_scenes(n // 3, generator)
-    found = book.caption(scenes, generator)[0]
+    found = dict.fromkeys(book.caption(scenes, generator)[0])
     letters = [chr(c) for c in range(0x3000) if unicodedata.category(chr(c)) != "Cn"]
     letters += list("日本語한국어🦊🎨𝔸ﬁ①Ⅷ½") + [chr(c) for c in range(0xf900, 0xfa00)]
     words = ["<|endoftext|>", "<|startoftext|>", "it's", "I'LL", "'s", "!'d", "circle", "RED",
@@ -85,8 +85,8 @@ def strings(n=2000):
         parts = [dice.choice(words) if dice.random() < 0.3 else
                  "".join(dice.choices(letters if dice.random() < 0.5 else letters[:128], k=dice.randint(1, 6)))
                  for _ in range(dice.randint(0, 12))]
-        found.append(dice.choice(["", " "]).join(parts))
-    return found
+        found[dice.choice(["", " "]).join(parts)] = None
+    return [*found]
 
 
 @pytest.mark.filterwarnings("ignore:cut the last")
@@ -100,7 +100,7 @@ def test_the_tokenizer_gives_the_same_ids(pipe):
                         given.texts.map(text => tokenizer.unknownWords(text))];""",
                          dict(texts=texts, facts=facts))
     expected = pipe.tokenizer(texts, padding="max_length").input_ids
-    assert len(set(texts)) > 1900 and len(set(map(tuple, expected))) > 1500
+    assert len(texts) == 2000 and len(set(map(tuple, expected))) > 1800
     wrong = [text for text, row, other in zip(texts, rows, expected) if row != other]
     assert wrong == []
     for text, words in zip(texts, unknown):
@@ -316,8 +316,8 @@ def test_wrong_input_is_answered_in_a_line(site, pipe):
     assert "2 steps in" in found["long"] and "never met" in found["emoji"] and "“🦊”" in found["emoji"]
     assert "never met “aaaa" in found["one word"] and len(found["one word"]) < 300
     assert "2 steps in" in found["half"] and "2 steps in" in found["special"]
-    assert "6 steps in" in found["clicks"]
-    expected = to_uint8(play.paint_as_page(pipe, "a blue star", 0, steps=6)).reshape(-1).astype(int)
+    assert "40 steps in" in found["clicks"]
+    expected = to_uint8(play.paint_as_page(pipe, "a blue star", 0, steps=40)).reshape(-1).astype(int)
     assert np.abs(np.array(found["picture"]) - expected).max() <= 2
     assert found["stopped"].startswith("Stopped") and found["still"] == found["stopped"]
 

@@ -2,7 +2,8 @@
 // painter.js; here is what the reader's hands do.
 import { Cards } from "./cards.js";
 import { Desk } from "./desk.js";
-import { drawFilm, drawPicture, easel, h, pixelsOf } from "./draw.js";
+import { drawFilm, drawLatents, drawPicture, easel, h, pixelsOf } from "./draw.js";
+import { seededNoise } from "./noise.js";
 import { listModels, Painter } from "./painter.js";
 
 const root = document.getElementById("play");
@@ -75,12 +76,18 @@ class Play {
     await this.greet();
   }
 
-  // A picture that was painted before, until there is one of today.
-  still(idea) {
-    if (!idea) return this.stage.replaceChildren();
-    const image = h("img", { src: idea.picture, class: "play-easel", alt: `Painted before: ${idea.prompt}` });
-    const caption = h("figcaption", {}, `Painted before, by the same model: ${words(idea.prompt)}`);
-    this.stage.replaceChildren(h("figure", { class: "play-still" }, image, caption));
+  // Until the first painting: the noise of the seed, and a picture that was made of it.
+  still({ seed, picture, prompt } = {}) {
+    this.stage.classList.remove("several");
+    if (!picture) return this.stage.replaceChildren();
+    const { channels, side } = this.painter.facts;
+    const noise = easel(`Noise from seed ${seed}, as sheets of numbers`);
+    drawLatents(noise, seededNoise(channels * side ** 2, seed), channels);
+    const image = h("img", { src: picture, class: "play-easel", alt: `Painted before: ${prompt}` });
+    const pair = h("div", { class: "play-pair play-still" },
+      h("figure", {}, noise, h("figcaption", {}, `noise from seed ${seed}`)),
+      h("figure", {}, image, h("figcaption", {}, "what the same model made of it before")));
+    this.stage.replaceChildren(pair);
   }
 
   async greet() {
