@@ -107,7 +107,7 @@ def sample_command(argv):
 # %% ../nbs/appendix/cli.ipynb #main
 COMMANDS = dict(train=train_command, sample=sample_command)
 USAGE = ("usage: python -m minidiff train [options], python -m minidiff sample PROMPT\n"
-         "       [options], or python -m minidiff play, to paint in a browser; and --help")
+         "       [options], or python -m minidiff play, in a browser; and --help")
 
 def main(
     argv: list | None = None,  # None: what the process was started with

@@ -102,8 +102,8 @@ def page_scheduler(pipe) -> DPMSolverMultistepScheduler:
                           "predict epsilon or v_prediction; this model's scheduler is "
                           f"{type(pipe.scheduler).__name__}, {config}"[:300])
     return DPMSolverMultistepScheduler.from_config(
-        config, timestep_spacing="trailing", solver_order=2, algorithm_type="dpmsolver++",
-        solver_type="midpoint", final_sigmas_type="zero", use_karras_sigmas=False,
+        config, timestep_spacing="trailing", solver_order=2,
+        algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero", use_karras_sigmas=False,
         use_exponential_sigmas=False, thresholding=False)
 
 def check_for_page(pipe):
@@ -182,7 +182,8 @@ def _ideas(pipe, prompts, steps, scale):
 def halve_weights(model) -> int:  # how many weights stay in float32
     "Store in an ONNX model those weights in half precision that it holds exactly."
     from onnx import TensorProto, helper, numpy_helper
-    casts, kept = [], 0
+    casts = []
+    kept = 0
     for weight in model.graph.initializer:
         values = numpy_helper.to_array(weight)
         if weight.data_type != TensorProto.FLOAT or values.size < 64: continue
@@ -263,9 +264,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, body, kind, code=200, **headers):
         self.send_response(code)
-        headers = {"Content-Type": kind, "Content-Length": str(len(body)),
-                   "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"} | headers
-        for key, value in headers.items(): self.send_header(key, value)
+        told = {"Content-Type": kind, "Content-Length": str(len(body)),
+                "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        for key, value in (told | headers).items(): self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD": self.wfile.write(body)
 
@@ -280,7 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
         return host not in ("127.0.0.1", "localhost") or origin not in ("", own)
 
     def do_GET(self):
-        if self._is_stranger(): return self._refuse(403, "only for pages of this server")
+        if self._is_stranger(): return self._refuse(403, "only for its own page")
         name = self.path.partition("?")[0].lstrip("/") or "index.html"
         made = self.server.documents.get(name)
         kind = _KINDS.get(name.rpartition(".")[2])
@@ -299,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(size)
         told = self.headers.get("X-Dims")
         if self._is_stranger() or not told:
-            return self._refuse(403, "only for the page of this server")
+            return self._refuse(403, "only for its own page")
         try: data, dims = self.server.run(self.path.rpartition("/")[2], told, body)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             return self._refuse(400, " ".join(str(error).split())[:300])
@@ -331,13 +332,15 @@ class PlayServer(ThreadingHTTPServer):
     @torch.no_grad()
     def run(self, name: str, told: str, body: bytes) -> tuple:  # bytes, shape
         "What a network answers to numbers that came as bytes, one input after another."
-        if name not in self.networks: raise KeyError(f"there is no network {name[:30]!r}")
+        if name not in self.networks: raise ValueError(f"no network {name[:30]!r}")
         module, inputs = self.networks[name]
-        given, at = [], 0
         dims = json.loads(told)
+        given = []
+        at = 0
         for key, (shape, dtype) in inputs.items():
             if dims[key] != [*shape]:
-                raise ValueError(f"{key}: expected {[*shape]}, got {shorten(dims[key])}")
+                raise ValueError(f"{key}: expected the shape {[*shape]}, got "
+                                 f"{shorten(dims[key])}")
             size = 4 * math.prod(shape)
             numbers = torch.frombuffer(bytearray(body[at:at + size]), dtype=dtype)
             given.append(numbers.view(shape).to(self.device))

@@ -182,6 +182,9 @@ def finished(page, up):
         ("property", "og:image", SITE + CARD), ("property", "og:image:width", 1200),
         ("property", "og:image:height", 630), ("property", "og:image:alt", CARD_ALT),
         ("name", "twitter:image", SITE + CARD)))
+    if 'class="play-live"' in page and "play/figure.js" not in page:  # a chapter that paints
+        cards += (f'<link rel="stylesheet" href="{up}play/play.css">\n'
+                  f'<script type="module" src="{up}play/figure.js"></script>\n')
     page = CARDS.sub("", page).replace("</head>", cards + "</head>", 1)
     if 'class="skip"' not in page:
         skip = '<a class="skip" href="#quarto-document-content">Skip to the text</a>'

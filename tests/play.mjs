@@ -120,6 +120,35 @@ const tasks = {
     return { picture: await pixels(page), ...heard };
   },
 
+  // The live figure of a chapter: a click, and the slider at another place.
+  async live() {
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    const said = [];
+    page.on("console", message => said.push(message.text()));
+    page.on("pageerror", error => said.push(String(error)));
+    await page.goto(address + "live.html");
+    const read = () =>
+      page.$$eval(".play-live canvas", all =>
+        all.map(canvas => {
+          const { width, height } = canvas;
+          const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+          return [...data].filter((_, i) => i % 4 < 3);
+        }));
+    const told = text =>
+      page.waitForFunction(
+        text => document.querySelector(".play-live [role=status]").textContent.startsWith(text),
+        text, WAIT);
+    await told("The first picture");
+    await page.click("text=Paint here");
+    await told("15 steps");
+    const first = await read();
+    await page.focus(".play-live input");
+    await page.keyboard.press("Home");
+    await told("1 step,");
+    return { first, second: await read(), said };
+  },
+
   // Wrong input, one after another, on one page that goes on working.
   async wrong() {
     const { page, heard } = await visitor();

@@ -322,6 +322,21 @@ def test_wrong_input_is_answered_in_a_line(site, pipe):
     assert found["stopped"].startswith("Stopped") and found["still"] == found["stopped"]
 
 
+def test_the_live_figure_of_a_chapter(site, pipe):
+    folder, address = site
+    prompts = play.IDEAS[:2]
+    div = f'<div class="play-live" data-live="steps" data-prompts="{"|".join(prompts)}">On the site, this paints.</div>'
+    page = docs.finished(f'<html><head><title>x</title><link rel="icon" href="data:,"></head><body>{div}</body></html>', "")
+    assert page.count("play/figure.js") == 1 == docs.finished(page, "").count("play/figure.js")
+    assert "play/" not in docs.finished("<html><head></head><body></body></html>", "")
+    (folder / "live.html").write_text(re.sub('="play/', '="', page), encoding="utf-8")
+    found = browse(address, "live")
+    assert found["said"] == []
+    for steps, pictures in ((15, found["first"]), (1, found["second"])):
+        expected = to_uint8(play.paint_as_page(pipe, prompts, [0, 1], steps=steps)).reshape(2, -1).astype(int)
+        assert np.abs(np.array(pictures) - expected).max() <= 2
+
+
 def test_what_is_missing_is_said(site):
     found = browse(site[1], "broken")
     assert "did not come (only 1000 of" in found["cut"] and "Press Paint" in found["cut"]

@@ -203,7 +203,7 @@ class Play {
     const took = performance.now() - begun;
     Object.assign(root.dataset, { ms: Math.round(took), first: Math.round(painting.first) });
     const each = Math.round(took / steps / lanes.length);
-    const line = `${steps} steps in ${(took / 1000).toFixed(1)} s, ${each} ms each.`;
+    const line = `${steps} ${steps > 1 ? "steps" : "step"} in ${(took / 1000).toFixed(1)} s, ${each} ms each.`;
     this.say([line, ...notes].join(" "), "done");
     await this.look(this.follows ? steps : this.at);
   }
@@ -268,7 +268,7 @@ class Play {
     this.at = at;
     this.scrub.value = at;
     const i = Math.min(at, steps - 1);
-    const label = at === steps ? `The end, after ${steps} steps` : `Before step ${at + 1} of ${steps}`;
+    const label = at === steps ? `The end, after ${steps} ${steps > 1 ? "steps" : "step"}` : `Before step ${at + 1} of ${steps}`;
     this.where.textContent = label;
     this.scrub.setAttribute("aria-valuetext", label);
     const now = shown.steps.map(list => list[i]);
