@@ -103,8 +103,8 @@ def page_scheduler(pipe) -> DPMSolverMultistepScheduler:
                           f"{type(pipe.scheduler).__name__}, {config}"[:300])
     return DPMSolverMultistepScheduler.from_config(
         config, timestep_spacing="trailing", solver_order=2,
-        algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero", use_karras_sigmas=False,
-        use_exponential_sigmas=False, thresholding=False)
+        algorithm_type="dpmsolver++", solver_type="midpoint", final_sigmas_type="zero",
+        use_karras_sigmas=False, use_exponential_sigmas=False, thresholding=False)
 
 def check_for_page(pipe):
     "A `ConfigError` for a pipeline that the page cannot paint with."
