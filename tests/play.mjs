@@ -131,8 +131,9 @@ const tasks = {
     const read = () =>
       page.$$eval(".play-live canvas", all =>
         all.map(canvas => {
-          const { width, height } = canvas;
-          const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+          const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+          copy.drawImage(canvas, 0, 0);
+          const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
           return [...data].filter((_, i) => i % 4 < 3);
         }));
     const told = text =>
@@ -176,7 +177,8 @@ const tasks = {
     await set(page, "prompt", "a blue star");
     await set(page, "steps", "40");
     await page.dblclick("#play [type=submit]");
-    await state(page, "painting");
+    await state(page, "painting", "done", "idle");
+    found.double = await status(page); // and not what the second click has stopped
     await paint(page);
     await state(page, "done");
     found.clicks = await status(page);

@@ -316,6 +316,7 @@ def test_wrong_input_is_answered_in_a_line(site, pipe):
     assert "2 steps in" in found["long"] and "never met" in found["emoji"] and "“🦊”" in found["emoji"]
     assert "never met “aaaa" in found["one word"] and len(found["one word"]) < 300
     assert "2 steps in" in found["half"] and "2 steps in" in found["special"]
+    assert "tep" in found["double"] and "Stopped" not in found["double"]
     assert "40 steps in" in found["clicks"]
     expected = to_uint8(play.paint_as_page(pipe, "a blue star", 0, steps=40)).reshape(-1).astype(int)
     assert np.abs(np.array(found["picture"]) - expected).max() <= 2

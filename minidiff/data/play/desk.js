@@ -43,7 +43,7 @@ export class Desk {
     this.form = h(
       "form",
       { class: "play-desk", novalidate: true },
-      h("div", { class: "play-say" }, this.prompts[0], this.button, this.stopButton),
+      h("div", { class: "play-say" }, this.prompts[0], this.button),
       this.ideas,
       h("div", { class: "play-fields" }, this.modelField, this.scales[0].field,
         labelled("but no", this.negatives[0]), this.steps.field,

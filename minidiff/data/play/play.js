@@ -30,7 +30,8 @@ class Play {
       h("div", { class: "play-under" }, this.where, this.replay));
     this.cards = new Cards(home);
     const heading = h("h2", { id: "what-happens" }, "What happens, step by step");
-    root.replaceChildren(this.desk.form, this.status, this.bar, this.stage, this.scrubber,
+    const line = h("div", { class: "play-line" }, this.status, this.desk.stopButton);
+    root.replaceChildren(this.desk.form, line, this.bar, this.stage, this.scrubber,
       heading, this.cards.element);
     this.scrub.addEventListener("input", () => this.look(Number(this.scrub.value), true));
     this.replay.addEventListener("click", () => this.playAgain());
