@@ -64,10 +64,17 @@ export class Desk {
     const labels = { prompt: "What to paint", negative: "What it is not to be" };
     const placeholder = name === "prompt" ? "a red circle above a blue square" : "nothing";
     const label = labels[name] + (lane ? ", side B" : "");
-    return h("input", {
-      type: "text", name, placeholder, "aria-label": label, autocomplete: "off", spellcheck: "false",
-      enterkeyhint: "go",
+    const many = name === "prompt";
+    const field = h(many ? "textarea" : "input", {
+      name, placeholder, "aria-label": label, autocomplete: "off", spellcheck: "false",
+      enterkeyhint: "go", ...(many ? { rows: 1 } : { type: "text" }),
     });
+    field.addEventListener("keydown", event => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.form.requestSubmit();
+    });
+    return field;
   }
 
   laneFields(lane) {
@@ -98,7 +105,7 @@ export class Desk {
   showIdeas(ideas, take) {
     const chips = ideas.map(idea =>
       h("button", { type: "button", class: "play-idea", onclick: () => take(idea) },
-        h("img", { src: idea.picture, alt: "", width: 36, height: 36 }), h("span", {}, idea.prompt)),
+        h("span", { class: "play-thumb", style: `background-image: url(${idea.picture})` }), h("span", {}, idea.prompt)),
     );
     this.ideas.replaceChildren(...chips);
   }
