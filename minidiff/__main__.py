@@ -1,4 +1,5 @@
-"""`python -m minidiff train ...` and `python -m minidiff sample ...`"""
+"""`python -m minidiff train ...`, `python -m minidiff sample ...` and `python -m minidiff play ...`"""
 from minidiff.cli import main
+from minidiff.play import play_command
 
-if __name__ == "__main__": raise SystemExit(main())
+if __name__ == "__main__": raise SystemExit(main(play=play_command))

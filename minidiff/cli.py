@@ -106,19 +106,21 @@ def sample_command(argv):
 
 # %% ../nbs/appendix/cli.ipynb #main
 COMMANDS = dict(train=train_command, sample=sample_command)
-USAGE = ("usage: python -m minidiff train [options], to train a model, or\n"
-         "       python -m minidiff sample PROMPT [options], to paint; and --help")
+USAGE = ("usage: python -m minidiff train [options], python -m minidiff sample PROMPT\n"
+         "       [options], or python -m minidiff play, in a browser; and --help")
 
 def main(
     argv: list | None = None,  # None: what the process was started with
+    **more,  # other commands, by their names
 ) -> int:  # the exit code
     "What `python -m minidiff` does."
     given = sys.argv[1:] if argv is None else argv
     name = given[0] if given else None
-    if name in COMMANDS:
-        if argv is not None: return COMMANDS[name](argv[1:])
+    commands = COMMANDS | more
+    if name in commands:
+        if argv is not None: return commands[name](argv[1:])
         del sys.argv[1]
-        return COMMANDS[name]()
+        return commands[name]()
     asked = name in ("-h", "--help")
     print(USAGE, file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

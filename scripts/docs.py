@@ -27,6 +27,7 @@ cfg.read(root / "settings.ini", encoding="utf-8")
 cfg = cfg["DEFAULT"]
 SITE = f"{cfg['doc_host']}{cfg['doc_baseurl']}/"
 KATEX = root / "tests" / "node_modules" / "katex" / "dist"
+PLAY = root / cfg["lib_path"] / "data" / "play"
 CARD = "images/card.png"
 CARD_ALT = "Dali with his wand, and the words: minidiff, Stable Diffusion, rebuilt by hand. Four framed pictures with their captions."
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
@@ -125,6 +126,8 @@ def finish(folder):
     inside = folder / "site_libs" / "katex"
     shutil.copytree(KATEX, inside, dirs_exist_ok=True,
                     ignore=lambda _, names: [name for name in names if unused(name)])
+    if (folder / "play.html").exists():
+        paints(folder / "play")
     for path in folder.rglob("*.html"):
         if "site_libs" not in path.parts:
             up = to_home(path.relative_to(folder))
@@ -134,6 +137,19 @@ def finish(folder):
     if search.exists():
         entries = [searchable(entry) for entry in json.loads(search.read_text("utf-8"))]
         search.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
+
+
+def paints(folder):
+    """What the page that paints loads: its scripts, and at the first click the models."""
+    import export_onnx
+    shutil.copytree(PLAY, folder, dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("index.html"))
+    models = export_onnx.export(root / "build" / "play")
+    shutil.copytree(models, folder / "models", dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("made_from.json"))
+    (folder / "ort").mkdir(exist_ok=True)
+    for name, path in export_onnx.runtime_files().items():
+        shutil.copy(path, folder / "ort" / name)
 
 
 def to_home(page):
@@ -166,6 +182,9 @@ def finished(page, up):
         ("property", "og:image", SITE + CARD), ("property", "og:image:width", 1200),
         ("property", "og:image:height", 630), ("property", "og:image:alt", CARD_ALT),
         ("name", "twitter:image", SITE + CARD)))
+    if 'class="play-live"' in page and "play/figure.js" not in page:  # a chapter that paints
+        cards += (f'<link rel="stylesheet" href="{up}play/play.css">\n'
+                  f'<script type="module" src="{up}play/figure.js"></script>\n')
     page = CARDS.sub("", page).replace("</head>", cards + "</head>", 1)
     if 'class="skip"' not in page:
         skip = '<a class="skip" href="#quarto-document-content">Skip to the text</a>'

@@ -48,10 +48,11 @@ def modules(parts, nbs=root / "nbs"):
 
 
 def render(parts):
-    """The link to the repository, then the parts of the course, then the API, a page a module."""
+    """The link to the repository, then the page that paints, the parts of the course, and the API, a page a module."""
     entry = lambda depth, text, href: [f"{' ' * depth}- text: {json.dumps(text, ensure_ascii=False)}", f"{' ' * depth}  href: {href}"]
     lines = ["# Written by scripts/sidebar.py: don't edit.", "website:", "  navbar:", "    tools:", "      - icon: github",
              "        text: The course on GitHub", f"        href: {repository()}", "  sidebar:", "    contents:"]
+    lines += entry(6, "Paint here", "play.qmd")
     for name, paths in parts:
         lines += [f"      - section: {name}", "        contents:"]
         for path in paths: lines += entry(10, title(path), path)

@@ -1,0 +1,318 @@
+// The page that paints. The lesson is in sampler.js, tokenizer.js, noise.js and
+// painter.js; here is what the reader's hands do.
+import { Cards } from "./cards.js";
+import { Desk } from "./desk.js";
+import { drawFilm, drawLatents, drawPicture, easel, h, pixelsOf } from "./draw.js";
+import { seededNoise } from "./noise.js";
+import { listModels, Painter } from "./painter.js";
+
+const root = document.getElementById("play");
+const home = root.dataset.home ?? "";
+const megabytes = bytes => `${Math.round(bytes / 1e6)} MB`;
+const words = text => (text.trim() ? `“${text.slice(0, 80)}${text.length > 80 ? "…" : ""}”` : "no words");
+
+class Play {
+  constructor() {
+    this.desk = new Desk({
+      paint: () => this.paint(),
+      stop: () => this.stop(),
+      changed: () => this.shown && this.paint(),
+      choose: name => this.choose(name),
+    });
+    this.status = h("p", { class: "play-status", role: "status" });
+    this.bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Download" });
+    this.stage = h("div", { class: "play-stage" });
+    this.film = h("canvas", { class: "play-film", "aria-hidden": "true" });
+    this.scrub = h("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": "Step" });
+    this.replay = h("button", { type: "button", class: "play-plain" }, "Play again");
+    this.where = h("output", { class: "play-where" });
+    this.scrubber = h("div", { class: "play-scrubber", hidden: true }, this.film, this.scrub,
+      h("div", { class: "play-under" }, this.where, this.replay));
+    this.cards = new Cards(home);
+    const heading = h("h2", { id: "what-happens" }, "What happens, step by step");
+    const line = h("div", { class: "play-line" }, this.status, this.desk.stopButton);
+    root.replaceChildren(this.desk.form, line, this.bar, this.stage, this.scrubber,
+      heading, this.cards.element);
+    this.scrub.addEventListener("input", () => this.look(Number(this.scrub.value), true));
+    this.replay.addEventListener("click", () => this.playAgain());
+    this.film.addEventListener("pointerdown", event => this.finger(event));
+    this.film.addEventListener("pointermove", event => event.buttons && this.finger(event));
+    new ResizeObserver(() => this.shown && this.look(this.at)).observe(this.film);
+    this.turn = 0; // which painting is on; an older one stops when it sees another number
+  }
+
+  say(text, state = root.dataset.state) {
+    root.dataset.state = state;
+    this.status.textContent = text;
+  }
+
+  // ------------------------------------------------------------------ before
+
+  async start() {
+    try {
+      this.index = await listModels();
+      await this.choose(this.index.models[0].name);
+      this.fromAddress();
+    } catch (error) {
+      this.say(`The page's own files did not come (${error.message}): load it again.`, "error");
+    }
+  }
+
+  async choose(name) {
+    this.turn++;
+    this.painters ??= {};
+    const entry = { name, runtime: this.index.runtime };
+    const painter = (this.painters[name] ??= await Painter.open(entry));
+    this.painter = painter;
+    const { ideas, steps, scale } = painter.facts;
+    this.desk.showModels(this.index.models, name);
+    this.desk.showIdeas(ideas, idea => this.take(idea));
+    this.desk.steps.set(steps);
+    this.desk.scales[0].set(scale);
+    if (ideas.length) this.desk.take(ideas[0]);
+    this.shown = null;
+    this.scrubber.hidden = true;
+    this.still(ideas[0]);
+    this.cards.showWords(this.desk.read(), painter);
+    await this.greet();
+  }
+
+  // Until the first painting: the noise of the seed, and a picture that was made of it.
+  still({ seed, picture, prompt } = {}) {
+    this.stage.classList.remove("several");
+    if (!picture) return this.stage.replaceChildren();
+    const { channels, side } = this.painter.facts;
+    const noise = easel(`Noise from seed ${seed}, as sheets of numbers`);
+    drawLatents(noise, seededNoise(channels * side ** 2, seed), channels);
+    const image = h("img", { src: picture, class: "play-easel", alt: `Painted before: ${prompt}` });
+    const pair = h("div", { class: "play-pair play-still" },
+      h("figure", {}, noise, h("figcaption", {}, `noise from seed ${seed}`)),
+      h("figure", {}, image, h("figcaption", {}, "what the same model made of it before")));
+    this.stage.replaceChildren(pair);
+  }
+
+  async greet() {
+    const { painter } = this;
+    if (!painter.bytes) this.say("Python paints: press Paint.", "idle");
+    else if (typeof WebAssembly !== "object" || typeof Worker !== "function")
+      this.say("This browser has no WebAssembly, so nothing can be painted here. " +
+        "The pictures beside the ideas were painted before.", "error");
+    else if (await painter.isKept()) this.say("The painter is here from your last visit: press Paint.", "idle");
+    else
+      this.say(`The first Paint fetches the painter, ${megabytes(painter.bytes)}. ` +
+        "It stays in this browser; what you type never leaves it.", "idle");
+  }
+
+  // ?prompt=...&seed=... as an earlier painting left it in the address.
+  fromAddress() {
+    const given = new URLSearchParams(location.search);
+    const { desk } = this;
+    const put = { prompt: v => (desk.prompts[0].value = v), negative: v => (desk.negatives[0].value = v),
+      seed: v => (desk.seed.value = v), steps: v => desk.steps.set(v), scale: v => desk.scales[0].set(v) };
+    for (const [key, value] of given) put[key]?.(value);
+  }
+
+  toAddress([{ prompt, negative, seed, steps, scale }]) {
+    const given = new URLSearchParams({ prompt: prompt.slice(0, 500), seed, steps, scale });
+    if (negative) given.set("negative", negative.slice(0, 500));
+    history.replaceState(null, "", `?${given}`);
+  }
+
+  take(idea) {
+    this.desk.take(idea);
+    return this.paint();
+  }
+
+  // ------------------------------------------------------------------ painting
+
+  stop() {
+    this.turn++;
+    this.desk.busy(false);
+    this.bar.hidden = true;
+    this.say(this.shown ? "Stopped. What there is can be looked at." : "Stopped.", "idle");
+  }
+
+  async paint() {
+    if (!this.painter) return;
+    const turn = ++this.turn;
+    const gone = () => turn !== this.turn;
+    const { painter, desk } = this;
+    clearInterval(this.film.playing);
+    let lanes;
+    try {
+      lanes = desk.read();
+    } catch (error) {
+      return this.say(`${error.message}.`, this.shown ? "done" : "idle");
+    }
+    desk.busy(true);
+    try {
+      const first = performance.now();
+      await this.fetchPainter(painter, gone);
+      if (gone()) return;
+      this.toAddress(lanes);
+      this.cards.showWords(lanes, painter);
+      await this.paintLanes(lanes, gone, first);
+    } catch (error) {
+      if (!gone()) this.fail(error);
+    } finally {
+      if (!gone()) desk.busy(false);
+    }
+  }
+
+  async fetchPainter(painter, gone) {
+    if (painter.networks) return;
+    this.say("Fetching the painter …", "loading");
+    await painter.load((got, all) => {
+      if (gone()) return;
+      this.bar.hidden = false;
+      this.bar.value = got / all;
+      const done = got === all;
+      this.say(done ? "Waking the painter …" : `Fetching the painter: ${Math.floor(got / 1e6)} of ${megabytes(all)}`);
+    });
+    if (!gone()) this.bar.hidden = true;
+  }
+
+  fail(error) {
+    this.bar.hidden = true;
+    const loading = root.dataset.state === "loading";
+    const what = loading ? "The painter did not come" : "The painter stopped";
+    this.say(`${what} (${error.message}). Press Paint to try again${loading ? "; what has come is kept" : ""}.`, "error");
+  }
+
+  async paintLanes(lanes, gone, first) {
+    const { painter } = this;
+    const { steps } = lanes[0];
+    const notes = this.notes(lanes);
+    const none = () => lanes.map(() => []);
+    const painting = { lanes, steps: none(), canvases: none(), films: none() };
+    const brushes = lanes.map(lane => painter.paint(lane));
+    const begun = performance.now();
+    for (let i = 0; i < steps; i++) {
+      for (const [lane, brush] of brushes.entries()) {
+        const { value: step } = await brush.next();
+        const pictures = await painter.decode(step.x, step.x0);
+        if (gone()) return;
+        this.keep(painting, lane, step, ...pictures);
+      }
+      if (!i) this.set(painting, performance.now() - first);
+      this.pace = (performance.now() - begun) / (i + 1);
+      this.say(`Step ${i + 1} of ${steps}`, "painting");
+      if (this.follows) await this.look(i);
+      await new Promise(requestAnimationFrame);
+      if (gone()) return;
+    }
+    const took = performance.now() - begun;
+    Object.assign(root.dataset, { ms: Math.round(took), first: Math.round(painting.first) });
+    const each = Math.round(took / steps / lanes.length);
+    const line = `${steps} ${steps > 1 ? "steps" : "step"} in ${(took / 1000).toFixed(1)} s, ${each} ms each.`;
+    this.say([line, ...notes].join(" "), "done");
+    await this.look(this.follows ? steps : this.at);
+  }
+
+  // What is worth a word before the first stroke.
+  notes(lanes) {
+    const { tokenizer } = this.painter;
+    const texts = lanes.flatMap(({ prompt, negative }) => [prompt, negative]);
+    const unknown = [...new Set(texts.flatMap(text => tokenizer.unknownWords(text.slice(0, 2000))))];
+    const shown = unknown.slice(0, 5).map(word => `“${word.slice(0, 40)}”`).join(", ");
+    const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
+    const notes = [];
+    if (unknown.length) notes.push(`Dali has never met ${shown}${more}; he paints what he understands of the rest.`);
+    if (lanes.some(({ prompt }) => !prompt.trim())) notes.push("Without words he paints anything.");
+    return notes;
+  }
+
+  // A step and its pictures: the canvas before it, and what Dali saw in that.
+  keep(painting, lane, step, canvas, seen) {
+    const { steps } = painting.lanes[lane];
+    painting.steps[lane].push(Object.assign(step, { of: steps, seen }));
+    painting.canvases[lane].push(canvas);
+    painting.films[lane].push(pixelsOf(seen));
+    if (step.i + 1 < steps) return;
+    painting.canvases[lane].push(seen); // the last step goes all the way
+    painting.films[lane].push(pixelsOf(seen));
+  }
+
+  // ------------------------------------------------------------------ looking
+
+  // The first step of a painting is there: it takes the stage.
+  set(painting, first) {
+    painting.first = first;
+    this.shown = painting;
+    this.follows = true;
+    const several = painting.lanes.length > 1;
+    this.easels = painting.lanes.map((_, lane) => [easel("The canvas"), easel("What Dali sees in it")]);
+    const sides = painting.lanes.map(({ prompt, scale }, lane) => {
+      const [canvas, seen] = this.easels[lane];
+      const head = several
+        ? h("p", { class: "play-side" }, h("b", { class: `play-lane lane-${lane}` }, "AB"[lane]), `${words(prompt)}, guidance ${scale}`)
+        : null;
+      return h("div", { class: "play-pair" }, head,
+        h("figure", {}, canvas, h("figcaption", {}, "the canvas")),
+        h("figure", {}, seen, h("figcaption", {}, "what Dali sees in it")));
+    });
+    this.stage.replaceChildren(...sides);
+    this.stage.classList.toggle("several", several);
+    this.scrub.max = painting.lanes[0].steps;
+    this.scrubber.hidden = false;
+    this.film.style.setProperty("--lanes", painting.lanes.length);
+  }
+
+  // Show the canvas before step `at` + 1; the last place is the finished picture.
+  async look(at, byHand = false) {
+    const { shown, painter } = this;
+    if (!shown) return;
+    const { steps } = shown.lanes[0];
+    const last = Math.min(...shown.canvases.map(list => list.length)) - 1;
+    at = Math.max(0, Math.min(at, last));
+    if (byHand) this.follows = at === last;
+    this.at = at;
+    this.scrub.value = at;
+    const i = Math.min(at, steps - 1);
+    const label = at === steps ? `The end, after ${steps} ${steps > 1 ? "steps" : "step"}` : `Before step ${at + 1} of ${steps}`;
+    this.where.textContent = label;
+    this.scrub.setAttribute("aria-valuetext", label);
+    const now = shown.steps.map(list => list[i]);
+    for (const [lane, [canvas, seen]] of this.easels.entries()) {
+      const noise = Math.round(100 * (at === steps ? 0 : now[lane].shares[1] ** 2));
+      drawPicture(canvas, shown.canvases[lane][at]);
+      drawPicture(seen, at === steps ? shown.canvases[lane][at] : now[lane].seen);
+      canvas.setAttribute("aria-label", `The canvas: ${noise}% noise`);
+      seen.setAttribute("aria-label", `What Dali sees in it, painting ${words(shown.lanes[lane].prompt)}`);
+    }
+    drawFilm(this.film, shown.films, steps + 1, at);
+    this.cards.showStep(now, painter, shown.steps);
+    const slow = root.dataset.state === "painting" && this.pace > 200;
+    if (!slow) await this.showAnswers(now, shown);
+  }
+
+  // The two answers of guidance have to be enlarged first, once for each step.
+  async showAnswers(now, shown) {
+    const wanted = (this.wanted = {});
+    for (const step of now)
+      step.answers ??= await this.painter.decode(step.x0Without, step.x0With);
+    if (wanted !== this.wanted || shown !== this.shown) return;
+    const pairs = now.map(({ answers: [without, withText] }) => ({ without, withText }));
+    this.cards.showAnswers(pairs, shown.lanes);
+  }
+
+  finger(event) {
+    const { left, width } = this.film.getBoundingClientRect();
+    const share = (event.clientX - left) / width;
+    this.look(Math.floor(share * (Number(this.scrub.max) + 1)), true);
+  }
+
+  playAgain() {
+    clearInterval(this.film.playing);
+    let at = 0;
+    this.look(at, true);
+    this.film.playing = setInterval(() => {
+      at++;
+      this.look(at, true);
+      if (at >= Number(this.scrub.max)) clearInterval(this.film.playing);
+    }, 180);
+  }
+}
+
+const play = new Play();
+play.start();

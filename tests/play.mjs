@@ -1,0 +1,229 @@
+// The page that paints, in a browser. What is to be done is named by the second argument:
+//
+//   node play.mjs CHROMIUM ADDRESS WHAT [JSON]
+//
+// `ADDRESS`: of the page, served by the test. `paint`: pictures of {prompt, negative,
+// seed, steps, scale}, made by the page's modules; `visit`: what a visitor sees, with
+// clicks and wrong input. What was found is printed as one line of JSON.
+import { chromium } from "playwright-core";
+import { readFileSync } from "node:fs";
+
+const [executablePath, address, what, given] = process.argv.slice(2);
+const wanted = given ? JSON.parse(readFileSync(given, "utf-8")) : null;
+const quiet = ["background-networking", "component-update", "gpu", "quic", "sync"];
+const browser = await chromium.launch({
+  executablePath,
+  args: ["--no-sandbox", "--no-first-run", ...quiet.map(part => `--disable-${part}`)],
+});
+const origin = new URL(address).origin;
+const WAIT = { timeout: 300_000 };
+
+// A fresh visitor: a page, and what it asked for and said.
+async function visitor({ prepare, query = "" } = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+  const page = await context.newPage();
+  const heard = { said: [], asked: [], elsewhere: [] };
+  page.on("console", message => heard.said.push(message.text()));
+  page.on("pageerror", error => heard.said.push(String(error)));
+  page.on("request", request => {
+    const url = request.url();
+    heard.asked.push(url);
+    if (!/^(data|blob):/.test(url) && !url.startsWith(`${origin}/`)) heard.elsewhere.push(url);
+  });
+  if (prepare) await prepare(page, context);
+  await page.goto(address + query);
+  await state(page, "idle", "error");
+  return { context, page, heard };
+}
+
+const state = (page, ...names) =>
+  page.waitForSelector(names.map(name => `#play[data-state=${name}]`).join(", "), WAIT);
+const status = page => page.textContent("#play [role=status]");
+const paint = page => page.click("#play [type=submit]");
+const set = (page, name, value) =>
+  page.evaluate(
+    ([name, value]) => {
+      document.querySelector(`#play [name=${name}]`).value = value;
+    },
+    [name, value],
+  );
+// The finished picture, as the reader has it on the stage: pixels as numbers.
+const pixels = page =>
+  page.evaluate(() => {
+    const canvas = document.querySelector(".play-pair:not(.play-still) canvas");
+    const { width, height } = canvas;
+    const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+    return [...data].filter((_, i) => i % 4 < 3);
+  });
+
+const tasks = {
+  // Pictures by the page's own modules, as bytes, channels last.
+  async paint() {
+    const { page, heard } = await visitor();
+    const pictures = await page.evaluate(async settings => {
+      const { Painter, listModels } = await import(new URL("painter.js", location.href));
+      const { pixelsOf } = await import(new URL("draw.js", location.href));
+      const { models, runtime } = await listModels();
+      const painter = await Painter.open({ ...models[0], runtime });
+      await painter.load();
+      const found = [];
+      for (const setting of settings) {
+        let last;
+        for await (const step of painter.paint(setting)) last = step;
+        const [picture] = await painter.decode(last.next, last.next);
+        found.push([...pixelsOf(picture).data].filter((_, i) => i % 4 < 3));
+      }
+      return found;
+    }, wanted);
+    return { pictures, ...heard };
+  },
+
+  // A first visit, a click, a scrub, two sides, a second visit.
+  async visit() {
+    const { context, page, heard } = await visitor();
+    const found = { before: [...heard.asked], greeting: await status(page) };
+    await paint(page);
+    await state(page, "done");
+    const { first, ms } = await page.evaluate(() => ({ ...document.getElementById("play").dataset }));
+    Object.assign(found, { first: Number(first), ms: Number(ms), done: await status(page) });
+    found.picture = await pixels(page);
+    found.address = page.url();
+    await page.focus(".play-scrubber input");
+    await page.keyboard.press("Home");
+    found.start = await page.textContent(".play-where");
+    await page.keyboard.press("ArrowRight");
+    found.second = await page.textContent(".play-where");
+    found.noise = await page.getAttribute(".play-pair canvas", "aria-label");
+    await page.keyboard.press("End");
+    found.end = await page.textContent(".play-where");
+    await page.click("text=Side by side");
+    await page.waitForFunction(() => document.querySelectorAll(".play-pair").length === 2, null, WAIT);
+    await state(page, "done");
+    found.sides = await page.$$eval(".play-side", all => all.map(one => one.textContent));
+    const again = await context.newPage();
+    const loads = [];
+    again.on("request", request => loads.push(request.url()));
+    await again.goto(address);
+    await state(again, "idle");
+    found.welcome = await status(again);
+    await paint(again);
+    await state(again, "done");
+    found.again = loads.filter(url => /\.(onnx|wasm)/.test(url));
+    return { ...found, ...heard };
+  },
+
+  // One painting, where Python runs the networks.
+  async served() {
+    const { page, heard } = await visitor();
+    await paint(page);
+    await state(page, "done");
+    return { picture: await pixels(page), ...heard };
+  },
+
+  // The live figure of a chapter: a click, and the slider at another place.
+  async live() {
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    const said = [];
+    page.on("console", message => said.push(message.text()));
+    page.on("pageerror", error => said.push(String(error)));
+    await page.goto(address + "live.html");
+    const read = () =>
+      page.$$eval(".play-live canvas", all =>
+        all.map(canvas => {
+          const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+          copy.drawImage(canvas, 0, 0);
+          const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+          return [...data].filter((_, i) => i % 4 < 3);
+        }));
+    const told = text =>
+      page.waitForFunction(
+        text => document.querySelector(".play-live [role=status]").textContent.startsWith(text),
+        text, WAIT);
+    await told("The first picture");
+    await page.click("text=Paint here");
+    await told("15 steps");
+    const first = await read();
+    await page.focus(".play-live input");
+    await page.keyboard.press("Home");
+    await told("1 step,");
+    return { first, second: await read(), said };
+  },
+
+  // Wrong input, one after another, on one page that goes on working.
+  async wrong() {
+    const { page, heard } = await visitor();
+    const found = {};
+    const tried = async (name, value) => {
+      const before = await page.inputValue(`#play [name=${name}]`);
+      await set(page, name, value);
+      await paint(page);
+      const said = await status(page);
+      await set(page, name, before);
+      return said;
+    };
+    await set(page, "steps", "2");
+    for (const value of ["0", "1e9", "", "2.5"]) found[`steps ${value}`] = await tried("steps", value);
+    for (const value of ["", "99"]) found[`scale ${value}`] = await tried("scale", value);
+    for (const value of ["-1", "4294967296", ""]) found[`seed ${value}`] = await tried("seed", value);
+    for (const [name, prompt] of [["empty", ""], ["long", "big red circle ".repeat(700)], ["one word", "a".repeat(10000)],
+      ["emoji", "a \u{1f98a} fox \u{1f98a}"], ["half", "a \ud83d circle"], ["special", "<|endoftext|> a star"]]) {
+      await set(page, "prompt", prompt);
+      await paint(page);
+      await state(page, "done");
+      found[name] = await status(page);
+      await page.evaluate(() => { document.getElementById("play").dataset.state = "asked"; });
+    }
+    await set(page, "prompt", "a blue star");
+    await set(page, "steps", "40");
+    await page.dblclick("#play [type=submit]");
+    await state(page, "painting", "done", "idle");
+    found.double = await status(page); // and not what the second click has stopped
+    await paint(page);
+    await state(page, "done");
+    found.clicks = await status(page);
+    found.picture = await pixels(page);
+    await set(page, "steps", "100");
+    await paint(page);
+    await state(page, "painting");
+    await page.click("text=Stop");
+    found.stopped = await status(page);
+    await page.waitForTimeout(500);
+    found.still = await status(page);
+    return { ...found, ...heard };
+  },
+
+  // A download that breaks off, and then does not; a browser without WebAssembly.
+  async broken() {
+    const found = {};
+    let cut = true;
+    const prepare = page =>
+      page.route("**/unet.onnx*", async route => {
+        if (!cut) return route.continue();
+        const response = await route.fetch();
+        const body = (await response.body()).subarray(0, 1000);
+        await route.fulfill({ status: 200, body });
+      });
+    const { page } = await visitor({ prepare });
+    await paint(page);
+    await state(page, "error");
+    found.cut = await status(page);
+    cut = false;
+    await paint(page);
+    await state(page, "done");
+    found.mended = await status(page);
+    const gone = await visitor({ prepare: page => page.route("**/*.onnx*", route => route.abort()) });
+    await paint(gone.page);
+    await state(gone.page, "error");
+    found.gone = await status(gone.page);
+    const old = await visitor({
+      prepare: page => page.addInitScript(() => { delete globalThis.WebAssembly; }) });
+    found.old = await status(old.page);
+    found.still = await old.page.getAttribute(".play-still img", "src");
+    return found;
+  },
+};
+
+const found = await tasks[what]();
+await browser.close();
+console.log(JSON.stringify(found));
