@@ -20,6 +20,7 @@ steps with and without each choice, in turn.
 """
 import argparse
 import functools
+import itertools
 import json
 import platform
 import shutil
@@ -40,7 +41,7 @@ import torch.nn.functional as F
 
 import minidiff.latent_diffusion as course
 from judge import judge_all, share
-from minidiff import samplers
+from minidiff import pipeline, samplers
 from minidiff.files import data_folder, read_json, write_json
 from minidiff.negatives import pick_caption
 from minidiff.latent_diffusion import PRESETS, Job
@@ -310,16 +311,15 @@ class Painter:
     def __call__(self, captions, **options):
         if self.guided is None: return self.pipe(captions, **options)
         steps, scale = options["num_inference_steps"], options["guidance_scale"]
-        on = lambda i: self.guided[0] <= (i + 0.5) / steps < self.guided[1]
-        def turn(pipe, i, t, inputs):  # what holds for the next step
-            pipe._guidance_scale = scale if on(i + 1) else 1.0
-            return {}
-        real = type(self.pipe.scheduler).set_timesteps
-        def first(scheduler, *args, **more):  # and for the first one
-            self.pipe._guidance_scale = scale if on(0) else 1.0
-            return real(scheduler, *args, **more)
-        with patch.object(type(self.pipe.scheduler), "set_timesteps", first):
-            return self.pipe(captions, **options, callback_on_step_end=turn)
+        calls = itertools.count()
+        guided = pipeline._Guided.__call__
+        def turned(model, x, t):  # one call of the U-Net a step
+            share = (next(calls) + 0.5) / steps
+            on = self.guided[0] <= share < self.guided[1]
+            self.pipe._guidance_scale = scale if on else 1.0
+            return guided(model, x, t)
+        with patch.object(pipeline._Guided, "__call__", turned):
+            return self.pipe(captions, **options)
 
 
 def half(preset, fraction):

@@ -13,7 +13,7 @@ import minidiff.latent_diffusion as course
 
 torch.set_num_threads(1)
 CPU = course.PRESETS["cpu"]
-TINY = replace(CPU, pictures=32, captions=2, steps=3, unet=course.unet_config((16, 32), 8, norm_num_groups=8),
+TINY = replace(CPU, drop=0.5, pictures=32, captions=2, steps=3, unet=course.unet_config((16, 32), 8, norm_num_groups=8),
                unet_training={**CPU.unet_training, "steps": 8, "batch_size": 4}, text=dict(widths=(8, 16)),
                text_training={**CPU.text_training, "steps": 3, "batch_size": 8})
 ROWS = ("baseline", "adamw_quarter", "no_ema", "fp32", "one_caption", "no_caption_drop", "no_page_mix", "uniform_timesteps", "eps", "flow", "min_snr", "no_channels_last",
