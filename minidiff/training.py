@@ -24,7 +24,7 @@ from .files import (first_process, load_metadata, load_safetensors, only_run,
 from .hub import patch_to
 from .optimizers import (EMA, Muon, count_parameters, lr_factor,
                                  parameter_groups)
-from .parallel import shard
+from .parallel import shard, to_device
 
 # %% ../nbs/workshop/training.ipynb #cell007
 def step_generator(
@@ -187,13 +187,8 @@ def _batch(self, step):
         kind = type(batch).__name__
         raise ValueError(f"batch_fn: expected a dict of tensors and lists, got {kind}")
     mine = shard(batch, acc.process_index, acc.num_processes)
-    def move(v):
-        if not torch.is_tensor(v): return v
-        last = self.channels_last and v.dim() == 4
-        return v.to(acc.device, non_blocking=True, memory_format=torch.channels_last
-                    if last else torch.preserve_format)
-    return [{k: move(v) for k, v in shard(mine, i, self.accumulate).items()}
-            for i in range(self.accumulate)]
+    parts = [shard(mine, i, self.accumulate) for i in range(self.accumulate)]
+    return [to_device(part, acc.device, self.channels_last) for part in parts]
 
 def _check_loss(loss):
     if not torch.is_tensor(loss) or loss.numel() != 1 or not loss.is_floating_point():

@@ -1,8 +1,16 @@
 #!/usr/bin/env python3
 """What is each choice of the CPU preset worth? Train with one thing changed, and judge.
 
+    python scripts/ablate.py table [--only ROW ...]     the table: hours, alone on a machine
     python scripts/ablate.py VARIANT [--seed S] [--device cuda] --out FILE.json
     python scripts/ablate.py speed --device cpu --out FILE.json
+
+`table` takes VAE and text encoder from the package and trains the U-Net alone, with half
+the preset's steps, once for each row and three times for the baseline; rows that concern
+the text encoder train that too, and rows that concern painting train nothing. Each row
+paints the same held-out captions. What is done is in the JSON at once, and training has
+checkpoints (in --work): killed, the same command goes on where it was. Writes
+minidiff/data/results/ablations.json.
 
 A variant trains all three stages (on one GPU a few minutes, on two processor cores a
 quarter of an hour) and paints 500 held-out captions with one object and 500 with two,
@@ -12,20 +20,29 @@ steps with and without each choice, in turn.
 """
 import argparse
 import functools
+import itertools
+import json
+import platform
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
+import zlib
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable, NamedTuple
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 
 import minidiff.latent_diffusion as course
 from judge import judge_all, share
-from minidiff.files import write_json
+from minidiff import pipeline, samplers
+from minidiff.files import data_folder, read_json, write_json
 from minidiff.negatives import pick_caption
 from minidiff.latent_diffusion import PRESETS, Job
 from minidiff.negatives import contrastive_batches
@@ -71,9 +88,78 @@ def any_timestep(n, generator, timesteps=1000):
     return torch.randint(timesteps, (n,), generator=generator)
 
 
+def min_snr_loss(scheduler, most=5.0):
+    """The U-Net's loss, each picture weighted by min(SNR, 5) (Hang et al. 2023): divided
+    by SNR + 1, since the error of v is that of x0 times SNR + 1."""
+    def loss(unet, batch):
+        x0, noise, t = batch["latents"], batch["noise"], batch["timesteps"]
+        scheduler.alphas_cumprod = share_kept = scheduler.alphas_cumprod.to(x0.device)
+        snr = share_kept[t] / (1 - share_kept[t])
+        target = course.training_target(scheduler, x0, noise, t)
+        answer = unet(scheduler.add_noise(x0, noise, t), t, batch["states"]).float()
+        error = (answer - target).square().flatten(1).mean(1)
+        weight = snr.clamp(max=most) / (snr + 1)
+        return (weight * error).mean() / weight.mean().clamp(min=1e-6)
+    return loss
+
+
+def flow_loss(_):
+    """Flow matching: a straight path from picture to noise, and the way along it."""
+    def loss(unet, batch):
+        x0, noise = batch["latents"], batch["noise"]
+        sigma = (batch["timesteps"] + 1).float() / 1000
+        mixed = torch.lerp(x0, noise, sigma.view(-1, 1, 1, 1))
+        return F.mse_loss(unet(mixed, 1000 * sigma, batch["states"]).float(), noise - x0)
+    return loss
+
+
+def flow():
+    """Flow matching in place of v: its loss, and the scheduler that paints with it."""
+    stack = ExitStack()
+    path = lambda **_: samplers.FlowMatchEulerDiscreteScheduler()
+    teacher = SimpleNamespace(from_config=lambda config: None)
+    for name, other in (("diffusion_loss", flow_loss), ("DDPMScheduler", teacher),
+                        ("DPMSolverMultistepScheduler", path)):
+        stack.enter_context(patch.object(course, name, other))
+    return stack
+
+
+PARTS = {}  # the VAE, tokenizer and text encoder of the row that is trained
+
+def fresh_batches(data, batch_size, drop):
+    """In place of cached latents: each batch is drawn, shrunk and read anew."""
+    book = Sketchbook(PARTS["vae"].config.sample_size)
+    vae, tokenizer, text = (PARTS[name] for name in ("vae", "tokenizer", "text"))
+
+    @torch.no_grad()
+    def batch(generator):
+        two = int(batch_size * PARTS["two_objects"])
+        scenes = Scenes.cat([course.training_scenes(book, n, objects, generator)
+                             for n, objects in ((batch_size - two, 1), (two, 2))])
+        device = next(vae.parameters()).device
+        posterior = vae.encode(book.paint(scenes).to(device))
+        mean, std = vae.scale(posterior.mean), posterior.std * vae.config.scaling_factor
+        captions = book.caption(scenes, generator)[0]
+        silent = torch.rand(batch_size, generator=generator) < drop
+        captions = ["" if s else c for s, c in zip(silent.tolist(), captions)]
+        ids = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
+        noise, wobble = torch.randn(2, *mean.shape, generator=generator)
+        timesteps = course.draw_timesteps(batch_size, generator)
+        return dict(latents=mean.cpu() + std.cpu() * wobble, noise=noise,
+                    states=text(ids.to(device)).last_hidden_state.cpu().float(),
+                    timesteps=timesteps)
+    return batch
+
+
 class Variant(NamedTuple):
     change: Callable = lambda preset: preset  # of the preset
     patch: Callable = nullcontext  # of a name that the stages look up
+    first: str = "unet"  # the first stage that it changes: "text", "unet" or "paint"
+    of: str = "baseline"  # whose model a row that only paints takes
+    paint: dict = {}  # "steps", "scale", "sampler", "guided": (from, to) as shares
+
+
+def painted(of="baseline", **paint): return Variant(first="paint", of=of, paint=paint)
 
 
 adamw = functools.partial(training, *STAGES, optimizer="adamw")
@@ -86,10 +172,11 @@ VARIANTS = dict(
     adamw_eighth=Variant(adamw(lr_times=1 / 8)),
     no_ema=no_ema,
     fp32=fp32,
-    no_hard_negatives=Variant(patch=functools.partial(
+    no_hard_negatives=Variant(first="text", patch=functools.partial(
         patch.dict, contrastive_batches.__globals__, hard_negatives=other_scenes)),
-    one_caption=Variant(patch=functools.partial(
+    one_caption=Variant(first="text", patch=functools.partial(
         patch.object, course, "contrastive_loss", one_caption_loss)),
+    no_caption_drop=Variant(lambda preset: replace(preset, drop=0.0)),
     no_page_mix=Variant(patch=functools.partial(patch.dict, course.PAGES, clear=True)),
     uniform_timesteps=Variant(patch=functools.partial(
         patch.object, course, "draw_timesteps", any_timestep)),
@@ -97,8 +184,33 @@ VARIANTS = dict(
     eps_leading=Variant(patch=scheduler(
         prediction_type="epsilon", timestep_spacing="leading")),
     v_leading=Variant(patch=scheduler(timestep_spacing="leading")),
+    flow=Variant(patch=flow),
+    min_snr=Variant(patch=functools.partial(
+        patch.object, course, "diffusion_loss", min_snr_loss)),
+    no_channels_last=Variant(training("text_training", "unet_training",
+                                      channels_last=False)),
+    no_latent_cache=Variant(patch=functools.partial(
+        patch.object, course, "latent_batches", fresh_batches)),
 )
-SPEED = dict(
+PAINTED = dict(  # rows that train nothing
+    no_drop_no_guidance=painted("no_caption_drop", scale=1.0),
+    no_guidance=painted(scale=1.0), scale_3=painted(scale=3.0),
+    guided_first_half=painted(guided=(0, 0.5)),
+    guided_second_half=painted(guided=(0.5, 1)),
+    guided_middle=painted(guided=(0.2, 0.8)),
+    steps_5=painted(steps=5), steps_10=painted(steps=10), steps_30=painted(steps=30),
+    ddim=painted(sampler="DDIMScheduler"),
+    euler=painted(sampler="EulerDiscreteScheduler"),
+    euler_ancestral=painted(sampler="EulerAncestralDiscreteScheduler"),
+    heun=painted(sampler="HeunDiscreteScheduler"))
+TABLE = {name: row for name, row in VARIANTS.items()
+         if name not in ("adamw_half", "adamw_eighth")} | PAINTED
+plain = dict(precision="no", channels_last=False)
+SPEED = dict(  # the first four, in this order, are the steps of a waterfall
+    plain=Variant(adamw(lr_times=1 / 4, **plain)),
+    plus_channels_last=Variant(adamw(lr_times=1 / 4, **plain | dict(channels_last=True))),
+    plus_bf16=Variant(adamw(lr_times=1 / 4, channels_last=True)),
+    plus_muon=Variant(training(*STAGES, channels_last=True)),
     baseline=Variant(), adamw=VARIANTS["adamw_quarter"], no_ema=no_ema, fp32=fp32,
     bf16=Variant(training(*STAGES, precision="bf16")),
     no_channels_last=Variant(
@@ -187,26 +299,168 @@ def speed(preset, device, rounds=3, steps=15):
                    for stage, values in row.items()} for name, row in times.items()}
 
 
+class Painter:
+    """A pipeline that paints in its own way, whoever asks."""
+    def __init__(self, pipe, sampler=None, guided=None, **_):
+        self.pipe, self.guided = pipe, guided
+        if sampler:
+            pipe.scheduler = getattr(samplers, sampler).from_config(pipe.scheduler.config)
+
+    def __getattr__(self, name): return getattr(self.pipe, name)
+
+    def __call__(self, captions, **options):
+        if self.guided is None: return self.pipe(captions, **options)
+        steps, scale = options["num_inference_steps"], options["guidance_scale"]
+        calls = itertools.count()
+        guided = pipeline._Guided.__call__
+        def turned(model, x, t):  # one call of the U-Net a step
+            share = (next(calls) + 0.5) / steps
+            on = self.guided[0] <= share < self.guided[1]
+            self.pipe._guidance_scale = scale if on else 1.0
+            return guided(model, x, t)
+        with patch.object(pipeline._Guided, "__call__", turned):
+            return self.pipe(captions, **options)
+
+
+def half(preset, fraction):
+    """The preset with a fraction of the U-Net's steps; all the rest as it is."""
+    told = dict(preset.unet_training)
+    told["steps"] = max(4, round(told["steps"] * fraction))
+    return replace(preset, unet_training=told)
+
+
+def latents_of(job, key, *parts, kept={}):
+    """The training latents, made once for rows that share them."""
+    if key not in kept:
+        kept.clear()  # one at a time: they are large
+        kept[key] = job.make_latents(*parts), job.seconds["latents"]
+    return kept[key]
+
+
+def train_row(name, seed, preset, shipped, work, device):
+    """The pipeline of a row and its seconds; what was trained before is only loaded."""
+    variant = VARIANTS[name]
+    changed = variant.change(preset)
+    with variant.patch():
+        job = Job(changed, work/f"{name}-{seed}", seed, resume=True, device=device,
+                  show_bar=False)
+        job.show_preview = lambda pipe, step: None
+        job.accelerator = SimpleNamespace(device=shipped.device, is_main_process=True)
+        vae, tokenizer, text = shipped.vae, shipped.tokenizer, shipped.text_encoder
+        if variant.first == "text":
+            tokenizer, text = job.train_text_encoder()
+            text.requires_grad_(False).eval()
+        job.accelerator = SimpleNamespace(device=shipped.device, is_main_process=True)
+        PARTS.update(vae=vae, tokenizer=tokenizer, text=text,
+                     two_objects=changed.two_objects)
+        own = name if variant.first == "text" or name == "no_page_mix" else "shipped"
+        data, seconds = latents_of(job, (own, seed), vae, tokenizer, text)
+        pipe = job.train_unet(vae, tokenizer, text, data)
+    if name == "no_latent_cache": seconds = 0.0
+    told = {k: round(job.seconds[k], 1) for k in ("text", "unet") if k in job.seconds}
+    losses = job.losses["unet"][-50:]
+    return pipe, told | dict(latents=round(seconds, 1)), sum(losses) / len(losses)
+
+
+def run_row(name, seed, preset, shipped, work, device, captions):
+    """What the table says of one row and seed."""
+    row = TABLE[name]
+    trained = row.of if row.first == "paint" else name
+    pipe, seconds, loss = train_row(trained, seed, preset, shipped, work, device)
+    options = dict(steps=preset.steps, scale=preset.scale)
+    options |= {k: v for k, v in row.paint.items() if k in options}
+    start = time.perf_counter()
+    accuracy = judge_all(Painter(pipe, **row.paint), captions, [0],
+                         kinds=("one_object", "two_objects"), **options)
+    painting = round(time.perf_counter() - start, 1)
+    return dict(row=name, seed=seed, trained=trained, seconds=seconds | dict(paint=painting),
+                loss=round(loss, 5), **{kind: found["whole"]
+                                        for kind, found in accuracy.items()})
+
+
+def where():
+    """Machine, commit and versions: what a number is worth without them."""
+    def told(*command):
+        try: return subprocess.run(command, capture_output=True, text=True, check=True,
+                                   cwd=Path(__file__).parent).stdout.strip()
+        except (OSError, subprocess.CalledProcessError): return None
+    info = Path("/proc/cpuinfo")
+    models = [line.split(":")[1].strip() for line in info.read_text().splitlines()
+              if line.startswith("model name")] if info.is_file() else []
+    return dict(date=time.strftime("%Y-%m-%d"), commit=told("git", "rev-parse", "HEAD"),
+                changed=bool(told("git", "status", "--porcelain", "-uno")),
+                machine=f"{platform.machine()}, {models[0] if models else platform.processor()}, "
+                        f"{len(models)} processors", threads=torch.get_num_threads(),
+                torch=torch.__version__, python=platform.python_version())
+
+
+def table(out, work, preset_name, fraction, captions, seeds, only, device):
+    """Run the rows that are missing; the JSON is written after each."""
+    preset = half(PRESETS[preset_name], fraction)
+    shipped = course.open_run(None, **({"device": "cpu"} if device == "cpu" else {}))
+    code = zlib.crc32(json.dumps(asdict(preset), sort_keys=True, default=str).encode())
+    settings = dict(preset=preset_name, recipe=f"{code:08x}", steps_fraction=fraction,
+                    captions=captions, steps=preset.unet_training["steps"],
+                    weights=course.fingerprint(shipped.vae) + course.fingerprint(shipped.text_encoder))
+    rows = []
+    if out.is_file():
+        before = read_json(out)
+        if before["settings"] != settings:
+            raise SystemExit(f"{out} was made with {before['settings']}, and this run has "
+                             f"{settings}; use another --out and --work")
+        rows = before["rows"]
+    done = {(row["row"], row["seed"]) for row in rows}
+    todo = [(name, seed) for name in TABLE for seed in range(seeds if name == "baseline" else 1)]
+    todo = [key for key in todo if key not in done and (not only or key[0] in only)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for i, (name, seed) in enumerate(todo):
+        start = time.perf_counter()
+        row = run_row(name, seed, preset, shipped, work, device, captions) | where()
+        row["minutes"] = round((time.perf_counter() - start) / 60, 2)
+        rows.append(row)
+        order = {name: k for k, name in enumerate(TABLE)}
+        rows.sort(key=lambda row: (order[row["row"]], row["seed"]))
+        write_json(dict(settings=settings, rows=rows), out)
+        one, two = (row[kind]["share"] for kind in ("one_object", "two_objects"))
+        print(f"{i + 1}/{len(todo)} {name}, seed {seed}: {one:.1%} and {two:.1%} right, "
+              f"{row['seconds']['unet']} s for the U-Net", flush=True)
+        if name not in {row.of for row in PAINTED.values()}:
+            shutil.rmtree(work/f"{name}-{seed}", ignore_errors=True)
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("variant", choices=[*VARIANTS, "speed"])
+    option("variant", choices=[*VARIANTS, "speed", "table"])
     option("--preset", choices=[*PRESETS], default="cpu", help="smoke for a trial")
     option("--seed", type=int, default=0)
     option("--device", help="cpu or cuda (default: a GPU where there is one)")
     option("--threads", type=int, default=2)
     option("--captions", type=int, default=500, help="of each kind, to paint and judge")
     option("--pictures", type=int, default=2000, help="to pick the caption of")
-    option("--steps-fraction", type=float, default=1.0, help="less for a trial")
+    option("--steps-fraction", type=float, help="default: 1, of a table 0.5")
+    option("--only", nargs="+", choices=[*TABLE], help="rows of the table")
+    option("--seeds", type=int, default=3, help="of the table's baseline")
+    option("--work", type=Path, default=Path("runs/ablate"), help="for checkpoints")
     option("--progress", action="store_true", help="show progress bars")
-    option("--out", type=Path, required=True)
+    option("--out", type=Path, help="needed, except by a table")
     options = parser.parse_args()
+    if options.out is None:
+        if options.variant != "table": parser.error("--out is needed")
+        options.out = data_folder("results", "ablations.json")
+    if options.steps_fraction is None:
+        options.steps_fraction = 0.5 if options.variant == "table" else 1.0
     torch.set_num_threads(options.threads)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here")
     kept = "cpu" if device == "cpu" else None
+    if options.variant == "table":
+        table(options.out, options.work, options.preset, options.steps_fraction,
+              options.captions, options.seeds, options.only, kept)
+        return print(options.out)
     preset = PRESETS[options.preset]
     start = time.perf_counter()
     if options.variant == "speed":

@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Our trainer and pipeline against diffusers' own classes and a plain loop: same model, data, steps, machine and run.
+
+    python scripts/against_diffusers.py [--blocks 6] [--block 8] [--images 32]
+    python scripts/against_diffusers.py --accuracy 1700       also train each for so many steps, and judge it
+
+Four train the U-Net of the package (or of `--from`), from the same first weights, on the same batches:
+
+* ours: `Trainer` with the optimiser of the preset (Muon);
+* ours_adamw: the same with AdamW, the optimiser of the other two;
+* diffusers: `diffusers.UNet2DConditionModel`, `DDPMScheduler`, `EMAModel` and a plain loop in float32 with AdamW;
+* diffusers_best: the same with channels_last, bf16 autocast (where the hardware is made for it), fused AdamW and foreach EMA.
+
+They take turns, a block of steps each, so that a busy machine is as busy for all. Then our pipeline and diffusers'
+`StableDiffusionPipeline`, opened from one folder, paint the same captions in turns. Times are processor seconds (all threads)
+and seconds on the clock; a ratio is ours over theirs, of medians over blocks, with the least and the most of the blocks.
+Writes minidiff/data/results/against_diffusers.json.
+"""
+import argparse
+import contextlib
+import logging
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from judge import held_out, judge_all
+from minidiff.files import data_folder, write_json
+from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, latent_batches, open_run, training_scenes
+from minidiff.optimizers import lr_factor
+from minidiff.pipeline import LatentDiffusionPipeline
+from minidiff.scheduler import DDPMScheduler
+from minidiff.sd_unet import UNet2DConditionModel
+from minidiff.sketchbook import Sketchbook
+from minidiff.training import Trainer, best_precision, seed_all, step_generator
+
+
+@torch.no_grad()
+def make_latents(pipe, pictures, two_objects, generator):
+    """What the U-Net learns from, made by the VAE and the text encoder of a pipeline."""
+    book, two = Sketchbook(pipe.vae.config.sample_size), round(pictures * two_objects)
+    means, stds, states = [], [], []
+    def read(captions):
+        ids = pipe.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
+        states.append(pipe.text_encoder(ids).last_hidden_state.bfloat16())
+    for n_objects, total in ((1, pictures - two), (2, two)):
+        for first in range(0, total, 128):
+            scenes = training_scenes(book, min(128, total - first), n_objects, generator)
+            posterior = pipe.vae.encode(book.paint(scenes))
+            means.append(pipe.vae.scale(posterior.mean))
+            stds.append(posterior.std * pipe.vae.config.scaling_factor)
+            read(book.caption(scenes, generator)[0])
+    read([""])
+    return Latents(torch.cat(means), torch.cat(stds), torch.cat(states))
+
+
+class Ours:
+    """`Trainer`, step by step."""
+
+    def __init__(self, weights, config, batch_fn, told, steps, **more):
+        unet = UNet2DConditionModel(**config)
+        unet.load_state_dict(weights)
+        loss = diffusion_loss(DDPMScheduler.from_config(SCHEDULER))
+        told = {k: v for k, v in told.items() if k not in ("batch_size", "steps", "cuda_graph")} | more
+        self.trainer = Trainer(unet, loss, batch_fn, steps, device="cpu", show_bar=False, **{"ema": 0.995, **told})
+        self.trainer._set_up()
+
+    def step(self, i):
+        self.trainer._train_step(self.trainer._batch(i))
+        self.trainer.step = i + 1
+
+    def average(self): return self.trainer.ema_model.state_dict()
+    def losses(self): return torch.stack(self.trainer._losses).tolist()
+
+
+class Theirs:
+    """diffusers' classes and the loop that its training examples have."""
+
+    def __init__(self, weights, config, batch_fn, told, steps, best=False):
+        import diffusers
+        from diffusers.training_utils import EMAModel
+        self.unet = diffusers.UNet2DConditionModel(**config)
+        self.unet.load_state_dict(weights)
+        if best: self.unet.to(memory_format=torch.channels_last)
+        self.best, self.batch_fn, self.seen = best, batch_fn, []
+        keys = ("beta_schedule", "prediction_type", "timestep_spacing", "steps_offset")
+        self.scheduler = diffusers.DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k in keys})
+        self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=told["lr"], betas=(0.9, 0.99), weight_decay=0.01, fused=best or None)
+        rate = lambda step: lr_factor(step, steps, decay=told.get("decay"))
+        self.rate = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
+        self.ema = EMAModel(self.unet.parameters(), decay=told.get("ema") or 0.995, use_ema_warmup=False, foreach=best)
+        half = best and best_precision("cpu") == "bf16"
+        self.half = lambda: torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
+
+    def step(self, i):
+        batch = self.batch_fn(step_generator(0, i))
+        x0, noise, t = batch["latents"], batch["noise"], batch["timesteps"]
+        noisy = self.scheduler.add_noise(x0, noise, t)
+        if self.best: noisy = noisy.contiguous(memory_format=torch.channels_last)
+        with self.half():
+            answer = self.unet(noisy, t, batch["states"]).sample
+        v = self.scheduler.config.prediction_type == "v_prediction"
+        loss = F.mse_loss(answer.float(), self.scheduler.get_velocity(x0, noise, t) if v else noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        self.rate.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.step(self.unet.parameters())
+        self.seen.append(loss.detach())
+
+    def average(self):
+        self.ema.store(self.unet.parameters())
+        self.ema.copy_to(self.unet.parameters())
+        found = {k: v.clone() for k, v in self.unet.state_dict().items()}
+        self.ema.restore(self.unet.parameters())
+        return found
+
+    def losses(self): return torch.stack(self.seen).tolist()
+
+
+def contestants(weights, config, batch_fn, told, steps):
+    adamw = dict(optimizer="adamw", lr=told["lr"] / 4, betas=(0.9, 0.99))
+    theirs = {**told, "lr": told["lr"] / 4}  # AdamW wants a smaller rate than Muon; the same for all three
+    return dict(ours=lambda: Ours(weights, config, batch_fn, told, steps), ours_adamw=lambda: Ours(weights, config, batch_fn, told, steps, **adamw),
+                diffusers=lambda: Theirs(weights, config, batch_fn, theirs, steps), diffusers_best=lambda: Theirs(weights, config, batch_fn, theirs, steps, best=True))
+
+
+def in_turns(runs, rounds):
+    """Each of `runs` once a round: name -> [(processor seconds, seconds)]."""
+    times = {name: [] for name in runs}
+    for i in range(rounds):
+        names = [*runs]
+        for name in names[i % len(names):] + names[:i % len(names)]:  # nobody is always first
+            cpu, wall = time.process_time(), time.perf_counter()
+            runs[name]()
+            times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    return times
+
+
+def ratios(times, ours, theirs):
+    """Ours over theirs, of processor seconds and on the clock: of the medians, and the least and the most of the rounds."""
+    found = {}
+    for i, clock in enumerate(("cpu", "wall")):
+        a, b = ([pair[i] for pair in times[name]] for name in (ours, theirs))
+        single = [x / y for x, y in zip(a, b)]
+        found[clock] = dict(ratio=round(statistics.median(a) / statistics.median(b), 3), least=round(min(single), 3), most=round(max(single), 3))
+    return found
+
+
+def medians(times, parts):
+    return {name: {clock: round(statistics.median(pair[i] for pair in pairs) / parts, 5) for i, clock in enumerate(("cpu", "wall"))} for name, pairs in times.items()}
+
+
+def training(pipe, preset, data, blocks, block):
+    """Steps in turns: seconds a step, and their ratios."""
+    told, config = preset.unet_training, {k: v for k, v in pipe.unet.config.items() if not k.startswith("_")}
+    seed_all(2)
+    weights = UNet2DConditionModel(**config).zero_init().state_dict()
+    draw, drawn = latent_batches(data, told["batch_size"], preset.drop), {}
+    def batch_fn(generator):
+        seed = generator.initial_seed()
+        if seed not in drawn: drawn[seed] = draw(generator)
+        return drawn[seed]
+    steps = (blocks + 1) * block
+    for i in range(steps): batch_fn(step_generator(0, i))  # drawn beforehand: it is the same for all
+    racers = {name: make() for name, make in contestants(weights, config, batch_fn, told, steps).items()}
+    at = dict.fromkeys(racers, 0)
+    def run(name):
+        for _ in range(block):
+            racers[name].step(at[name])
+            at[name] += 1
+    in_turns({name: lambda name=name: run(name) for name in racers}, 1)  # to warm up
+    times = in_turns({name: lambda name=name: run(name) for name in racers}, blocks)
+    firsts = {name: round(racer.losses()[0], 6) for name, racer in racers.items()}
+    return dict(batch_size=told["batch_size"], blocks=blocks, block=block, seconds_per_step=medians(times, block), first_loss=firsts,
+                ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_adamw") for b in ("diffusers", "diffusers_best")})
+
+
+def sampling(pipe, preset, images, rounds):
+    """Both pipelines paint the same captions in turns."""
+    import diffusers
+    captions = held_out(pipe.vae.config.sample_size, images, "two_objects", 0)[0]
+    noise = pipe.start_latents(images, generator=step_generator(0, 5))
+    options = dict(num_inference_steps=preset.steps, guidance_scale=preset.scale, output_type="pt")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe.save_pretrained(folder)
+        theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+        best = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    for each in (theirs, best): each.set_progress_bar_config(disable=True)
+    for part in (best.unet, best.vae): part.to(memory_format=torch.channels_last)
+    half = best_precision("cpu") == "bf16"
+    def paint_best():
+        with torch.autocast("cpu", torch.bfloat16, enabled=half): return best(captions, latents=noise.clone(), **options).images
+    runs = dict(ours=lambda: pipe(captions, latents=noise.clone(), **options), diffusers=lambda: theirs(captions, latents=noise.clone(), **options).images, diffusers_best=paint_best)
+    gap = (runs["ours"]().clamp(-1, 1) - (2 * runs["diffusers"]() - 1)).abs().max().item()  # theirs are in [0, 1]
+    runs["diffusers_best"]()
+    times = in_turns(runs, rounds)
+    return dict(images=images, rounds=rounds, steps=preset.steps, scale=preset.scale, largest_gap=round(gap, 5), seconds_per_image=medians(times, images),
+                ratios={f"ours / {name}": ratios(times, "ours", name) for name in ("diffusers", "diffusers_best")})
+
+
+def accuracy(pipe, preset, data, steps, captions):
+    """Train each for so many steps, one after the other, and judge its average."""
+    told, config = preset.unet_training, {k: v for k, v in pipe.unet.config.items() if not k.startswith("_")}
+    seed_all(2)
+    weights = UNet2DConditionModel(**config).zero_init().state_dict()
+    found = {}
+    for name, make in contestants(weights, config, latent_batches(data, told["batch_size"], preset.drop), told, steps).items():
+        racer, cpu, wall = make(), time.process_time(), time.perf_counter()
+        for i in range(steps): racer.step(i)
+        seconds = dict(cpu=round(time.process_time() - cpu, 1), wall=round(time.perf_counter() - wall, 1))
+        unet = UNet2DConditionModel(**config)
+        unet.load_state_dict(racer.average())
+        painter = LatentDiffusionPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, unet.eval(), pipe.scheduler)
+        judged = judge_all(painter, captions, [0], kinds=("one_object", "two_objects"), steps=preset.steps, scale=preset.scale)
+        found[name] = dict(seconds=seconds, **{kind: rows["whole"] for kind, rows in judged.items()})
+        print(name, found[name], flush=True)
+    return dict(steps=steps, captions=captions, seed=0, runs=found)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    option = parser.add_argument
+    option("--from", dest="folder", help="of a run (default: the package's own)")
+    option("--preset", choices=[*PRESETS], default="cpu", help="whose batches and optimiser")
+    option("--blocks", type=int, default=6, help="of steps, of each")
+    option("--block", type=int, default=8, help="steps in a block")
+    option("--images", type=int, default=32, help="painted in each round")
+    option("--rounds", type=int, default=5, help="of painting")
+    option("--pictures", type=int, default=512, help="to learn from, where only the time is taken")
+    option("--accuracy", type=int, metavar="STEPS", help="also train each for so many steps, and judge it")
+    option("--captions", type=int, default=1000, help="of each kind, to judge")
+    option("--threads", type=int, default=2)
+    option("--out", type=Path, default=data_folder("results", "against_diffusers.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    import diffusers
+    start, preset, pipe = time.perf_counter(), PRESETS[options.preset], open_run(options.folder, device="cpu")
+    data = make_latents(pipe, preset.pictures if options.accuracy else options.pictures, preset.two_objects, step_generator(0, 2**31))
+    found = dict(model=options.folder or "package", preset=options.preset, threads=options.threads, torch=torch.__version__, diffusers=diffusers.__version__,
+                 machine=platform.machine(), bf16=best_precision("cpu") == "bf16")
+    found["training"] = training(pipe, preset, data, options.blocks, options.block)
+    print(found["training"], flush=True)
+    found["sampling"] = sampling(pipe, preset, options.images, options.rounds)
+    print(found["sampling"], flush=True)
+    if options.accuracy: found["accuracy"] = accuracy(pipe, preset, data, options.accuracy, options.captions)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(found | dict(minutes=round((time.perf_counter() - start) / 60, 2)), options.out)
+    print(f"in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""How far are a model's pictures from being misread? The critic's doubts, in a table.
+
+    python scripts/margins.py [--from FOLDER] [--captions 500] [--seeds 0]
+
+Judges the model of the package and writes minidiff/data/results/margins.json, or the
+pipeline in FOLDER, and writes margins.json there. Rows: held-out scenes as they are drawn
+(the ceiling), the same after the model's VAE (what a perfect U-Net would give), and
+what the model paints for captions of one and of two objects. For comparison, the drawn
+ones with a Gaussian blur of one pixel of 32, and with noise of 0.12.
+
+`margin`: 1 is perfect, 0 the limit of being refused; `lead`: by how much more the page
+of the album that was chosen explains than the best one of another kind or size, 0 is a
+tie. Pictures larger than 32 pixels are averaged to 32 before they are read, so what is
+crisp or hazy below that is not seen here.
+"""
+import argparse
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from judge import held_out, share
+from minidiff.files import data_folder, write_json
+from minidiff.latent_diffusion import open_run
+from minidiff.sketchbook import Critic, Sketchbook, compare
+from minidiff.training import step_generator
+
+PAINTED = "one_object", "two_objects"
+SHARES = 0.01, 0.05, 0.25, 0.5, 0.75
+
+
+def blurred(images, width):
+    """A Gaussian blur, `width` pixels wide."""
+    reach = int(4 * width + 1)
+    line = torch.softmax(-torch.arange(-reach, reach + 1.0) ** 2 / (2 * width**2), 0)
+    images, n = F.pad(images, [reach] * 4, mode="replicate"), len(images)
+    return F.conv2d(images.flatten(0, 1)[:, None], (line[:, None] * line)[None, None]).unflatten(0, (n, 3))[:, :, 0]
+
+
+def row(critic, images, scenes):
+    """What the table says of some pictures."""
+    reading, doubts = critic.read(images, margins=True)
+    right = compare(reading, scenes)["whole"][0][:, 0]
+    found = dict(whole=share(right), refused=share(reading.n_objects == 0))
+    for name in ("margin", "lead", "fit", "flaw"):
+        values = doubts[name]
+        found[name] = {f"{100 * q:g}%": round(values.quantile(q).item(), 4) for q in SHARES}
+        found[name]["mean"] = round(values.mean().item(), 4)
+    for name, limit in (("margin", 0.5), ("lead", 0.05)):
+        found[f"{name} below {limit}"] = share(doubts[name] < limit)
+    return found
+
+
+def painted(pipe, kind, seed, n, steps, scale, batch):
+    """Pictures for held-out captions, as scripts/judge.py paints them."""
+    captions, scenes = held_out(pipe.vae.config.sample_size, n, kind, seed)
+    noise = pipe.start_latents(n, generator=step_generator(seed, 2**24 + PAINTED.index(kind)))
+    options = dict(num_inference_steps=steps, guidance_scale=scale, output_type="pt")
+    images = [pipe(captions[i:i + batch], latents=noise[i:i + batch], **options).cpu() for i in range(0, n, batch)]
+    return torch.cat(images), scenes
+
+
+@torch.no_grad()
+def report(pipe, captions=500, seeds=(0,), steps=15, scale=2.0, batch=250):
+    """What margins.json holds: row -> numbers."""
+    size = pipe.vae.config.sample_size
+    critic, n = Critic(size), captions // len(seeds)
+    generator = step_generator(seeds[0], 2**23)
+    drawn, _, scenes = Sketchbook(size).draw(2 * captions, generator, split="heldout")
+    like = next(pipe.vae.parameters())
+    decoded = torch.cat([pipe.vae(part.to(like))[0].float().cpu() for part in drawn.split(batch)])
+    noise = torch.randn(drawn.shape, generator=generator)
+    rows = dict(drawn=drawn, decoded=decoded, blur=blurred(drawn, size / 32), noise=drawn + 0.12 * noise)
+    rows = {name: row(critic, images, scenes) for name, images in rows.items()}
+    for kind in PAINTED:
+        lots = [painted(pipe, kind, seed, n, steps, scale, batch) for seed in seeds]
+        images, asked = torch.cat([lot[0] for lot in lots]), type(scenes).cat([lot[1] for lot in lots])
+        rows[kind] = row(critic, images, asked)
+    return rows
+
+
+def table(rows):
+    """The rows as text: quantiles of margin and lead, and how many are read right."""
+    lines = [f"{'':12}{'margin 5%':>11}{'median':>9}{'lead 5%':>9}{'median':>9}{'refused':>9}{'right':>8}"]
+    for name, found in rows.items():
+        margin, lead = found["margin"], found["lead"]
+        lines.append(f"{name:12}{margin['5%']:11.2f}{margin['50%']:9.2f}{lead['5%']:9.3f}{lead['50%']:9.3f}"
+                     f"{found['refused']['share']:9.1%}{found['whole']['share']:8.1%}")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    option = parser.add_argument
+    option("--from", dest="folder", help="of a run (default: the package's own)")
+    option("--captions", type=int, default=500, help="of each kind, over all seeds")
+    option("--seeds", type=int, nargs="+", default=[0])
+    option("--steps", type=int, default=15, help="calls of the U-Net for a picture")
+    option("--scale", type=float, default=2.0, help="of the guidance")
+    option("--batch", type=int, default=250, help="pictures painted at once")
+    option("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+    option("--out", type=Path, help="another place for margins.json")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = open_run(options.folder, device=device)
+    rows = report(pipe, options.captions, options.seeds, options.steps, options.scale, options.batch)
+    print(table(rows))
+    out = options.out or Path(options.folder or data_folder("results")) / "margins.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(dict(model=options.folder or "package", captions=options.captions, seeds=options.seeds,
+                    steps=options.steps, scale=options.scale, size=pipe.vae.config.sample_size,
+                    device=str(pipe.device), torch=torch.__version__,
+                    seconds=round(time.perf_counter() - start, 1), rows=rows), out)
+    print(f"in {out}")
+
+
+if __name__ == "__main__":
+    main()
