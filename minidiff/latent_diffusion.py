@@ -217,7 +217,7 @@ def train_vae(self) -> AutoencoderKL:
 # %% ../nbs/16_latent_diffusion.ipynb #cell024
 def book_tokenizer(book) -> CLIPTokenizer:
     "A tokenizer learnt from a book's captions; their number decides how many tokens."
-    if isinstance(book, StickerBook): return caption_tokenizer(book, vocab_size=2048)
+    if isinstance(book, StickerBook): return caption_tokenizer(book, 8000, 2048)
     if not isinstance(book, ImageFolder): return caption_tokenizer(book)
     captions = book.caption(book.all_scenes())[0]
     words = Counter(w for line in captions for w in split_words(clean(line)))

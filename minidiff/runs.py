@@ -143,7 +143,9 @@ def results_table(results: dict) -> str:
         lines.append(_line(name, (f"{seconds:.0f}", f"{count:,}" if count else "")))
     return "\n".join(lines)
 
-def _line(title, cells): return f"{title:18}" + "".join(f"{c:>15}" for c in cells)
+def _line(title, cells, width=15):
+    return f"{title:18}" + "".join(f"{cell:>{width}}" for cell in cells)
+
 def _percent(x): return "-" if x is None or x != x else f"{x:.1%}"
 
 def _accuracy(results):
@@ -163,17 +165,18 @@ def _accuracy(results):
 def _measured(results):
     "What was measured of pictures without a critic: painted ones, and the held-out."
     both = [results["measured"][name] for name in ("painted", "held_out")]
-    lines = [_line("", ("painted", "held out")),
-             _line("pictures", [f"{row['pictures']:,}" for row in both])]
+    def line(title, cells): lines.append(_line(title, cells, 24))
+    lines = []
+    line("", ("painted", "held out"))
+    line("pictures", [f"{row['pictures']:,}" for row in both])
     for name, title in dict(frechet="Fréchet distance", kernel="kernel distance",
                             clip_score="CLIP score", retrieval="caption found").items():
         cells = [row[name] for row in both]
         form = _percent if name == "retrieval" else "{:.3g}".format
-        lines.append(_line(title, [form(c[0]) if c else "-" for c in cells]))
-        lines.append(_line("  95% interval", [
-            f"{form(c[1])} to {form(c[2])}" if c else "-" for c in cells]))
-    chance = [_percent(row["chance"]) for row in both]
-    lines.append(_line("  by chance", chance))
+        line(title, [form(c[0]) if c else "-" for c in cells])
+        line("  95% interval", [f"{form(c[1])} to {form(c[2])}" if c else "-"
+                                for c in cells])
+    line("  by chance", [_percent(row["chance"]) for row in both])
     if copied := results["measured"]["copied"]:
         lines.append(f"{copied[0]:.0%} of the painted lie nearer to a picture learnt "
                      "from than to one held out (50%: no copying)")

@@ -39,7 +39,7 @@ pipeline_tag: text-to-image
 ---
 # Dali, the sticker painter of minidiff
 
-A latent diffusion model in the form of Stable Diffusion (VAE, CLIP text encoder, U-Net, scheduler) that paints {size} x {size} pictures of one or two stickers: "a frog face above a pizza on a blue background".
+A latent diffusion model in the form of Stable Diffusion (VAE, CLIP text encoder, U-Net, scheduler) that paints {size} x {size} pictures of one or two stickers: "a frog face above a slice of pizza on a blue background".
 It knows {stickers} stickers, all pictures of [Noto Color Emoji](https://github.com/googlefonts/noto-emoji) (SIL Open Font License), which the package brings along; no weight and no other picture came from elsewhere.
 Made by `scripts/train_stickers.py` and `scripts/ship_stickers.py`.
 
@@ -49,7 +49,7 @@ Made by `scripts/train_stickers.py` and `scripts/ship_stickers.py`.
   one sticker {one_sticker}, two stickers {two_stickers}, with {steps} steps and a guidance scale of {scale}, on a CPU, from {seeds} seeds of scenes, words and noise.
 * **What goes wrong**: {wrong}.
 * **Beside the pipeline**: `image_encoder/` holds the other half of the small CLIP that the text encoder was trained in, for pictures of {eye} pixels. The index does not name it; no pipeline loads it.
-* **What it cannot do**: anything else: no third sticker, no other drawing, no words but those of its captions.
+* **What it cannot do**: anything else: no third sticker, no other drawing, no words but those of its captions. Stickers must be called by their whole names (`minidiff.stickers.STICKERS`): it paints a "slice of pizza", and for a "pizza" something else.
 
 It opens in `minidiff.latent_diffusion.open_run("stickers")`, and in `diffusers.StableDiffusionPipeline.from_pretrained` with `torch_dtype=torch.float32`, or `torch.float16` on a GPU.
 """
@@ -129,12 +129,12 @@ def said_wrong(judged):
     total = sum(row["asked"] for row in judged["kinds"].values())
     wrong = sum(row["n"] for row in judged["confusions"])
     clear = [row for row in judged["confusions"] if row["seen"] != "nothing clear"]
-    said = f"{wrong} of {total:,} stickers asked for were not read as themselves"
-    worst = ", ".join(f"{row['asked']} read as {row['seen']} ({row['n']})"
-                      for row in clear[:3])
     unclear = wrong - sum(row["n"] for row in clear)
-    said += f", {unclear} because the critic could make out nothing"
-    return said + (f"; most often {worst}" if clear else "")
+    said = (f"of {total:,} stickers asked for, {wrong} were not read as themselves: of "
+            f"{unclear} the critic could make out nothing")
+    names = ", ".join(f"a {row['asked']} was read as a {row['seen']} ({row['n']})"
+                      for row in clear[:3])
+    return said + (f"; {names}" if clear else "")
 
 
 def card(trained, judged, stored):
@@ -178,11 +178,12 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, default=Path("runs/stickers"))
     parser.add_argument("--judge", action="store_true", help="nothing else")
+    parser.add_argument("--card", action="store_true", help="just write the card anew")
     parser.add_argument("--captions", type=int, default=1000, help="of each kind")
     options = parser.parse_args()
-    if not options.judge: ship(options.run)
-    judged = judge(open_run(SHIPPED), options.captions)
-    write_json(judged, RESULTS)
+    if not options.judge and not options.card: ship(options.run)
+    if not options.card: write_json(judge(open_run(SHIPPED), options.captions), RESULTS)
+    judged = read_json(RESULTS)
     size = bytes_in(SHIPPED)
     text = card(read_json(SHIPPED / "results.json"), judged, size)
     (SHIPPED / "README.md").write_text(text, encoding="utf-8")
