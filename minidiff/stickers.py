@@ -121,10 +121,6 @@ class StickerBook(Sketchbook):
         "Who reads pictures of this book."
         return StickerCritic(self.size)
 
-    def recipe(self) -> dict:
-        "What must be the same where a training is resumed."
-        return dict(book=self.name)
-
 # %% ../nbs/workshop/stickers.ipynb #st_edits
 def _edits(scenes, rand):
     "All single changes: ({column: new values}, where it would show in the caption)."
@@ -191,6 +187,11 @@ def contrastive_batches(self, tokenizer, batch_size: int):
         ids = ids.unflatten(0, (2, -1)).transpose(0, 1).contiguous()
         return dict(images=self.paint(scenes), ids=ids)
     return batch
+
+@patch_to(StickerBook)
+def recipe(self) -> dict:
+    "What must be the same where a training is resumed."
+    return dict(book=self.name)
 
 # %% ../nbs/workshop/stickers.ipynb #cell019
 SIDE = 19  # pixels of a page of the album

@@ -6,8 +6,9 @@ from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-WORKSHOP = ["plots", "sketchbook", "stickers", "negatives", "losses", "optimizers",
-            "parallel", "cuda_graphs", "training", "checks", "unet_checks",
+WORKSHOP = ["plots", "sketchbook", "stickers", "negatives", "picture_files",
+            "image_folder", "losses", "optimizers",
+            "parallel", "cuda_graphs", "training", "runs", "checks", "unet_checks",
             "text_checks", "pipeline_checks", "two_encoders", "lora", "t5", "files",
             "hub", "terminal"]
 PARTS = [("Components", 1, 9), ("Maths", 10, 12), ("Putting it together", 13, 99)]

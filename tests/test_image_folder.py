@@ -432,3 +432,98 @@ def test_parquet_is_unpacked(tmp_path, opened, monkeypatch):
     assert len(book) == 19 and book.captions[0] == ["disc 0"] and [s.why for s in book.skipped] == ["the file is empty"]
     parquet.ParquetFile = lambda path: pytest.fail("it was unpacked already")
     assert len(opened(tmp_path / "d")) == 19
+
+
+# --------------------------------------------------------------------------------------------- training
+
+def train(folder, out, *more):
+    command = [str(BIN / "minidiff_train"), "--data", str(folder), "--preset", "smoke", "--device", "cpu", "--out", str(out), *more]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=600)
+
+
+def weights(run): return {f"{path.parent.name}/{name}": t for path in sorted((run / "pipeline").rglob("*.safetensors")) for name, t in load_file(path).items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Three hundred pictures, of which some cannot be used, and a run on them."""
+    where = tmp_path_factory.mktemp("trained")
+    captioned(where / "data", 300)
+    (where / "data" / "0007.png").write_bytes(b""), (where / "data" / "film.mp4").touch()
+    done = train(where / "data", where / "run")
+    assert done.returncode == 0, done.stderr
+    return where, done
+
+
+def test_a_folder_is_trained_on_and_paints(trained, tmp_path):
+    where, done = trained
+    assert sorted(done.stderr.splitlines()) == ["skipped: 0007.png: the file is empty", "skipped: film.mp4: no picture"], done.stderr
+    assert (where / "run" / "skipped.txt").read_text().count("\n") == 2 and "299 pictures, cut square and scaled to 32 x 32" in done.stdout
+    results = json.loads((where / "run" / "results.json").read_text())
+    painted, held = results["measured"]["painted"], results["measured"]["held_out"]
+    for name in ("frechet", "kernel", "clip_score", "retrieval"):
+        for row in (painted, held):
+            assert row[name][1] <= row[name][0] <= row[name][2], (name, row)
+    assert results["measured"]["copied"][0] <= 1 and 0 < held["chance"] < 0.2 and "accuracy" not in results
+    assert "held out" in done.stdout and "caption found" in done.stdout and f"--from {where / 'run'}" in done.stdout
+    out = tmp_path / "x.png"
+    prompt = done.stdout.strip().splitlines()[-1].split("'")[1]
+    done = subprocess.run([str(BIN / "minidiff_sample"), prompt, "--from", str(where / "run"), "--steps", "3", "--out", str(out)], capture_output=True, text=True, env=environment(), timeout=120)
+    assert done.returncode == 0 and done.stderr == "" and Image.open(out).size == (288, 288), done.stderr
+
+
+def test_a_training_on_a_folder_is_killed_and_goes_on(trained, tmp_path):
+    """In each stage; and the weights are those of a run that nobody killed."""
+    where, _ = trained
+    out = tmp_path / "run"
+    command = [str(BIN / "minidiff_train"), "--data", str(where / "data"), "--preset", "smoke", "--device", "cpu", "--out", str(out), "--resume"]
+    for stage in ("vae", "text", "unet"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+        while process.poll() is None and not (out / "checkpoints" / f"{stage}.checkpoint.safetensors").exists(): time.sleep(0.01)
+        assert process.poll() is None
+        process.send_signal(signal.SIGKILL), process.wait()
+    done = train(where / "data", out, "--resume")
+    assert done.returncode == 0, done.stderr
+    expected, got = weights(where / "run"), weights(out)
+    assert expected.keys() == got.keys() and all(torch.equal(expected[k], got[k]) for k in expected)
+    captioned(where / "data" / "more", 3, first=300)
+    try: done = train(where / "data", out, "--resume")
+    finally: [path.unlink() for path in (where / "data" / "more").iterdir()]
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: ") and "book=" in done.stderr
+
+
+def test_what_cannot_be_trained_on_is_said_before_anything_is_trained(tmp_path):
+    captioned(tmp_path / "two", 2), (tmp_path / "none").mkdir()
+    for name, said in (("none", "holds no pictures"), ("two", "2 different pictures"), ("gone", "there is no folder")):
+        done = train(tmp_path / name, tmp_path / "run")
+        assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert train(captioned(tmp_path / "data", 20), tmp_path / "run2", "--size", "50").stderr.startswith("error: vae: size: expected a multiple of 4")
+
+
+def test_the_tokenizer_is_made_of_the_captions(tmp_path, opened):
+    """As many tokens as the captions are good for, and rows as long as the longest."""
+    from minidiff.latent_diffusion import book_tokenizer
+    folder = captioned(tmp_path / "d", 20)
+    lines = [json.dumps(dict(file_name=f"{i:04}.png", text=text)) + "\n" for i, text in enumerate(["красный круг над синим"] * 10 + ["红色的圆 在 蓝色上"] * 10)]
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    tokenizer = book_tokenizer(opened(folder))
+    assert tokenizer.tokenize("красный круг") == tokenizer.tokenize("Красный  КРУГ") and len(tokenizer.tokenize("красный круг")) == 2
+    assert 8 <= tokenizer.model_max_length <= 16 and 514 < len(tokenizer) < 700
+    tokenizer = book_tokenizer(opened(captioned(tmp_path / "long", 20)))
+    (tmp_path / "long" / "metadata.jsonl").write_text("".join(json.dumps(dict(file_name=f"{i:04}.png", text=f"{i} word " * 200)) + "\n" for i in range(20)))
+    assert book_tokenizer(opened(tmp_path / "long")).model_max_length == 77 and len(tokenizer) < 700
+
+
+def test_a_job_in_python(tmp_path, opened):
+    from dataclasses import replace
+    from minidiff.latent_diffusion import PRESETS, Job
+    book = opened(captioned(tmp_path / "d", 40), 32)
+    job = Job("cpu", book=book)
+    held = len(book.indices("heldout"))
+    assert job.preset.pictures == 40 - held and job.preset.captions == max(128, 4 * held) and job.preset.size == 32 and job.out == Path("runs/d-cpu")
+    smoke = PRESETS["smoke"]
+    quick = replace(smoke, captions=32, steps=2, vae_training={**smoke.vae_training, "steps": 4}, text_training={**smoke.text_training, "steps": 4}, unet_training={**smoke.unet_training, "steps": 8})
+    job = Job(quick, tmp_path / "run", device="cpu", show_bar=False, book=book)
+    pipe = job.run()
+    assert pipe("a red disc", num_inference_steps=2, output_type="pt").shape == (1, 3, 32, 32) and len(job.examples[0]) == 32
+    assert job.results["book"] == book.fingerprint() and set(job.examples[0]) <= {c for i in book.indices("heldout").tolist() for c in book.captions[i]}
