@@ -325,7 +325,7 @@ class Picks:
     def __getitem__(self, i):
         return self.map(lambda t: t[[i] if isinstance(i, int) else i])
 
-# %% ../nbs/workshop/image_folder.ipynb #if_folder
+# %% ../nbs/workshop/image_folder.ipynb #if_names
 HELD_OUT = ("test", "testing", "validation", "valid", "val", "dev", "eval")
 
 def default_cache() -> Path:
@@ -337,6 +337,7 @@ def short_name(path) -> str:
     "What a run on a folder or data set is called."
     return Path(os.path.abspath(str(path).removeprefix("hub:"))).name or "pictures"
 
+# %% ../nbs/workshop/image_folder.ipynb #if_folder
 class ImageFolder:
     "Captioned pictures of a folder, drawn like those of a sketchbook."
     least = 16  # pictures to learn from

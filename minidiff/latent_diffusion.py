@@ -221,8 +221,8 @@ def book_tokenizer(book) -> CLIPTokenizer:
     if not isinstance(book, ImageFolder): return caption_tokenizer(book)
     captions = book.caption(book.all_scenes())[0]
     words = Counter(w for line in captions for w in split_words(clean(line)))
-    often = sum(n > 1 for n in words.values())
-    merges = min(4 * often, 4000, 20_000_000 // len(words))  # some minutes at most
+    often = sum(len(word.encode()) - 1 for word, n in words.items() if n > 1)
+    merges = min(often, 4000, 20_000_000 // len(words))  # a few minutes at most
     learnt = train_bpe(captions, 514 + merges)
     rows = CLIPTokenizer(*learnt, model_max_length=None)(captions).input_ids
     longest = max(map(len, rows))
