@@ -415,7 +415,7 @@ def _divide(self):
     held = torch.tensor([top in HELD_OUT for top in tops])
     if held.any() and self.least // 2 <= (~held).sum(): return held
     numbers = torch.tensor([n >> 1 for n in self.numbers])  # they have 64 bits
-    held = numbers % 10 == 0
+    held = numbers % 10 == 2
     return held if held.sum() > 1 else numbers <= numbers.unique()[1]  # or any two
 
 # %% ../nbs/workshop/image_folder.ipynb #if_interface
