@@ -6,18 +6,44 @@
 __all__ = ['COMMANDS', 'USAGE', 'train_command', 'unknown_words', 'sample_command', 'main']
 
 # %% ../nbs/appendix/cli.ipynb #cl004
-import sys
+import shlex, sys
 from pathlib import Path
 
 import torch
 
 from .checks import whole_number
-from .files import atomic_write
-from .latent_diffusion import PRESETS, Job, open_run
+from .files import atomic_write, first_process
+from .image_folder import ImageFolder, short_name
+from .latent_diffusion import MODELS, PRESETS, Job, open_run
 from .plots import image_grid
+from .sketchbook import Sketchbook
+from .stickers import StickerBook
 from .terminal import (Parser, as_path, as_text, check_folder, command,
                                picture_format, real, say, whole)
 from .tokenizer import clean, split_words
+
+# %% ../nbs/appendix/cli.ipynb #books
+def _book(options, out):
+    "What is to be learnt from; None: the shapes, in the preset's own size."
+    size = options.size or (32 if options.preset == "smoke" else 64)
+    if options.data is not None: return _folder(options.data, size, out)
+    if options.objects == "stickers": return StickerBook(size)
+    return Sketchbook(options.size) if options.size else None
+
+def _folder(data, size, out, most=100):
+    "A folder of pictures; it is said what of it is left out."
+    skipped = []
+    try: book = ImageFolder(data, size, out/"pictures", note=skipped.append)
+    finally:
+        if first_process():
+            for line in skipped[:most]: say("skipped", line)
+            if more := skipped[most:]:
+                say("skipped", f"{len(more):,} more, in {out}/skipped.txt")
+            text = "".join(f"{line}\n" for line in skipped)
+            if skipped: atomic_write(out/"skipped.txt", lambda path: path.write_text(
+                text, encoding="utf-8", errors="backslashreplace"))
+    if first_process(): print(book.summary())
+    return book
 
 # %% ../nbs/appendix/cli.ipynb #cell052
 @command("the same command with --resume goes on", "try a smaller --preset")
@@ -26,17 +52,31 @@ def train_command(argv):
     parser = Parser("minidiff_train", description="Train a text-to-image model.")
     option = parser.add_argument
     option("--preset", default="cpu", choices=list(PRESETS), help="size (default: cpu)")
+    option("--objects", choices=list(MODELS), help="what to paint (default: shapes)")
+    option("--data", type=as_text, help="pictures with captions to learn from instead: "
+                                        "a folder, or hub:owner/name")
+    option("--size", type=whole(32, 1024), help="pixels a side (default: 64; 32 for "
+                                                "shapes, and with --preset smoke)")
     option("--out", type=as_path, help="folder for everything (default: runs/PRESET)")
     option("--resume", action="store_true", help="go on where a former run stopped")
     option("--seed", type=whole(0, 2**32 - 1), default=0)
     option("--device", choices=["cpu"], help="stay on it even where there is a GPU")
     option("--debug", action="store_true", help="show where in the code an error arose")
     options = parser.parse_args(argv)
-    out = options.out or Path("runs", options.preset)
+    if options.data is not None and options.objects:
+        parser.error("argument --data: not allowed with argument --objects")
+    named = options.data and short_name(options.data) or (
+        options.objects if options.objects != "shapes" else None)
+    name = f"{named}-{options.preset}" if named else options.preset
+    out = options.out or Path("runs", name)
     check_folder(out)
-    Job(options.preset, out, options.seed, options.resume, options.device).run()
+    job = Job(options.preset, out, options.seed, options.resume, options.device,
+              book=_book(options, out))
+    job.run()
     print(f"\nin {out}: captions.png, results.json, pipeline")
-    print(f"now try: minidiff_sample \"a red circle above a blue square\" --from {out}")
+    words = "\"a red circle above a blue square\""
+    if named: words = shlex.quote(job.examples[0][0]) if first_process() else "..."
+    print(f"now try: minidiff_sample {words} --from {out}")
 
 # %% ../nbs/appendix/cli.ipynb #unknown-words
 def unknown_words(tokenizer, prompt: str) -> list:
@@ -87,7 +127,8 @@ def sample_command(argv):
     parser = Parser("minidiff_sample", description="Paint a picture from a sentence.")
     option = parser.add_argument
     option("prompt", type=as_text, help="such as \"a red circle above a blue square\"")
-    option("--from", dest="folder", help="a folder, or hub:owner/name")
+    option("--model", choices=list(MODELS), help="of the package (default: shapes)")
+    option("--from", dest="folder", help="or of a folder, or hub:owner/name")
     option("--out", type=as_path, default="picture.png", help="default: picture.png")
     option("--n", type=whole(1, 10_000), default=1, help="how many pictures")
     option("--steps", type=whole(1), default=20, help="calls of the U-Net")
@@ -97,8 +138,10 @@ def sample_command(argv):
     option("--enlarge", type=whole(1), default=8, help="width of each pixel")
     option("--debug", action="store_true", help="show where in the code an error arose")
     options = parser.parse_args(argv)
+    if options.model and options.folder:
+        parser.error("argument --model: not allowed with argument --from")
     device = "cuda" if torch.cuda.is_available() else None
-    pipe = open_run(options.folder, device=device)
+    pipe = open_run(options.folder or options.model, device=device)
     whole_number("--steps", options.steps, 1, pipe.scheduler.config.num_train_timesteps)
     _note_words(pipe.tokenizer, options.prompt)
     _paint(pipe, options)

@@ -15,10 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import sketchbook
-from .checks import whole_number
+from .checks import ConfigError, whole_number
 from .files import data_folder
-from .sketchbook import (RELATIONS, PLACES, SKETCH, Critic, Scenes, Sketchbook,
-                                 arrange, blank_scenes, check_order, cut_out, in_split,
+from .hub import patch_to
+from .negatives import describe
+from .sketchbook import (BACKGROUNDS, RELATIONS, PLACES, SIZES, SKETCH, Critic,
+                                 Scenes, Sketchbook, arrange, blank_scenes, check_order,
+                                 check_scenes, choose_mentioned, cut_out, in_split,
                                  length, locate, page_color)
 
 # %% ../nbs/workshop/stickers.ipynb #cell007
@@ -79,6 +82,7 @@ def paint_stickers(
 # %% ../nbs/workshop/stickers.ipynb #cell013
 class StickerBook(Sketchbook):
     "Endless captioned pictures of one or two stickers, determined by the generator."
+    name = "stickers"
     kinds = len(STICKERS)
     colors = 0
     noun = staticmethod(lambda kind, color: STICKERS[kind])
@@ -116,6 +120,78 @@ class StickerBook(Sketchbook):
     def critic(self) -> "StickerCritic":
         "Who reads pictures of this book."
         return StickerCritic(self.size)
+
+# %% ../nbs/workshop/stickers.ipynb #st_edits
+def _edits(scenes, rand):
+    "All single changes: ({column: new values}, where it would show in the caption)."
+    def other(old, n):
+        new = (old + 1 + (rand(*old.shape) * (n - 1)).long()) % n
+        return torch.where(old >= 0, new, old)
+    two = scenes.n_objects == 2
+    sized = scenes.mentioned["size"]
+    for i in range(2):
+        for name, n, shows in (("kind", len(STICKERS), scenes.kind >= 0),
+                               ("size", len(SIZES), sized)):
+            new = getattr(scenes, name).clone()
+            new[:, i] = other(new[:, i], n)
+            yield {name: new}, shows[:, i]
+    differ = two & (scenes.kind[:, 0] != scenes.kind[:, 1])
+    for _ in range(2):  # twice as often as the rest, for it is the hardest
+        yield dict(kind=scenes.kind.flip(1)), differ
+    yield dict(size=scenes.size.flip(1)), (two & sized.all(1)
+                                           & (scenes.size[:, 0] != scenes.size[:, 1]))
+    turned = torch.where(scenes.relation >= 0, scenes.relation ^ 1, scenes.relation)
+    yield dict(relation=turned), two
+    yield dict(relation=other(scenes.relation, len(RELATIONS))), two
+    for name, words in (("place", PLACES), ("background", BACKGROUNDS)):
+        yield {name: other(getattr(scenes, name), len(words))}, scenes.mentioned[name]
+
+# %% ../nbs/workshop/stickers.ipynb #st_vary
+@patch_to(StickerBook)
+def vary(self, scenes: Scenes, generator=None, split: str = "train") -> Scenes:
+    "Hard negatives of this split: one thing mentioned is changed or exchanged in each."
+    check_order(0, generator, split=split)
+    check_scenes(scenes, self.kinds, self.colors)
+    rand = lambda *shape: torch.rand(*shape, generator=generator)
+    n = len(scenes)
+    result = self.sample_scenes(n, generator, split=split)
+    todo = torch.ones(n, dtype=torch.bool)
+    for _ in range(12):  # after that, which is rare: a random scene
+        changes, shows = zip(*_edits(scenes, rand))
+        shows = torch.stack(shows, 1)
+        choice = (shows * rand(*shows.shape)).argmax(1)
+        new = scenes.clone()
+        for e, change in enumerate(changes):
+            for name, column in change.items():
+                getattr(new, name)[choice == e] = column[choice == e]
+        good = todo & in_split(new, split)
+        result = Scenes.cat([result, new])[torch.arange(n) + n * good]
+        todo &= ~good
+    result.position = arrange(result, rand(n, 2, 2) * 2 - 1)
+    return result
+
+# %% ../nbs/workshop/stickers.ipynb #st_batches
+@patch_to(StickerBook)
+def contrastive_batches(self, tokenizer, batch_size: int):
+    "A `batch_fn` for `Trainer`: images (n, 3, size, size), ids (n, 2, L); 4 divides n."
+    if whole_number("batch_size", batch_size, 4) % 4:
+        raise ConfigError(f"batch_size is a multiple of 4 here; got {batch_size}")
+    def batch(generator):
+        scenes = self.sample_scenes(batch_size // 4, generator)
+        scenes.mentioned = choose_mentioned(scenes, generator)
+        near = [self.vary(scenes, generator) for _ in range(3)]
+        scenes = Scenes.cat([scenes, *near])
+        captions = describe(self, scenes, generator)
+        captions += describe(self, scenes, generator)
+        ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
+        ids = ids.unflatten(0, (2, -1)).transpose(0, 1).contiguous()
+        return dict(images=self.paint(scenes), ids=ids)
+    return batch
+
+@patch_to(StickerBook)
+def recipe(self) -> dict:
+    "What must be the same where a training is resumed."
+    return dict(book=self.name)
 
 # %% ../nbs/workshop/stickers.ipynb #cell019
 SIDE = 19  # pixels of a page of the album
