@@ -117,7 +117,8 @@ def caption_scores(
     scenes.mentioned = choose_mentioned(scenes, generator)
     pictures = model.embed_images(book.paint(scenes).to(device))
     scores = []
-    for near in [scenes] + [vary(scenes, generator, "all") for _ in range(rivals)]:
+    change = getattr(book, "vary", vary)  # a book of stickers has other neighbours
+    for near in [scenes] + [change(scenes, generator, "all") for _ in range(rivals)]:
         captions, _ = book.caption(near, generator, near.mentioned)
         ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
         scores.append((pictures * model.embed_text(ids.to(device))).sum(-1))
