@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['layer_norm', 'BENDS', 'to_patches', 'from_patches', 'clock_angles', 'grid_embedding', 'PatchEmbed', 'modulate',
            'AdaLayerNorm', 'GELU', 'FeedForward', 'ClassTimeEmbedding', 'DiTBlock', 'DiTTransformer2DModel',
-           'check_width', 'check_picture', 'JointAttention', 'JointTransformerBlock', 'in_range', 'TimeTextEmbedding',
-           'SD3Transformer2DModel', 'check_text', 'rotary_angles', 'rotate', 'FluxSingleTransformerBlock',
-           'FluxTransformer2DModel']
+           'check_width', 'check_picture', 'RMSNorm', 'JointAttention', 'JointTransformerBlock', 'in_range',
+           'TimeTextEmbedding', 'SD3Transformer2DModel', 'check_text', 'rotary_angles', 'rotate',
+           'FluxSingleTransformerBlock', 'FluxTransformer2DModel', 'zero_init']
 
 # %% ../nbs/15_transformer.ipynb #tr_imports
 from functools import partial
@@ -20,7 +20,7 @@ from .checks import ConfigError, check_tensor, one_of
 from .hub import Pretrained, patch_to, register_config
 from .sd_unet import (
     GEGLU, Attention, TimestepEmbedding, attend, timestep_embedding)
-from .unet_checks import expand_timesteps
+from .unet_checks import check_ids, expand_timesteps
 
 # %% ../nbs/15_transformer.ipynb #tr_patches
 def to_patches(
@@ -234,6 +234,7 @@ class DiTTransformer2DModel(Pretrained, nn.Module):
         grid = check_picture(self.config, hidden_states)
         timestep = expand_timesteps(timestep, hidden_states)
         check_tensor("class_labels", class_labels, len(hidden_states), floating=False)
+        check_ids("class_labels", class_labels, self.config.num_embeds_ada_norm + 1)
         x = self.pos_embed(hidden_states)
         for block in self.transformer_blocks: x = block(x, timestep, class_labels)
         temb = self.transformer_blocks[0].norm1.emb(timestep, class_labels)
@@ -257,6 +258,12 @@ def check_picture(c, x) -> tuple:  # rows and columns of patches
     raise ValueError(f"hidden_states: height and width must be multiples of "
                      f"{c.patch_size}, got {tuple(x.shape[2:])}")
 
+# %% ../nbs/15_transformer.ipynb #tr_rms
+class RMSNorm(nn.RMSNorm):
+    "A vector over its root mean square; its weight in whatever precision comes in."
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
 # %% ../nbs/15_transformer.ipynb #tr_joint
 class JointAttention(Attention):
     "Words and patches in one attention; each kind has projections of its own."
@@ -273,7 +280,7 @@ class JointAttention(Attention):
         super().__init__(dim, heads=heads, dim_head=dim_head, bias=True)
         width = heads * dim_head
         one_of("qk_norm", qk_norm, None, "rms_norm")
-        norm = partial(nn.RMSNorm, dim_head, eps=1e-6) if qk_norm else nn.Identity
+        norm = partial(RMSNorm, dim_head, eps=1e-6) if qk_norm else nn.Identity
         self.norm_q, self.norm_k = norm(), norm()
         if pre_only: self.to_out = nn.Identity()
         if not joint: return
@@ -534,3 +541,12 @@ def forward(
     for block in self.single_transformer_blocks: x = block(x, temb, rotary)
     x, = self.norm_out(x[:, tokens:], temb)
     return self.proj_out(x)
+
+# %% ../nbs/15_transformer.ipynb #tr_zero
+def zero_init(model: nn.Module) -> nn.Module:  # itself
+    "Close all gates, and let the last layer say 0: where training starts from."
+    last = getattr(model, "proj_out", None) or model.proj_out_2
+    layers = [m.linear for m in model.modules() if isinstance(m, AdaLayerNorm)]
+    for layer in (*layers, last):
+        for p in layer.parameters(): nn.init.zeros_(p)
+    return model
