@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['layer_norm', 'BENDS', 'to_patches', 'from_patches', 'clock_angles', 'grid_embedding', 'PatchEmbed', 'modulate',
-           'AdaLayerNorm', 'GELU', 'FeedForward', 'ClassTimeEmbedding', 'DiTBlock', 'DiTTransformer2DModel',
-           'check_width', 'check_picture', 'RMSNorm', 'JointAttention', 'JointTransformerBlock', 'in_range',
-           'TimeTextEmbedding', 'SD3Transformer2DModel', 'check_text', 'rotary_angles', 'rotate',
-           'FluxSingleTransformerBlock', 'FluxTransformer2DModel', 'zero_init']
+           'AdaLayerNorm', 'GELU', 'FeedForward', 'ClassTimeEmbedding', 'DiTBlock', 'check_width', 'check_picture',
+           'DiTTransformer2DModel', 'zero_init', 'RMSNorm', 'JointAttention', 'JointTransformerBlock', 'in_range',
+           'TimeTextEmbedding', 'check_text', 'SD3Transformer2DModel', 'rotary_angles', 'rotate',
+           'FluxSingleTransformerBlock', 'FluxTransformer2DModel']
 
 # %% ../nbs/15_transformer.ipynb #tr_imports
 from functools import partial
@@ -190,6 +190,22 @@ class DiTBlock(nn.Module):
         x = x + gate * self.dropout(self.attn1(h))
         return x + gate_mlp * self.ff(modulate(self.norm3(x), shift, scale))
 
+# %% ../nbs/15_transformer.ipynb #tr_checks
+def check_width(c) -> int:  # of the tokens, from the config
+    "Heads times their width; a `ConfigError` where places cannot be told in it."
+    dim = c.num_attention_heads * c.attention_head_dim
+    if dim > 0 and dim % 4 == 0: return dim
+    raise ConfigError("num_attention_heads * attention_head_dim: expected a multiple "
+                      f"of 4, got {c.num_attention_heads} * {c.attention_head_dim}")
+
+def check_picture(c, x) -> tuple:  # rows and columns of patches
+    "Does it fit the config? Else a `ValueError`."
+    check_tensor("hidden_states", x, "n", c.in_channels, "h", "w")
+    grid = tuple(side // c.patch_size for side in x.shape[2:])
+    if tuple(n * c.patch_size for n in grid) == x.shape[2:] and min(grid): return grid
+    raise ValueError(f"hidden_states: height and width must be multiples of "
+                     f"{c.patch_size}, got {tuple(x.shape[2:])}")
+
 # %% ../nbs/15_transformer.ipynb #tr_dit
 class DiTTransformer2DModel(Pretrained, nn.Module):
     "DiT (Peebles and Xie 2022), with the config and weight names of diffusers."
@@ -242,21 +258,14 @@ class DiTTransformer2DModel(Pretrained, nn.Module):
         x = self.proj_out_2(modulate(self.norm_out(x), shift, scale))
         return from_patches(x, self.config.patch_size, grid, channels_last=True)
 
-# %% ../nbs/15_transformer.ipynb #tr_checks
-def check_width(c) -> int:  # of the tokens, from the config
-    "Heads times their width; a `ConfigError` where places cannot be told in it."
-    dim = c.num_attention_heads * c.attention_head_dim
-    if dim > 0 and dim % 4 == 0: return dim
-    raise ConfigError("num_attention_heads * attention_head_dim: expected a multiple "
-                      f"of 4, got {c.num_attention_heads} * {c.attention_head_dim}")
-
-def check_picture(c, x) -> tuple:  # rows and columns of patches
-    "Does it fit the config? Else a `ValueError`."
-    check_tensor("hidden_states", x, "n", c.in_channels, "h", "w")
-    grid = tuple(side // c.patch_size for side in x.shape[2:])
-    if tuple(n * c.patch_size for n in grid) == x.shape[2:] and min(grid): return grid
-    raise ValueError(f"hidden_states: height and width must be multiples of "
-                     f"{c.patch_size}, got {tuple(x.shape[2:])}")
+# %% ../nbs/15_transformer.ipynb #tr_zero
+def zero_init(model: nn.Module) -> nn.Module:  # itself
+    "Close all gates, and let the last layer say 0: where training starts from."
+    last = getattr(model, "proj_out", None) or model.proj_out_2
+    layers = [m.linear for m in model.modules() if isinstance(m, AdaLayerNorm)]
+    for layer in (*layers, last):
+        for p in layer.parameters(): nn.init.zeros_(p)
+    return model
 
 # %% ../nbs/15_transformer.ipynb #tr_rms
 class RMSNorm(nn.RMSNorm):
@@ -371,6 +380,12 @@ class TimeTextEmbedding(nn.Module):
         if guidance is not None: temb = temb + self.guidance_embedder(face(guidance))
         return temb + self.text_embedder(pooled)
 
+# %% ../nbs/15_transformer.ipynb #tr_check_text
+def check_text(c, n: int, words, pooled):
+    "Do words and the whole text fit the config, and are there n?"
+    check_tensor("encoder_hidden_states", words, n, "tokens", c.joint_attention_dim)
+    check_tensor("pooled_projections", pooled, n, c.pooled_projection_dim)
+
 # %% ../nbs/15_transformer.ipynb #tr_sd3
 class SD3Transformer2DModel(Pretrained, nn.Module):
     "The MMDiT of Stable Diffusion 3 and 3.5 (Esser et al. 2024), as in diffusers."
@@ -428,12 +443,6 @@ class SD3Transformer2DModel(Pretrained, nn.Module):
         for block in self.transformer_blocks: x, words = block(x, words, temb)
         x, = self.norm_out(x, temb)
         return from_patches(self.proj_out(x), c.patch_size, grid, channels_last=True)
-
-# %% ../nbs/15_transformer.ipynb #tr_check_text
-def check_text(c, n: int, words, pooled):
-    "Do words and the whole text fit the config, and are there n?"
-    check_tensor("encoder_hidden_states", words, n, "tokens", c.joint_attention_dim)
-    check_tensor("pooled_projections", pooled, n, c.pooled_projection_dim)
 
 # %% ../nbs/15_transformer.ipynb #tr_rotary
 def rotary_angles(
@@ -541,12 +550,3 @@ def forward(
     for block in self.single_transformer_blocks: x = block(x, temb, rotary)
     x, = self.norm_out(x[:, tokens:], temb)
     return self.proj_out(x)
-
-# %% ../nbs/15_transformer.ipynb #tr_zero
-def zero_init(model: nn.Module) -> nn.Module:  # itself
-    "Close all gates, and let the last layer say 0: where training starts from."
-    last = getattr(model, "proj_out", None) or model.proj_out_2
-    layers = [m.linear for m in model.modules() if isinstance(m, AdaLayerNorm)]
-    for layer in (*layers, last):
-        for p in layer.parameters(): nn.init.zeros_(p)
-    return model
