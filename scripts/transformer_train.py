@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """The sketchbook's latents, learnt by a U-Net and by an MMDiT, for chapter 15.
 
-    nice -n 19 python scripts/transformer_train.py [--seconds 200] [--only NAME ...]
+    nice -n 19 python scripts/transformer_train.py [--size small] [--seconds 60] [--only NAME ...]
 
 Everything but the net that paints is the package's: VAE, text encoder, critic. The runs
 (see `RUNS`) meet the same pictures, noises, captions and moments, batch by batch:
 
 * unet-eps, unet-v, unet-flow: one U-Net, three objectives, the same number of steps;
 * mmdit-flow: an MMDiT of as many parameters, as many seconds of the processor;
-* mmdit-steps: the same MMDiT, as many steps as the U-Nets.
+* mmdit-steps: the same MMDiT, as many steps as the U-Nets (only where asked for by name: a step of both costs about
+  the same).
 
 A step's price is measured first; the U-Nets get as many steps as fit into `--seconds`.
 One thread. Interrupted, the same command goes on; nothing that is done is done again.
@@ -47,15 +48,19 @@ SAMPLERS = dict(
     flow=FlowMatchEulerDiscreteScheduler(), v=DDIMScheduler(**SCHEDULER, clip_sample=False, set_alpha_to_one=True),
     eps=DDIMScheduler(**{**COSINE, "timestep_spacing": "leading"}, clip_sample=False, set_alpha_to_one=True))
 SECOND = dict(v=DPMSolverMultistepScheduler(**SCHEDULER))
-MMDIT = dict(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=7, attention_head_dim=32,
-             num_attention_heads=4, joint_attention_dim=128, caption_projection_dim=128, pooled_projection_dim=128,
-             pos_embed_max_size=4, qk_norm="rms_norm")
+# pairs of nets with about as many parameters; the large U-Net is the shipped model's
+WIDTHS = dict(small=(32, 64), large=(64, 128))
+MMDIT = dict(small=dict(num_layers=7, attention_head_dim=16, caption_projection_dim=64),
+             large=dict(num_layers=7, attention_head_dim=32, caption_projection_dim=128))
+SD3 = dict(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_attention_heads=4, joint_attention_dim=128,
+           pooled_projection_dim=128, pos_embed_max_size=4, qk_norm="rms_norm")
 
 
-def build(net, pipe):
+def build(net, pipe, size):
     if net == "mmdit":
-        return zero_init(SD3Transformer2DModel(**MMDIT))
-    return UNet2DConditionModel(**fitted_unet(PRESETS["cpu"], pipe.vae)).zero_init()
+        return zero_init(SD3Transformer2DModel(**SD3, **MMDIT[size]))
+    config = fitted_unet(PRESETS["cpu"], pipe.vae)
+    return UNet2DConditionModel(**{**config, "block_out_channels": WIDTHS[size]}).zero_init()
 
 
 def answer(net, x, t, words, pooled):
@@ -120,17 +125,17 @@ def recipe(net):
     return {**LATE, "channels_last": net == "unet", "lr": 1.2e-2, "ema": 0.995, "device": "cpu", "show_bar": False}
 
 
-def price(net, pipe, data, steps=12):
+def price(net, pipe, data, size, steps=12):
     "Processor seconds of a step."
     seed_all(2)
     clock = []
     def look(trainer): clock.append(time.process_time())
-    Trainer(build(net, pipe), loss_of("flow"), batches(data), steps=steps, preview=look, preview_every=1,
+    Trainer(build(net, pipe, size), loss_of("flow"), batches(data), steps=steps, preview=look, preview_every=1,
             **recipe(net)).fit()
     return sorted(b - a for a, b in zip(clock[2:], clock[3:]))[(steps - 3) // 2]
 
 
-def train(name, pipe, data, steps, out):
+def train(name, pipe, data, size, steps, out):
     "The trained net (its moving average), losses, and processor seconds, also of a run that was interrupted."
     net, objective, _ = RUNS[name]
     seed_all(2)
@@ -143,7 +148,7 @@ def train(name, pipe, data, steps, out):
             before.append(max((v for k, v in clock.items() if k < trainer.step), default=0))
         clock[trainer.step] = round(before[0] + time.process_time() - begun, 2)
         path.write_text(json.dumps(clock))
-    trainer = Trainer(build(net, pipe), loss_of(objective), batches(data), steps=steps, name=name, out=out, save_every=50,
+    trainer = Trainer(build(net, pipe, size), loss_of(objective), batches(data), steps=steps, name=name, out=out, save_every=50,
                       preview=look, preview_every=10, recipe=dict(objective=objective, batch=BATCH), **recipe(net))
     trainer.fit(resume=trainer.checkpoint.exists())
     return trainer.ema_model.eval(), list(trainer.losses), clock[max(clock)]
@@ -186,14 +191,16 @@ def judged(name, net, pipe, n):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=200.0)
+    parser.add_argument("--size", choices=WIDTHS, default="small")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the processor, for a run")
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--captions", type=int, default=500)
-    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--out", type=Path, default=Path("runs/transformer"))
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS)[:4])
+    parser.add_argument("--out", type=Path, help="default: runs/transformer_SIZE")
     parser.add_argument("--results", type=Path, default=data_folder("results") / "transformer_training.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    args.out = args.out or Path(f"runs/transformer_{args.size}")
     args.out.mkdir(parents=True, exist_ok=True)
     pipe = open_run()
     drawn = args.out / f"latents_{args.pictures}.safetensors"
@@ -202,7 +209,7 @@ def main():
     data = load_file(drawn)
     plan = args.out / "plan.json"
     if not plan.exists():
-        prices = {net: price(net, pipe, data) for net in ("unet", "mmdit")}
+        prices = {net: price(net, pipe, data, args.size) for net in ("unet", "mmdit")}
         steps = {net: round(args.seconds / seconds) for net, seconds in prices.items()}
         write_json(dict(prices=prices, steps=steps, seconds=args.seconds), plan)
     plan = read_json(plan)
@@ -212,7 +219,7 @@ def main():
         if not done.exists():
             net_name, _, kind = RUNS[name]
             steps = plan["steps"][net_name if kind == "seconds" else "unet"]
-            net, losses, seconds = train(name, pipe, data, steps, args.out)
+            net, losses, seconds = train(name, pipe, data, args.size, steps, args.out)
             print(name, "trained:", round(seconds), "s,", steps, "steps, loss", sum(losses[-20:]) / 20, flush=True)
             net.save_pretrained(args.out / name)
             every = max(1, steps // 40)
@@ -223,8 +230,8 @@ def main():
         print(name, {k: v for k, v in read_json(done).items() if k != "curve"}, flush=True)
         runs = {run: read_json(args.out / f"{run}.json") for run in RUNS if (args.out / f"{run}.json").exists()}
         where = dict(torch=torch.__version__, machine=platform.machine(), device="cpu", threads=1, seed=2,
-                     command=f"scripts/transformer_train.py --seconds {plan['seconds']:g}")
-        write_json(dict(where=where, pictures=args.pictures, captions=args.captions, runs=runs), args.results)
+                     command=f"scripts/transformer_train.py --size {args.size} --seconds {plan['seconds']:g}")
+        write_json(dict(where=where, size=args.size, pictures=args.pictures, captions=args.captions, runs=runs), args.results)
 
 
 if __name__ == "__main__":
