@@ -118,7 +118,7 @@ class FlowPipeline:
     def __init__(
         self,
         vae: AutoencoderKL,  # 16 channels; enlarges latents into pictures
-        transformer: nn.Module,  # of `SD3Transformer2DModel` or `FluxTransformer2DModel`
+        transformer: SD3Transformer2DModel | FluxTransformer2DModel,
         scheduler: FlowMatchEulerDiscreteScheduler,  # the steps on the straight road
         text_encoder,  # CLIP: in SD3 `CLIPTextModelWithProjection`
         tokenizer: CLIPTokenizer,  # what it reads
@@ -200,22 +200,12 @@ def __call__(
 ):
     "Paint what the prompts say."
     one_of("output_type", output_type, "pil", "pt", "np", "latent")
-    tokens = max_sequence_length or (512 if self.is_flux else 256)
     scale = guidance_scale or (3.5 if self.is_flux else 7.0)
-    hear = hear_flux if self.is_flux else hear_three
-    if self.is_flux and (negative_prompt or negative_prompt_2 or negative_prompt_3):
-        raise ValueError("negative_prompt: Flux is told how strongly to obey, and goes "
-                         "away from nothing")
     texts = all_texts("prompt", (prompt, prompt_2, prompt_3))
-    heard = [hear(self, texts, tokens)]
-    if not self.is_flux and scale > 1:
-        negative = (negative_prompt or "", negative_prompt_2, negative_prompt_3)
-        negative = all_texts("negative_prompt", negative, len(texts[0]))
-        heard.insert(0, hear(self, negative, tokens))
-    copies = num_images_per_prompt
-    words, whole = (torch.cat([x.repeat_interleave(copies, 0) for x in rows])
-                    .to(self.device, self.dtype) for rows in zip(*heard))
-    n = copies * len(texts[0])
+    negative = negative_prompt, negative_prompt_2, negative_prompt_3
+    words, whole = self.hear(texts, negative, scale, num_images_per_prompt,
+                             max_sequence_length)
+    n = num_images_per_prompt * len(texts[0])
     x = self.start_latents(n, height, width, generator) if latents is None else latents
     x = x.to(self.device, self.dtype)
     self.set_timesteps(num_inference_steps, sigmas, x[0, 0].numel() // 4)
@@ -223,19 +213,38 @@ def __call__(
                timesteps=self.scheduler.timesteps)
     return self._pictures(x, output_type, return_dict)
 
+# %% ../nbs/appendix/flow_pipeline.ipynb #fl_pipe_hear
+@patch_to(FlowPipeline)
+def hear(self, texts, negative, scale, copies, tokens) -> tuple:
+    "Words and whole texts; where the transformer is asked twice, the negative first."
+    hear = hear_flux if self.is_flux else hear_three
+    tokens = tokens or (512 if self.is_flux else 256)
+    heard = [hear(self, texts, tokens)]
+    if self.is_flux and any(negative):
+        raise ValueError("negative_prompt: Flux is told how strongly to obey, and goes "
+                         "away from nothing")
+    if not self.is_flux and scale > 1:
+        first, *others = negative
+        negative = all_texts("negative_prompt", (first or "", *others), len(texts[0]))
+        heard.insert(0, hear(self, negative, tokens))
+    return tuple(torch.cat([x.repeat_interleave(copies, 0) for x in rows])
+                 .to(self.device, self.dtype) for rows in zip(*heard))
+
 # %% ../nbs/appendix/flow_pipeline.ipynb #fl_pipe_latents
 @patch_to(FlowPipeline)
 def start_latents(self, n: int, height=None, width=None, generator=None) -> Tensor:
     "Standard Gaussian noise for n pictures of a size in pixels."
     c = self.transformer.config
-    own = 128 if self.is_flux else c.sample_size
-    step = 2 * self.vae.factor
-    sides = [own * self.vae.factor if side is None else side for side in (height, width)]
+    factor = self.vae.factor
+    own = factor * (128 if self.is_flux else c.sample_size)
+    step = 2 * factor
+    sides = [own if side is None else side for side in (height, width)]
     if any(side % step or side < 1 for side in sides):
         raise ValueError(f"height and width must be multiples of {step}, got "
                          f"{sides[0]} x {sides[1]}")
-    shape = n, self.vae.config.latent_channels, *(s // self.vae.factor for s in sides)
-    return randn_like(torch.empty(shape, device=self.device, dtype=self.dtype), generator)
+    shape = n, self.vae.config.latent_channels, *(side // factor for side in sides)
+    like = torch.empty(shape, device=self.device, dtype=self.dtype)
+    return randn_like(like, generator)
 
 @patch_to(FlowPipeline)
 def _pictures(self, x, kind, return_dict):
@@ -281,8 +290,8 @@ def from_pretrained(
     for part, kind in known.items():
         network = issubclass(kind, nn.Module)
         parts[part] = kind.from_pretrained(folder/part, **(options if network else {}))
-    needed = "vae transformer scheduler text_encoder tokenizer text_encoder_2 tokenizer_2"
-    for part in needed.split():
+    for part in ("vae", "transformer", "scheduler", "text_encoder", "tokenizer",
+                 "text_encoder_2", "tokenizer_2"):
         if part not in parts: raise LoadError(f"{file} names no {part}")
     return cls(**parts)
 

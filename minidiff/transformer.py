@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['layer_norm', 'BENDS', 'to_patches', 'from_patches', 'clock_angles', 'grid_embedding', 'PatchEmbed', 'modulate',
            'AdaLayerNorm', 'GELU', 'FeedForward', 'ClassTimeEmbedding', 'DiTBlock', 'check_width', 'check_picture',
-           'DiTTransformer2DModel', 'zero_init', 'RMSNorm', 'JointAttention', 'JointTransformerBlock', 'in_range',
+           'DiTTransformer2DModel', 'zero_init', 'RMSNorm', 'in_range', 'JointAttention', 'JointTransformerBlock',
            'TimeTextEmbedding', 'check_text', 'SD3Transformer2DModel', 'rotary_angles', 'rotate',
            'FluxSingleTransformerBlock', 'FluxTransformer2DModel']
 
@@ -240,23 +240,25 @@ class DiTTransformer2DModel(Pretrained, nn.Module):
         channels = c.out_channels or c.in_channels
         self.proj_out_2 = nn.Linear(dim, c.patch_size**2 * channels)
 
-    def forward(
-        self,
-        hidden_states: Tensor,  # (n, in_channels, h, w): the noisy picture
-        timestep: Tensor | float,  # one for all, or (n,)
-        class_labels: Tensor,  # (n,); `num_embeds_ada_norm` is no class
-    ) -> Tensor:  # (n, out_channels, h, w)
-        "What the net says of noisy pictures."
-        grid = check_picture(self.config, hidden_states)
-        timestep = expand_timesteps(timestep, hidden_states)
-        check_tensor("class_labels", class_labels, len(hidden_states), floating=False)
-        check_ids("class_labels", class_labels, self.config.num_embeds_ada_norm + 1)
-        x = self.pos_embed(hidden_states)
-        for block in self.transformer_blocks: x = block(x, timestep, class_labels)
-        temb = self.transformer_blocks[0].norm1.emb(timestep, class_labels)
-        shift, scale = self.proj_out_1(F.silu(temb))[:, None].chunk(2, -1)
-        x = self.proj_out_2(modulate(self.norm_out(x), shift, scale))
-        return from_patches(x, self.config.patch_size, grid, channels_last=True)
+# %% ../nbs/15_transformer.ipynb #tr_dit_forward
+@patch_to(DiTTransformer2DModel)
+def forward(
+    self,
+    hidden_states: Tensor,  # (n, in_channels, h, w): the noisy picture
+    timestep: Tensor | float,  # one for all, or (n,)
+    class_labels: Tensor,  # (n,); `num_embeds_ada_norm` is no class
+) -> Tensor:  # (n, out_channels, h, w)
+    "What the net says of noisy pictures."
+    grid = check_picture(self.config, hidden_states)
+    timestep = expand_timesteps(timestep, hidden_states)
+    check_tensor("class_labels", class_labels, len(hidden_states), floating=False)
+    check_ids("class_labels", class_labels, self.config.num_embeds_ada_norm + 1)
+    x = self.pos_embed(hidden_states)
+    for block in self.transformer_blocks: x = block(x, timestep, class_labels)
+    temb = self.transformer_blocks[0].norm1.emb(timestep, class_labels)
+    shift, scale = self.proj_out_1(F.silu(temb))[:, None].chunk(2, -1)
+    x = self.proj_out_2(modulate(self.norm_out(x), shift, scale))
+    return from_patches(x, self.config.patch_size, grid, channels_last=True)
 
 # %% ../nbs/15_transformer.ipynb #tr_zero
 def zero_init(model: nn.Module) -> nn.Module:  # itself
@@ -272,6 +274,10 @@ class RMSNorm(nn.RMSNorm):
     "A vector over its root mean square; its weight in whatever precision comes in."
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+def in_range(x: Tensor) -> Tensor:
+    "Half precision has no numbers beyond 65504."
+    return x.clip(-65504, 65504) if x.dtype == torch.float16 else x
 
 # %% ../nbs/15_transformer.ipynb #tr_joint
 class JointAttention(Attention):
@@ -290,33 +296,37 @@ class JointAttention(Attention):
         width = heads * dim_head
         one_of("qk_norm", qk_norm, None, "rms_norm")
         norm = partial(RMSNorm, dim_head, eps=1e-6) if qk_norm else nn.Identity
-        self.norm_q, self.norm_k = norm(), norm()
+        self.norm_q, self.norm_k = (norm() for _ in range(2))
         if pre_only: self.to_out = nn.Identity()
         if not joint: return
         for name in ("add_q_proj", "add_k_proj", "add_v_proj"):
             self.add_module(name, nn.Linear(dim, width))
-        self.norm_added_q, self.norm_added_k = norm(), norm()
+        self.norm_added_q, self.norm_added_k = (norm() for _ in range(2))
         self.to_add_out = None if context_pre_only else nn.Linear(width, dim)
 
-    def _split(self, *tokens):  # (n, L, heads * d) -> (n, heads, L, d)
-        return (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in tokens)
+    def split(self, x, layers, norms):  # (n, L, dim) -> q, k, v (n, heads, L, d)
+        "Questions, keys and values of one kind of tokens; the first two are normed."
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                   for layer in layers)
+        return norms[0](q), norms[1](k), v
 
-    def forward(self, x: Tensor, context: Tensor | None = None, rotary=None):
-        """Patches (n, L, dim) and words (n, M, dim): what both heard, as a pair; alone,
-        what `x` heard. `rotary` of `rotary_angles` is for words and patches in a row."""
-        q, k, v = self._split(self.to_q(x), self.to_k(x), self.to_v(x))
-        q, k = self.norm_q(q), self.norm_k(k)
-        if context is not None:
-            words = (layer(context) for layer in
-                     (self.add_q_proj, self.add_k_proj, self.add_v_proj))
-            wq, wk, wv = self._split(*words)
-            wq, wk = self.norm_added_q(wq), self.norm_added_k(wk)
-            q, k, v = (torch.cat(pair, 2) for pair in ((wq, q), (wk, k), (wv, v)))
-        if rotary is not None: q, k = rotate(q, rotary), rotate(k, rotary)
-        heard = attend(q, k, v).transpose(1, 2).flatten(2)
-        if context is None: return self.to_out(heard)
-        words, patches = heard.split([context.shape[1], x.shape[1]], 1)
-        return self.to_out(patches), self.to_add_out and self.to_add_out(words)
+# %% ../nbs/15_transformer.ipynb #tr_joint_forward
+@patch_to(JointAttention)
+def forward(self, x: Tensor, context: Tensor | None = None, rotary=None):
+    """Patches (n, L, dim) and words (n, M, dim): what both heard, as a pair; alone,
+    what `x` heard. `rotary`: of `rotary_angles`, for words and patches in a row."""
+    q, k, v = self.split(x, (self.to_q, self.to_k, self.to_v),
+                         (self.norm_q, self.norm_k))
+    if context is not None:
+        words = self.split(
+            context, (self.add_q_proj, self.add_k_proj, self.add_v_proj),
+            (self.norm_added_q, self.norm_added_k))
+        q, k, v = (torch.cat(pair, 2) for pair in zip(words, (q, k, v)))
+    if rotary is not None: q, k = (rotate(t, rotary) for t in (q, k))
+    heard = attend(q, k, v).transpose(1, 2).flatten(2)
+    if context is None: return self.to_out(heard)
+    words, patches = heard.split([context.shape[1], x.shape[1]], 1)
+    return self.to_out(patches), self.to_add_out and self.to_add_out(words)
 
 # %% ../nbs/15_transformer.ipynb #tr_joint_block
 class JointTransformerBlock(nn.Module):
@@ -337,10 +347,10 @@ class JointTransformerBlock(nn.Module):
                                           scale_first=context_pre_only)
         self.attn = attention(context_pre_only=context_pre_only)
         self.attn2 = attention(joint=False) if use_dual_attention else None
-        self.norm2, self.ff = layer_norm(dim), FeedForward(dim)
-        self.ff_context = None
-        if not context_pre_only:
-            self.norm2_context, self.ff_context = layer_norm(dim), FeedForward(dim)
+        self.norm2 = layer_norm(dim)
+        self.ff = FeedForward(dim)
+        self.norm2_context = None if context_pre_only else layer_norm(dim)
+        self.ff_context = None if context_pre_only else FeedForward(dim)
 
     def forward(self, x: Tensor, context: Tensor, temb: Tensor, rotary=None) -> tuple:
         "Patches (n, L, dim) and words (n, M, dim) -> the same; the last words: None."
@@ -359,10 +369,6 @@ class JointTransformerBlock(nn.Module):
         context = context + gate * heard
         h = modulate(self.norm2_context(context), shift, scale)
         return x, in_range(context + gate_mlp * self.ff_context(h))
-
-def in_range(x: Tensor) -> Tensor:
-    "Half precision has no numbers beyond 65504."
-    return x.clip(-65504, 65504) if x.dtype == torch.float16 else x
 
 # %% ../nbs/15_transformer.ipynb #tr_time_text
 class TimeTextEmbedding(nn.Module):
@@ -425,24 +431,26 @@ class SD3Transformer2DModel(Pretrained, nn.Module):
         channels = c.out_channels or c.in_channels
         self.proj_out = nn.Linear(dim, c.patch_size**2 * channels)
 
-    def forward(
-        self,
-        hidden_states: Tensor,  # (n, in_channels, h, w): the noisy latent
-        encoder_hidden_states: Tensor,  # (n, tokens, joint_attention_dim): the words
-        pooled_projections: Tensor,  # (n, pooled_projection_dim): the whole text
-        timestep: Tensor | float,  # 0 to 1000, one for all, or (n,)
-    ) -> Tensor:  # (n, out_channels, h, w): the velocity, noise - picture
-        "What the net says of noisy latents."
-        c = self.config
-        grid = check_picture(c, hidden_states)
-        check_text(c, len(hidden_states), encoder_hidden_states, pooled_projections)
-        timestep = expand_timesteps(timestep, hidden_states)
-        temb = self.time_text_embed(timestep, pooled_projections)
-        x = self.pos_embed(hidden_states)
-        words = self.context_embedder(encoder_hidden_states)
-        for block in self.transformer_blocks: x, words = block(x, words, temb)
-        x, = self.norm_out(x, temb)
-        return from_patches(self.proj_out(x), c.patch_size, grid, channels_last=True)
+# %% ../nbs/15_transformer.ipynb #tr_sd3_forward
+@patch_to(SD3Transformer2DModel)
+def forward(
+    self,
+    hidden_states: Tensor,  # (n, in_channels, h, w): the noisy latent
+    encoder_hidden_states: Tensor,  # (n, tokens, joint_attention_dim): the words
+    pooled_projections: Tensor,  # (n, pooled_projection_dim): the whole text
+    timestep: Tensor | float,  # 0 to 1000, one for all, or (n,)
+) -> Tensor:  # (n, out_channels, h, w): the velocity, noise - picture
+    "What the net says of noisy latents."
+    c = self.config
+    grid = check_picture(c, hidden_states)
+    check_text(c, len(hidden_states), encoder_hidden_states, pooled_projections)
+    timestep = expand_timesteps(timestep, hidden_states)
+    temb = self.time_text_embed(timestep, pooled_projections)
+    x = self.pos_embed(hidden_states)
+    words = self.context_embedder(encoder_hidden_states)
+    for block in self.transformer_blocks: x, words = block(x, words, temb)
+    x, = self.norm_out(x, temb)
+    return from_patches(self.proj_out(x), c.patch_size, grid, channels_last=True)
 
 # %% ../nbs/15_transformer.ipynb #tr_rotary
 def rotary_angles(
@@ -533,7 +541,8 @@ def forward(
     n, patches, _ = check_tensor("hidden_states", hidden_states, "n", "patches",
                                  c.in_channels).shape
     check_text(c, n, encoder_hidden_states, pooled_projections)
-    tokens, axes = encoder_hidden_states.shape[1], len(c.axes_dims_rope)
+    tokens = encoder_hidden_states.shape[1]
+    axes = len(c.axes_dims_rope)
     check_tensor("img_ids", img_ids, patches, axes)
     check_tensor("txt_ids", txt_ids, tokens, axes)
     if (guidance is not None) != c.guidance_embeds:

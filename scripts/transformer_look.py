@@ -31,11 +31,10 @@ def joint_maps(net, x, words, pooled, t):
     maps = []
 
     def look(layer, args, _):
-        patches, said = args[:2]
-        q, k = layer._split(layer.to_q(patches), layer.to_k(patches))
-        wq, wk = layer._split(layer.add_q_proj(said), layer.add_k_proj(said))
-        q = torch.cat([layer.norm_added_q(wq), layer.norm_q(q)], 2)
-        k = torch.cat([layer.norm_added_k(wk), layer.norm_k(k)], 2)
+        q, k, _ = layer.split(args[0], (layer.to_q, layer.to_k, layer.to_v), (layer.norm_q, layer.norm_k))
+        wq, wk, _ = layer.split(args[1], (layer.add_q_proj, layer.add_k_proj, layer.add_v_proj),
+                                (layer.norm_added_q, layer.norm_added_k))
+        q, k = torch.cat([wq, q], 2), torch.cat([wk, k], 2)
         maps.append((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1).mean((0, 1)))
     hooks = [m.register_forward_hook(look) for m in net.modules() if isinstance(m, JointAttention)]
     net(x, words, pooled, t)
