@@ -65,9 +65,11 @@ def main():
         maps = joint_maps(nets["mmdit"], (z + noise) / 2, words, pooled, 500.0)
     ids = pipe.tokenizer(caption).input_ids
     tokens = [pipe.tokenizer.decode([i]).strip() for i in ids]
-    rows = [[[round(v, 3) for v in row] for row in m] for m in maps.tolist()]
+    shares = dict(patches_to_words=maps[:, WORDS:, :WORDS].sum(-1).mean(-1), words_to_patches=maps[:, :WORDS, WORDS:].sum(-1).mean(-1))
+    rows = {block: [[round(v, 3) for v in row] for row in maps[block].tolist()] for block in (0, 4)}
     write_json(dict(size=args.size, captions=captions, sheet=base64.b64encode(file.getvalue()).decode(), caption=caption,
-                    tokens=tokens, words=WORDS, maps=rows, torch=torch.__version__, device="cpu", threads=1,
+                    tokens=tokens, words=WORDS, maps=rows,
+                    shares={k: [round(v, 4) for v in x.tolist()] for k, x in shares.items()}, torch=torch.__version__, device="cpu", threads=1,
                     command=f"scripts/transformer_look.py --size {args.size}"),
                data_folder("results") / "transformer_look.json")
 
