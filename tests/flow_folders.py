@@ -1,4 +1,4 @@
-"""Tiny random folders of Stable Diffusion 3 and of Flux, made by diffusers, for the tests and for chapter 15."""
+"""Tiny random folders of Stable Diffusion 3 and of Flux, made by diffusers, for the tests."""
 import diffusers
 import torch
 import transformers
