@@ -32,7 +32,7 @@ def timestep_embedding(
 ) -> Tensor:  # (*timesteps.shape, dim), float32
     "Each number as cosines and sines of `dim/2` clock hands (Vaswani 2017, 3.5)."
     hands = torch.arange(dim // 2, dtype=torch.float32, device=timesteps.device)
-    speed = torch.exp(hands * (-math.log(10000) / (dim // 2 - freq_shift)))
+    speed = torch.exp(hands * -math.log(10000) / (dim // 2 - freq_shift))
     angles = timesteps[..., None].float() * speed
     parts = angles.cos(), angles.sin()
     return F.pad(torch.cat(parts if flip_sin_to_cos else parts[::-1], -1), (0, dim % 2))

@@ -90,7 +90,7 @@ def test_dit(config):
     """(Stirred, at t = 999: the clock face of chapter 03 rounds once where diffusers' rounds twice, 1e-5 in an angle.)"""
     side = config.get("sample_size", 8)
     equal("dit", config, stirred=False, h=side, w=side)
-    equal("dit", config, atol=1e-4, h=side, w=side)
+    equal("dit", config, h=side, w=side)
 
 
 @pytest.mark.parametrize("h, w", [(8, 8), (4, 10), (12, 6)])
@@ -109,7 +109,7 @@ def test_dit_paints_what_is_not_square_where_diffusers_folds_it_wrongly():
     inputs = given("dit", {}, h=4, w=16)
     with torch.no_grad(): mine, theirs = ours(**inputs), real(**inputs).sample
     assert mine.shape == (3, 4, 4, 16) and theirs.shape == (3, 4, 8, 8)
-    torch.testing.assert_close(to_patches(mine, 2), to_patches(theirs, 2), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(to_patches(mine, 2), to_patches(theirs, 2), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind, config, count", [
@@ -137,7 +137,7 @@ def test_folders_travel_both_ways(kind, config, tmp_path):
         wanted = ours(**inputs)
         back = type(real).from_pretrained(tmp_path / "ours").eval()(**inputs).sample
         again = type(ours).from_pretrained(tmp_path / "real")(**inputs)
-    torch.testing.assert_close(back, wanted, atol=1e-4 if kind == "dit" else 1e-5, rtol=1e-5)
+    torch.testing.assert_close(back, wanted, atol=1e-5, rtol=1e-5)
     assert torch.equal(again, wanted)
 
 
