@@ -20,6 +20,8 @@ from pathlib import Path
 from minidiff.files import data_folder, read_json, write_json
 from minidiff.latent_diffusion import MODELS as SHIPPED, open_run
 from minidiff.play import IDEAS, export_model
+from minidiff.sketchbook import BACKGROUNDS, COLORS, KINDS, PLACES, RELATIONS, SIZES
+from minidiff.stickers import STICKERS
 
 root = Path(__file__).resolve().parent.parent
 RUNTIME = root / "tests" / "node_modules" / "onnxruntime-web"
@@ -75,10 +77,21 @@ def runtime(out):
     return found
 
 
+def knows(name):
+    """What a model was shown, in the words of its captions; one thing or two a picture."""
+    things = {"shapes": dict(things=[*KINDS], colours=[*COLORS]),
+              "stickers": dict(things=STICKERS)}[name]
+    places = [f"in the {place}" + " corner" * (" " in place) for place in PLACES]
+    return things | dict(sizes=[*SIZES], backgrounds=[*BACKGROUNDS], places=places,
+                         relations=[*RELATIONS])
+
+
 def export_packed(name, out):
     """A model for the page, its networks packed."""
     title, ideas = MODELS[name]
+    shutil.rmtree(out, ignore_errors=True)
     facts = export_model(open_run(name), out, title, ideas)
+    facts["knows"] = knows(name)
     for file in facts["files"]:
         path = out / file["file"]
         file.update(packed(path))

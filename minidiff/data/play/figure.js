@@ -42,9 +42,8 @@ class Figure {
       this.painter = await open();
       this.slider.value = this.painter.facts[this.kind];
       this.value.textContent = this.slider.value;
-      const kept = await this.painter.isKept();
-      const size = `${Math.round(this.painter.bytes / 1e6)} MB`;
-      this.status.textContent = kept ? "" : `The first picture fetches the painter, ${size}, once.`;
+      const size = `${Math.round((await this.painter.missing()) / 1e6)} MB`;
+      this.status.textContent = size === "0 MB" ? "" : `The first picture fetches the painter, ${size}, once.`;
     } catch (error) {
       this.fail(error);
     }
