@@ -14,7 +14,7 @@ const words = text => (text.trim() ? `“${text.slice(0, 80)}${text.length > 80 
 class Play {
   constructor() {
     this.desk = new Desk({
-      paint: () => this.paint(),
+      paint: () => this.paint({ show: true }),
       stop: () => this.stop(),
       changed: () => this.shown && this.paint(),
       choose: name => this.choose(name),
@@ -34,8 +34,8 @@ class Play {
       h("b", {}, "Dali"), " is the net that paints, and ", h("b", {}, "Auto"),
       " has a wand that makes pictures small and large again. Below are the parts, ",
       "by the name that each has in the story and in the library diffusers.");
-    const line = h("div", { class: "play-line" }, this.status, this.desk.stopButton);
-    root.replaceChildren(this.desk.form, line, this.bar, this.stage, this.scrubber,
+    this.line = h("div", { class: "play-line" }, this.status, this.desk.stopButton);
+    root.replaceChildren(this.desk.form, this.line, this.bar, this.stage, this.scrubber,
       heading, cast, this.cards.element);
     this.scrub.addEventListener("input", () => {
       clearInterval(this.film.playing);
@@ -154,7 +154,7 @@ class Play {
 
   take(idea) {
     this.desk.take(idea);
-    return this.paint();
+    return this.paint({ show: true });
   }
 
   // ------------------------------------------------------------------ painting
@@ -166,7 +166,8 @@ class Play {
     this.say(this.shown ? "Stopped. What there is can be looked at." : "Stopped.", "idle");
   }
 
-  async paint() {
+  // `show`: on a small screen, go to where it is painted.
+  async paint({ show = false } = {}) {
     if (this.cannot) return this.say(this.cannot, "error");
     if (!this.painter) return this.start();
     const turn = ++this.turn;
@@ -182,6 +183,7 @@ class Play {
       return this.say(`${error.message}.`, this.shown ? "done" : "idle");
     }
     desk.busy(true);
+    if (show && this.line.getBoundingClientRect().top > 0.7 * innerHeight) this.line.scrollIntoView();
     try {
       const first = performance.now();
       await this.fetchPainter(painter, gone);
@@ -244,6 +246,7 @@ class Play {
     const each = Math.round(took / steps / lanes.length);
     const line = `${steps} ${steps > 1 ? "steps" : "step"} in ${(took / 1000).toFixed(1)} s, ${each} ms each.`;
     this.say([line, ...notes].join(" "), "done");
+    this.desk.busy(false);
     await this.look(this.follows ? steps : this.at);
   }
 
