@@ -260,6 +260,20 @@ const tasks = {
     await paint(page);
     await state(page, "done");
     found.mended = await status(page);
+    await page.evaluate(async () => {
+      const store = await caches.open("minidiff-play");
+      const [{ url }] = (await store.keys()).filter(({ url }) => url.includes("decoder"));
+      const { byteLength } = await (await store.match(url)).arrayBuffer();
+      await store.put(url, new Response(new Uint8Array(byteLength)));
+    });
+    await page.reload();
+    await state(page, "idle");
+    await paint(page);
+    await state(page, "error");
+    found.spoilt = await status(page);
+    await paint(page);
+    await state(page, "done");
+    found.replaced = await status(page);
     const gone = await visitor({ prepare: page => page.route("**/*.onnx*", route => route.abort()) });
     await paint(gone.page);
     await state(gone.page, "error");

@@ -383,6 +383,7 @@ def test_what_is_missing_is_said(site):
     found = browse(site[1], "broken")
     assert "did not come (only 1000 of" in found["cut"] and "Press Paint" in found["cut"]
     assert "steps in" in found["mended"]
+    assert "did not come" in found["spoilt"] and "steps in" in found["replaced"]
     assert "did not come" in found["gone"] and "no WebAssembly" in found["old"]
     assert found["still"].startswith("data:image/png")
 

@@ -22,8 +22,7 @@ export async function download(files, tell) {
   const found = {};
   let done = 0;
   for (const file of files) {
-    const data = await oneFile(file, store, got => tell(done + got, all));
-    found[file.name] = await unpacked(data);
+    found[file.name] = await oneFile(file, store, got => tell(done + got, all));
     done += file.bytes;
     tell(done, all);
   }
@@ -35,8 +34,18 @@ function unpacked(data) {
   return new Response(opened).arrayBuffer();
 }
 
+// What cannot be unpacked is not kept, so that another try fetches it again.
 async function oneFile({ url, bytes, version }, store, tell) {
   const key = `${here(url)}?${version}`;
+  try {
+    return await unpacked(await packedFile(url, key, bytes, store, tell));
+  } catch (error) {
+    await store?.delete(key).catch(() => null);
+    throw error;
+  }
+}
+
+async function packedFile(url, key, bytes, store, tell) {
   const kept = await store?.match(key).catch(() => null);
   if (kept) {
     const data = await kept.arrayBuffer();

@@ -142,7 +142,7 @@ class Play {
     const { desk } = this;
     const put = { prompt: v => (desk.prompts[0].value = v), negative: v => (desk.negatives[0].value = v),
       seed: v => (desk.seed.value = v), steps: v => desk.steps.set(v), scale: v => desk.scales[0].set(v) };
-    for (const [key, value] of given) put[key]?.(value);
+    for (const [key, value] of given) if (Object.hasOwn(put, key)) put[key](value);
   }
 
   toAddress([{ prompt, negative, seed, steps, scale }]) {
