@@ -147,9 +147,6 @@ def paints(folder):
     models = export_onnx.export(root / "build" / "play")
     shutil.copytree(models, folder / "models", dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns("made_from.json"))
-    (folder / "ort").mkdir(exist_ok=True)
-    for name, path in export_onnx.runtime_files().items():
-        shutil.copy(path, folder / "ort" / name)
 
 
 def to_home(page):

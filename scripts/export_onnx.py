@@ -3,30 +3,43 @@
 
     python scripts/export_onnx.py [FOLDER]
 
-Writes FOLDER/models (default: build/play): an index, and for each model below its
-networks as ONNX files and one JSON with its tokenizer and noise levels. A model whose
-weights and code have not changed since is left alone. `make docs` runs this; needs
-onnx and onnxscript. Nothing of it is committed.
+Writes FOLDER/models (default: build/play): an index, the program that runs networks in
+a browser (onnxruntime-web), and for each model below its networks as ONNX files and one
+JSON with its tokenizer and noise levels. What travels is packed here (gzip) and
+unpacked by the page, as not every server packs. A model whose weights and code have
+not changed since is left alone. `make docs` runs this; needs onnx and onnxscript.
+Nothing of it is committed.
 """
 import argparse
+import gzip
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 from minidiff.files import data_folder, read_json, write_json
-from minidiff.latent_diffusion import open_run
+from minidiff.latent_diffusion import MODELS as SHIPPED, open_run
 from minidiff.play import IDEAS, export_model
+from minidiff.sketchbook import BACKGROUNDS, COLORS, KINDS, PLACES, RELATIONS, SIZES
+from minidiff.stickers import STICKERS
 
 root = Path(__file__).resolve().parent.parent
 RUNTIME = root / "tests" / "node_modules" / "onnxruntime-web"
-# name -> title, folder (None: the package's own), ideas to click
-MODELS = {"shapes": ("Shapes", None, IDEAS)}
+STICKER_IDEAS = ["a fox face above a slice of pizza",
+                 "a big rocket on a black background",
+                 "a penguin to the left of a birthday cake",
+                 "in the top left corner, a little honeybee",
+                 "a frog face below a crown on a blue background",
+                 "a small volcano on a white background",
+                 "a big octopus", "a small zebra"]
+# of the shipped models, by name: what the page calls it, ideas to click
+MODELS = {"shapes": ("Shapes", IDEAS), "stickers": ("Stickers", STICKER_IDEAS)}
 
 
-def made_from(folder):
+def made_from(name):
     """A fingerprint of a model's weights and of the code that writes them down."""
     found = hashlib.sha256()
-    weights = Path(folder) if folder else data_folder("weights")
+    weights = data_folder(SHIPPED[name])
     code = [root / "minidiff" / "play.py", Path(__file__)]
     for path in [*sorted(weights.rglob("*")), *code]:
         if path.is_file():
@@ -34,35 +47,73 @@ def made_from(folder):
     return found.hexdigest()
 
 
-def runtime_files():
-    """Of onnxruntime-web, what the page needs: {its name there: the file}."""
+def packed(path):
+    """`path` packed, beside it; its name, and its bytes. The same in, the same out.
+
+    The name ends on .gzip: servers that know .gz say that it is to be unpacked on the
+    way, and others do not; so the page could not know what it gets."""
+    data = gzip.compress(path.read_bytes(), 9, mtime=0)
+    out = path.with_name(f"{path.name}.gzip")
+    out.write_bytes(data)
+    return dict(file=out.name, bytes=len(data))
+
+
+def runtime_file(name):
+    """A file of onnxruntime-web."""
     dist = RUNTIME / "dist"
     if not dist.exists():
         raise SystemExit(f"{RUNTIME.relative_to(root)} is missing: run `npm ci` in tests/")
-    return {"ort.js": dist / "ort.wasm.bundle.min.mjs",
-            "ort.wasm": dist / "ort-wasm-simd-threaded.wasm"}
+    return dist / name
 
 
-def runtime():
-    """onnxruntime-web's WebAssembly, as the page downloads it."""
-    path = runtime_files()["ort.wasm"]
+def runtime(out):
+    """onnxruntime-web: its script, and its WebAssembly as the page downloads it."""
+    shutil.copy(runtime_file("ort.wasm.bundle.min.mjs"), out / "ort.js")
+    wasm = out / "ort.wasm"
+    shutil.copy(runtime_file("ort-wasm-simd-threaded.wasm"), wasm)
     version = json.loads((RUNTIME / "package.json").read_text(encoding="utf-8"))["version"]
-    return dict(name="wasm", file="ort/ort.wasm", bytes=path.stat().st_size,
-                version=version)
+    found = dict(name="wasm", version=version, **packed(wasm))
+    wasm.unlink()
+    return found
+
+
+def knows(name):
+    """What a model was shown, in the words of its captions; one thing or two a picture."""
+    things = {"shapes": dict(things=[*KINDS], colours=[*COLORS]),
+              "stickers": dict(things=STICKERS)}[name]
+    places = [f"in the {place}" + " corner" * (" " in place) for place in PLACES]
+    return things | dict(sizes=[*SIZES], backgrounds=[*BACKGROUNDS], places=places,
+                         relations=[*RELATIONS])
+
+
+def export_packed(name, out):
+    """A model for the page, its networks packed."""
+    title, ideas = MODELS[name]
+    shutil.rmtree(out, ignore_errors=True)
+    facts = export_model(open_run(name), out, title, ideas)
+    facts["knows"] = knows(name)
+    for file in facts["files"]:
+        path = out / file["file"]
+        file.update(packed(path))
+        path.unlink()
+    write_json(facts, out / "model.json")
+    write_json({"sha256": made_from(name)}, out / "made_from.json")
 
 
 def export(out):
     """Write what is not there yet; the folder of models."""
     out = Path(out) / "models"
     entries = []
-    for name, (title, folder, ideas) in MODELS.items():
-        fingerprint = made_from(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    wasm = runtime(out)
+    for name, (title, _) in MODELS.items():
         mark = out / name / "made_from.json"
-        if not mark.exists() or read_json(mark) != {"sha256": fingerprint}:
-            export_model(open_run(folder), out / name, title, ideas)
-            write_json({"sha256": fingerprint}, mark)
-        entries.append(dict(name=name, title=title))
-    write_json(dict(models=entries, runtime=runtime()), out / "index.json")
+        if not mark.exists() or read_json(mark) != {"sha256": made_from(name)}:
+            export_packed(name, out / name)
+        facts = read_json(out / name / "model.json")
+        size = sum(file["bytes"] for file in [wasm, *facts["files"]])
+        entries.append(dict(name=name, title=title, pixels=facts["pixels"], bytes=size))
+    write_json(dict(models=entries, runtime=wasm), out / "index.json")
     return out
 
 

@@ -2,9 +2,10 @@
 //
 //   node play.mjs CHROMIUM ADDRESS WHAT [JSON]
 //
-// `ADDRESS`: of the page, served by the test. `paint`: pictures of {prompt, negative,
-// seed, steps, scale}, made by the page's modules; `visit`: what a visitor sees, with
-// clicks and wrong input. What was found is printed as one line of JSON.
+// `ADDRESS`: of the page, served by the test. `paint`: pictures of {model, settings:
+// [{prompt, negative, seed, steps, scale}, ...]}, made by the page's modules; the others:
+// what a visitor sees, with clicks and wrong input. What was found is printed as one line
+// of JSON.
 import { chromium } from "playwright-core";
 import { readFileSync } from "node:fs";
 
@@ -60,11 +61,11 @@ const tasks = {
   // Pictures by the page's own modules, as bytes, channels last.
   async paint() {
     const { page, heard } = await visitor();
-    const pictures = await page.evaluate(async settings => {
+    const pictures = await page.evaluate(async ({ model, settings }) => {
       const { Painter, listModels } = await import(new URL("painter.js", location.href));
       const { pixelsOf } = await import(new URL("draw.js", location.href));
-      const { models, runtime } = await listModels();
-      const painter = await Painter.open({ ...models[0], runtime });
+      const { runtime } = await listModels();
+      const painter = await Painter.open({ name: model, runtime });
       await painter.load();
       const found = [];
       for (const setting of settings) {
@@ -109,6 +110,53 @@ const tasks = {
     await paint(again);
     await state(again, "done");
     found.again = loads.filter(url => /\.(onnx|wasm)/.test(url));
+    return { ...found, ...heard };
+  },
+
+  // The second model: chosen, painted with, opened again from its address; and chosen in
+  // haste, and when it does not come.
+  async stickers() {
+    const { context, page, heard } = await visitor();
+    const prompt = page => page.inputValue("#play [name=prompt]");
+    const choose = (page, name) => page.selectOption("#play [name=model]", name);
+    const thing = text => page.waitForFunction(
+      text => document.querySelector(".play-known").textContent.includes(text), text, WAIT);
+    const found = { prompts: [await prompt(page)] };
+    found.options = await page.$$eval("#play [name=model] option", all => all.map(one => one.textContent));
+    await choose(page, "stickers");
+    await thing("octopus");
+    found.known = await page.textContent(".play-known");
+    found.prompts.push(await prompt(page));
+    await paint(page);
+    await state(page, "done");
+    const { first, ms } = await page.evaluate(() => ({ ...document.getElementById("play").dataset }));
+    Object.assign(found, { first: Number(first), ms: Number(ms), done: await status(page) });
+    found.picture = await pixels(page);
+    await set(page, "prompt", "my own zebra");
+    await paint(page);
+    await state(page, "done");
+    found.unknown = await status(page);
+    found.address = page.url();
+    await choose(page, "shapes");
+    await thing("triangle");
+    found.prompts.push(await prompt(page));
+    const again = await context.newPage();
+    await again.goto(found.address);
+    await state(again, "idle");
+    found.again = [await again.inputValue("#play [name=model]"), await prompt(again)];
+    const other = await visitor({ prepare: page => page.route("**/stickers/model.json", async route => {
+      await new Promise(resolve => setTimeout(resolve, 500));
+      await route.continue();
+    }) });
+    await choose(other.page, "stickers");
+    await choose(other.page, "shapes");
+    await other.page.waitForTimeout(1500);
+    const things = await other.page.textContent(".play-known");
+    found.hasty = [await other.page.inputValue("#play [name=model]"), things.includes("triangle") ? "shapes" : "stickers"];
+    const gone = await visitor({ prepare: page => page.route("**/stickers/model.json", route => route.abort()) });
+    await choose(gone.page, "stickers");
+    await state(gone.page, "error");
+    found.gone = await status(gone.page);
     return { ...found, ...heard };
   },
 
@@ -212,6 +260,20 @@ const tasks = {
     await paint(page);
     await state(page, "done");
     found.mended = await status(page);
+    await page.evaluate(async () => {
+      const store = await caches.open("minidiff-play");
+      const [{ url }] = (await store.keys()).filter(({ url }) => url.includes("decoder"));
+      const { byteLength } = await (await store.match(url)).arrayBuffer();
+      await store.put(url, new Response(new Uint8Array(byteLength)));
+    });
+    await page.reload();
+    await state(page, "idle");
+    await paint(page);
+    await state(page, "error");
+    found.spoilt = await status(page);
+    await paint(page);
+    await state(page, "done");
+    found.replaced = await status(page);
     const gone = await visitor({ prepare: page => page.route("**/*.onnx*", route => route.abort()) });
     await paint(gone.page);
     await state(gone.page, "error");

@@ -24,7 +24,8 @@ from minidiff.files import data_folder
 from minidiff.latent_diffusion import open_run
 from minidiff.plots import to_uint8
 from minidiff.samplers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
-from minidiff.sketchbook import Sketchbook
+from minidiff.sketchbook import Sketchbook, compare
+from minidiff.stickers import STICKERS, StickerBook
 from pages import NOTEBOOKS, cfg, here, root
 from test_browser import ready
 
@@ -32,13 +33,24 @@ sys.path.insert(0, str(root / "scripts"))
 import docs  # noqa: E402
 import export_onnx  # noqa: E402
 import judge  # noqa: E402
+import ship_stickers  # noqa: E402
 
 PLAY = data_folder("play")
 
 
+BOOKS = {"shapes": lambda: Sketchbook(32), "stickers": lambda: StickerBook(64)}
+MODELS = [*export_onnx.MODELS]
+assert MODELS == [*BOOKS]
+
+
+@functools.cache
+def opened(model):
+    return open_run(model)
+
+
 @pytest.fixture(scope="module")
 def pipe():
-    return open_run()
+    return opened("shapes")
 
 
 def node(code, given):
@@ -70,17 +82,16 @@ def test_the_noise_is_the_same():
                                    rtol=3e-7, atol=1e-7)
 
 
-def strings(n=2000):
+def strings(book, n=2000):
     """Captions, and all that may be typed: every kind of character, and CLIP's own tokens."""
     dice = random.Random(0)
-    book = Sketchbook(32)
     generator = torch.Generator().manual_seed(0)
     scenes = book.sample_scenes(n // 3, generator)
     found = dict.fromkeys(book.caption(scenes, generator)[0])
     letters = [chr(c) for c in range(0x3000) if unicodedata.category(chr(c)) != "Cn"]
     letters += list("日本語한국어🦊🎨𝔸ﬁ①Ⅷ½") + [chr(c) for c in range(0xf900, 0xfa00)]
     words = ["<|endoftext|>", "<|startoftext|>", "it's", "I'LL", "'s", "!'d", "circle", "RED",
-             " ", "\t", "  ", "\x85", "\u3000", "\ufeff", "\x1c", "İ", "Σ", "e\u0301", "x" * 60]
+             "pizza", "jack-o-lantern", " ", "\t", "  ", "\x85", "\u3000", "\ufeff", "\x1c", "İ", "Σ", "e\u0301", "x" * 60]
     while len(found) < n:
         parts = [dice.choice(words) if dice.random() < 0.3 else
                  "".join(dice.choices(letters if dice.random() < 0.5 else letters[:128], k=dice.randint(1, 6)))
@@ -90,9 +101,11 @@ def strings(n=2000):
 
 
 @pytest.mark.filterwarnings("ignore:cut the last")
-def test_the_tokenizer_gives_the_same_ids(pipe):
-    texts = strings()
-    facts = play.model_facts(pipe, "Shapes")["tokenizer"]
+@pytest.mark.parametrize("model", MODELS)
+def test_the_tokenizer_gives_the_same_ids(model):
+    pipe = opened(model)
+    texts = strings(BOOKS[model]())
+    facts = play.model_facts(pipe, model)["tokenizer"]
     rows, unknown = node("""
         const { CLIPTokenizer } = await import(at + "tokenizer.js");
         const tokenizer = new CLIPTokenizer(given.facts);
@@ -103,6 +116,7 @@ def test_the_tokenizer_gives_the_same_ids(pipe):
     assert len(texts) == 2000 and len(set(map(tuple, expected))) > 1800
     wrong = [text for text, row, other in zip(texts, rows, expected) if row != other]
     assert wrong == []
+    assert sum(map(bool, unknown)) > 500
     for text, words in zip(texts, unknown):
         assert words == list(dict.fromkeys(unknown_words(pipe.tokenizer, text))), text
 
@@ -230,26 +244,29 @@ def browse(address, what, given=None):
     return json.loads(ran.stdout)
 
 
-def held_out(n, seed=5):
-    half, rest = judge.held_out(32, n // 2, "one_object", seed), judge.held_out(32, n - n // 2, "two_objects", seed)
-    return [half, rest]
+def held_out(model, n, seed=5):
+    kinds = {"shapes": ("one_object", "two_objects"), "stickers": [*ship_stickers.KINDS]}[model]
+    draw = {"shapes": functools.partial(judge.held_out, 32), "stickers": ship_stickers.held_out}[model]
+    return [draw(n // 2, kind, seed) for kind in kinds]
 
 
-def painted(site, tmp_path, settings):
+def painted(site, tmp_path, model, settings):
     path = tmp_path / "settings.json"
-    path.write_text(json.dumps(settings))
+    path.write_text(json.dumps(dict(model=model, settings=settings)))
     found = browse(site[1], "paint", path)
     assert found["said"] == [] and found["elsewhere"] == []
     return np.array(found["pictures"], dtype=int)
 
 
-def test_the_page_paints_what_python_paints(site, pipe, tmp_path):
-    captions = [caption for some, _ in held_out(20) for caption in some]
-    ways = [dict(steps=15, scale=2.0, negative=""), dict(steps=6, scale=4.5, negative="a red circle"),
+@pytest.mark.parametrize("model", MODELS)
+def test_the_page_paints_what_python_paints(site, model, tmp_path):
+    pipe = opened(model)
+    captions = [caption for some, _ in held_out(model, 20) for caption in some]
+    ways = [dict(steps=15, scale=2.0, negative=""), dict(steps=6, scale=4.5, negative=export_onnx.MODELS[model][1][0]),
             dict(steps=20, scale=1.0, negative="")]
     seeds = [*range(20)]
     settings = [dict(prompt=caption, seed=seed, **way) for way in ways for caption, seed in zip(captions, seeds)]
-    pictures = painted(site, tmp_path, settings)
+    pictures = painted(site, tmp_path, model, settings)
     expected = np.concatenate([
         to_uint8(play.paint_as_page(pipe, captions, seeds, way["negative"], way["steps"], way["scale"]))
         for way in ways]).reshape(len(settings), -1).astype(int)
@@ -260,18 +277,20 @@ def test_the_page_paints_what_python_paints(site, pipe, tmp_path):
 
 
 @pytest.mark.long
-def test_the_page_is_as_accurate_as_python(site, pipe, tmp_path):
-    groups = held_out(200)
+@pytest.mark.parametrize("model", MODELS)
+def test_the_page_is_as_accurate_as_python(site, model, tmp_path):
+    pipe, book = opened(model), BOOKS[model]()
+    groups = held_out(model, 200)
     captions = [caption for some, _ in groups for caption in some]
     settings = [dict(prompt=caption, seed=seed, negative="", steps=15, scale=2.0) for seed, caption in enumerate(captions)]
-    pictures = painted(site, tmp_path, settings).reshape(-1, 32, 32, 3)
+    pictures = painted(site, tmp_path, model, settings).reshape(-1, book.size, book.size, 3)
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     reference = play.paint_as_page(pipe, captions, [*range(200)])
-    critic = Sketchbook(32).critic()
+    critic = book.critic()
     right = {}
     for name, all_images in (("page", images), ("Python", reference)):
-        parts = zip(all_images.split(100), groups)
-        right[name] = torch.cat([critic.judge(some, scenes)["whole"] for some, (_, scenes) in parts])
+        found = [compare(critic.read(some), scenes)["whole"] for some, (_, scenes) in zip(all_images.split(100), groups)]
+        right[name] = torch.cat([(fits | ~asked).all(1) for fits, asked in found])
     shares = {name: some.float().mean().item() for name, some in right.items()}
     print(shares, "different verdicts:", (right["page"] != right["Python"]).sum().item())
     assert shares["page"] > 0.9 and (right["page"] != right["Python"]).sum() <= 2
@@ -297,12 +316,34 @@ def test_a_visit(site, pipe):
 
 
 def test_the_download_is_small(site):
-    facts = json.loads((site[0] / "models" / "shapes" / "model.json").read_text(encoding="utf-8"))
-    index = json.loads((site[0] / "models" / "index.json").read_text(encoding="utf-8"))
-    for file in facts["files"]:
-        assert (site[0] / "models" / "shapes" / file["file"]).stat().st_size == file["bytes"]
-    assert (site[0] / index["runtime"]["file"]).stat().st_size == index["runtime"]["bytes"]
-    assert sum(file["bytes"] for file in facts["files"]) + index["runtime"]["bytes"] < 30e6
+    models = site[0] / "models"
+    index = json.loads((models / "index.json").read_text(encoding="utf-8"))
+    runtime = index["runtime"]
+    assert [entry["name"] for entry in index["models"]] == MODELS
+    for entry in index["models"]:
+        facts = json.loads((models / entry["name"] / "model.json").read_text(encoding="utf-8"))
+        there = [(models / runtime["file"], runtime["bytes"])]
+        there += [(models / entry["name"] / file["file"], file["bytes"]) for file in facts["files"]]
+        for path, size in there: assert path.stat().st_size == size
+        print(f"{entry['name']}: {entry['bytes'] / 1e6:.1f} MB")
+        assert sum(size for _, size in there) == entry["bytes"] < 30e6
+        assert len(facts["ideas"]) == len(export_onnx.MODELS[entry["name"]][1])
+        assert len(facts["knows"]["things"]) == {"shapes": 6, "stickers": len(STICKERS)}[entry["name"]]
+
+
+def test_another_model(site):
+    found = browse(site[1], "stickers")
+    assert found["said"] == [] and found["elsewhere"] == []
+    first, idea = export_onnx.MODELS["shapes"][1][0], export_onnx.MODELS["stickers"][1][0]
+    assert [re.sub(r"\d+ MB", "MB", option) for option in found["options"]] == ["Shapes, 32 × 32, MB", "Stickers, 64 × 64, MB"]
+    assert found["prompts"] == [first, idea, "my own zebra"]
+    assert "model=stickers" in found["address"] and "15 steps in" in found["done"]
+    assert "never met “my”, “own”, “zebra”" in found["unknown"] and "owl" in found["known"]
+    print(f"first picture {found['first']} ms, {found['ms'] / 15:.0f} ms a step")
+    expected = to_uint8(play.paint_as_page(opened("stickers"), idea, 0)).reshape(-1).astype(int)
+    assert np.abs(np.array(found["picture"]) - expected).max() <= 2
+    assert found["again"] == ["stickers", "my own zebra"]
+    assert found["hasty"] == ["shapes", "shapes"] and "choose it again" in found["gone"]
 
 
 def test_wrong_input_is_answered_in_a_line(site, pipe):
@@ -342,6 +383,7 @@ def test_what_is_missing_is_said(site):
     found = browse(site[1], "broken")
     assert "did not come (only 1000 of" in found["cut"] and "Press Paint" in found["cut"]
     assert "steps in" in found["mended"]
+    assert "did not come" in found["spoilt"] and "steps in" in found["replaced"]
     assert "did not come" in found["gone"] and "no WebAssembly" in found["old"]
     assert found["still"].startswith("data:image/png")
 

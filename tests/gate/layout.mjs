@@ -132,6 +132,7 @@ export async function layout(tools, { width, scheme }) {
 
   async function contents() {
     if (all("main h2").length < 2) return;
+    if (document.getElementById("play")) return; // the page that paints needs none
     const anchors = 'a[href*="#"]';
     const lists = all("#TOC, [role=doc-toc], nav.toc, details.toc");
     const open = () => lists.some(e => all(anchors, e).some(shown));

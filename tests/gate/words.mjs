@@ -177,9 +177,9 @@ export function words(tools, { scheme, name, git }) {
     if (!all("#quarto-search").some(shown)) say("search", "no search box");
     if (!has(".quarto-color-scheme-toggle")) say("switch", "no switch of the theme");
     const listed = all("#quarto-sidebar a[href]");
-    // The chapters lie beside the home page, all others in folders.
+    // The chapters and the page that paints lie beside the home page, others in folders.
     const chapters = listed.filter(
-      a => a.pathname.split("/").length === 3 && !/\/(index\.html)?$/.test(a.pathname),
+      a => a.pathname.split("/").length === 3 && !/\/((index|play)\.html)?$/.test(a.pathname),
     );
     const bare = chapters.filter(a => !/^\s*\d\d\b/.test(a.textContent));
     if (!lost && (bare.length || !listed.some(a => /^\s*\d\d\b/.test(a.textContent))))

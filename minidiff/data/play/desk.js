@@ -8,13 +8,14 @@ const labelled = (name, input, ...more) =>
   h("label", { class: "play-field" }, h("span", {}, name), h("span", { class: "play-in" }, input, more));
 
 // A slider, and the same number to type.
-function slider(name, label, { min, max, step, value }) {
-  const typed = h("input", { type: "number", name, step: "any", value, inputmode: "decimal" });
+function slider(name, label, what, { min, max, step, value }) {
+  const typed = h("input", { type: "number", name, step: "any", value, inputmode: "decimal",
+    "aria-label": `${label}, typed` });
   const slid = h("input", { type: "range", min, max, step, value, "aria-label": label });
   slid.addEventListener("input", () => (typed.value = slid.value));
   typed.addEventListener("input", () => (slid.value = typed.value));
   const set = number => (typed.value = slid.value = number);
-  return { field: labelled(label, slid, typed), input: typed, set };
+  return { field: labelled(`${label}: ${what}`, slid, typed), input: typed, set };
 }
 
 export class Desk {
@@ -25,11 +26,12 @@ export class Desk {
     this.prompts = [0, 1].map(lane => this.text("prompt", lane));
     this.negatives = [0, 1].map(lane => this.text("negative", lane));
     this.scales = [0, 1].map(() =>
-      slider("scale", "guidance", { min: 0, max: 8, step: 0.5, value: 2 }),
+      slider("scale", "guidance", "how loud your words are", { min: 0, max: 8, step: 0.5, value: 2 }),
     );
-    this.steps = slider("steps", "steps", { min: 1, max: 50, step: 1, value: 15 });
+    this.steps = slider("steps", "steps", "how often he looks", { min: 1, max: 50, step: 1, value: 15 });
     this.seed = h("input", { type: "number", name: "seed", min: 0, step: 1, value: 0, inputmode: "numeric" });
-    const dice = h("button", { type: "button", class: "play-plain", onclick: () => this.roll(changed) }, "another");
+    const dice = h("button", { type: "button", class: "play-plain", "aria-label": "Another seed",
+      onclick: () => this.roll(changed) }, "another");
     this.models = h("select", { name: "model" });
     this.models.addEventListener("change", () => choose(this.models.value));
     this.modelField = labelled("model", this.models);
@@ -39,15 +41,17 @@ export class Desk {
       "Side by side",
     );
     this.ideas = h("div", { class: "play-ideas", role: "group", "aria-label": "Ideas" });
+    this.known = h("details", { class: "play-known", hidden: true });
     this.second = h("fieldset", { class: "play-second", hidden: true }, this.laneFields(1));
     this.form = h(
       "form",
       { class: "play-desk", novalidate: true },
       h("div", { class: "play-say" }, this.prompts[0], this.button),
       this.ideas,
+      this.known,
       h("div", { class: "play-fields" }, this.modelField, this.scales[0].field,
-        labelled("but no", this.negatives[0]), this.steps.field,
-        labelled("seed", this.seed, dice), this.both),
+        labelled("but no: what it is not to be", this.negatives[0]), this.steps.field,
+        labelled("seed: which noise it begins with", this.seed, dice), this.both),
       this.second,
     );
     this.form.addEventListener("submit", event => {
@@ -66,7 +70,7 @@ export class Desk {
     const label = labels[name] + (lane ? ", side B" : "");
     const many = name === "prompt";
     const field = h(many ? "textarea" : "input", {
-      name, placeholder, "aria-label": label, autocomplete: "off", spellcheck: "false",
+      name, placeholder, "aria-label": label, autocomplete: "off", dir: "auto", spellcheck: "false",
       enterkeyhint: "go", ...(many ? { rows: 1 } : { type: "text" }),
     });
     field.addEventListener("keydown", event => {
@@ -81,7 +85,7 @@ export class Desk {
     return [
       h("legend", {}, "Side B: the same noise, other words or another guidance"),
       h("div", { class: "play-say" }, this.prompts[lane]),
-      h("div", { class: "play-fields" }, this.scales[lane].field, labelled("but no", this.negatives[lane])),
+      h("div", { class: "play-fields" }, this.scales[lane].field, labelled("but no: what it is not to be", this.negatives[lane])),
     ];
   }
 
@@ -110,9 +114,20 @@ export class Desk {
     this.ideas.replaceChildren(...chips);
   }
 
+  // What a model was taught, {"sizes": ["small", ...], ...}; of another model nobody knows.
+  showKnown(knows) {
+    this.known.hidden = !knows;
+    const rows = Object.entries(knows ?? {}).map(([name, words]) =>
+      h("p", {}, h("b", {}, name), ` ${words.join(", ")}`));
+    const first = "One thing in a picture, or two. Other words he has never met.";
+    this.known.replaceChildren(h("summary", {}, "What can he paint?"), h("p", {}, first), ...rows);
+  }
+
   showModels(models, chosen) {
-    const options = models.map(({ name, title }) =>
-      h("option", { value: name, selected: name === chosen }, title));
+    const about = ({ title, pixels, bytes }) =>
+      bytes ? `${title}, ${pixels} × ${pixels}, ${Math.round(bytes / 1e6)} MB` : title;
+    const options = models.map(model =>
+      h("option", { value: model.name, selected: model.name === chosen }, about(model)));
     this.models.replaceChildren(...options);
     this.modelField.hidden = models.length < 2;
   }
@@ -139,6 +154,7 @@ export class Desk {
   }
 
   busy(on) {
+    if (!on && document.activeElement === this.stopButton) this.button.focus();
     this.stopButton.hidden = !on;
   }
 }

@@ -12,7 +12,12 @@ const KINDS = {
 
 let opened; // one painter for all figures of a page
 const open = () =>
-  (opened ??= listModels().then(({ models: [{ name }], runtime }) => Painter.open({ name, runtime })));
+  (opened ??= listModels()
+    .then(({ models: [{ name }], runtime }) => Painter.open({ name, runtime }))
+    .catch(error => {
+      opened = null;
+      throw error;
+    }));
 
 class Figure {
   constructor(root) {
@@ -31,33 +36,30 @@ class Figure {
     root.classList.add("play");
     root.replaceChildren(controls, this.status, h("div", { class: "play-strip" }, pictures));
     this.button.addEventListener("click", () => this.begin());
-    this.slider.addEventListener("input", () => this.paint());
+    this.slider.addEventListener("input", () => this.paint().catch(error => this.fail(error)));
     this.kept = new Map(); // pictures of a value of the slider
     this.turn = 0;
-    this.ready();
+    this.ready().catch(error => this.fail(error));
   }
 
   async ready() {
-    try {
-      this.painter = await open();
-      this.slider.value = this.painter.facts[this.kind];
-      this.value.textContent = this.slider.value;
-      const kept = await this.painter.isKept();
-      const size = `${Math.round(this.painter.bytes / 1e6)} MB`;
-      this.status.textContent = kept ? "" : `The first picture fetches the painter, ${size}, once.`;
-    } catch (error) {
-      this.fail(error);
-    }
+    this.painter = await open();
+    this.slider.value = this.painter.facts[this.kind];
+    this.value.textContent = this.slider.value;
+    const size = `${Math.round((await this.painter.missing()) / 1e6)} MB`;
+    this.status.textContent = size === "0 MB" ? "" : `The first picture fetches the painter, ${size}, once.`;
   }
 
   async begin() {
     this.button.disabled = true;
     try {
+      if (!this.painter) await this.ready();
       await this.painter.load((got, all) => {
         this.status.textContent = `Fetching the painter: ${Math.round((100 * got) / all)}%`;
       });
       this.button.hidden = true;
       this.slider.disabled = false;
+      this.slider.focus();
       await this.paint();
     } catch (error) {
       this.fail(error);
@@ -65,7 +67,7 @@ class Figure {
   }
 
   fail(error) {
-    this.button.disabled = false;
+    this.button.hidden = this.button.disabled = false;
     this.status.textContent = `The painter did not come (${error.message}).`;
   }
 
@@ -76,6 +78,7 @@ class Figure {
     this.value.textContent = value;
     const { facts } = this.painter;
     const settings = { steps: facts.steps, scale: facts.scale, [this.kind]: Number(value) };
+    this.status.textContent = "Painting …";
     const key = seed => `${seed} ${value}`;
     for (const [seed, prompt] of this.prompts.entries()) {
       const picture = this.kept.get(key(seed)) ?? (await this.one(prompt, seed, settings, turn));

@@ -14,7 +14,8 @@ export async function fetchJson(name) {
 // ---------------------------------------------------------------- files
 
 // The files of a model, {name, url, bytes, version} each, all or none: {name: ArrayBuffer}.
-// `tell(got, all)` hears how far it is. What has come is kept for the next visit.
+// They travel and are kept packed. `tell(got, all)` hears how far it is. What has come is
+// kept for the next visit.
 export async function download(files, tell) {
   const store = await globalThis.caches?.open(CACHE).catch(() => null);
   const all = files.reduce((sum, file) => sum + file.bytes, 0);
@@ -28,8 +29,23 @@ export async function download(files, tell) {
   return found;
 }
 
+function unpacked(data) {
+  const opened = new Blob([data]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(opened).arrayBuffer();
+}
+
+// What cannot be unpacked is not kept, so that another try fetches it again.
 async function oneFile({ url, bytes, version }, store, tell) {
   const key = `${here(url)}?${version}`;
+  try {
+    return await unpacked(await packedFile(url, key, bytes, store, tell));
+  } catch (error) {
+    await store?.delete(key).catch(() => null);
+    throw error;
+  }
+}
+
+async function packedFile(url, key, bytes, store, tell) {
   const kept = await store?.match(key).catch(() => null);
   if (kept) {
     const data = await kept.arrayBuffer();
@@ -66,12 +82,12 @@ async function keep(store, key, data) {
   await store.put(key, new Response(data));
 }
 
-// Has the page all files from an earlier visit?
-export async function isKept(files) {
+// How many bytes are still to be fetched, and were not kept from an earlier visit?
+export async function missing(files) {
   const store = await globalThis.caches?.open(CACHE).catch(() => null);
-  if (!store) return false;
-  const found = files.map(({ url, version }) => store.match(`${here(url)}?${version}`));
-  return (await Promise.all(found)).every(Boolean);
+  const isKept = ({ url, version }) => store?.match(`${here(url)}?${version}`).catch(() => null);
+  const kept = await Promise.all(files.map(isKept));
+  return files.reduce((sum, { bytes }, i) => sum + (kept[i] ? 0 : bytes), 0);
 }
 
 // ---------------------------------------------------------------- where they run

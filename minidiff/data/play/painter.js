@@ -1,6 +1,6 @@
 // The pipeline of chapter 14, `LatentDiffusionPipeline`, in JavaScript: a sentence and a
 // seed become a picture, and every number on the way can be looked at.
-import { download, fetchJson, isKept, ServerNetworks, WorkerNetworks } from "./networks.js";
+import { download, fetchJson, missing, ServerNetworks, WorkerNetworks } from "./networks.js";
 import { seededNoise } from "./noise.js";
 import { DPMSolverMultistepScheduler, guide } from "./sampler.js";
 import { CLIPTokenizer } from "./tokenizer.js";
@@ -11,10 +11,12 @@ export class Painter {
   // `entry`: of models/index.json, {name, runtime}.
   static async open({ name, runtime }) {
     const facts = await fetchJson(`models/${name}/model.json`);
-    return new Painter(facts, `models/${name}`, runtime);
+    return new Painter(name, facts, runtime);
   }
 
-  constructor(facts, folder, runtime) {
+  constructor(name, facts, runtime) {
+    const folder = `models/${name}`;
+    this.name = name;
     this.facts = facts;
     this.folder = folder;
     this.tokenizer = new CLIPTokenizer(facts.tokenizer);
@@ -22,16 +24,18 @@ export class Painter {
       ...file,
       url: `${folder}/${file.file}`,
     }));
-    this.files = facts.files ? [{ ...runtime, url: runtime.file }, ...networks] : [];
+    this.files = facts.files ? [{ ...runtime, url: `models/${runtime.file}` }, ...networks] : [];
     this.words = new Map(); // what the text encoder said of a text
   }
 
-  get bytes() {
-    return this.files.reduce((sum, file) => sum + file.bytes, 0);
+  // Where Python paints there is nothing to fetch.
+  get isServed() {
+    return !this.files.length;
   }
 
-  isKept() {
-    return isKept(this.files);
+  // Bytes that the first picture has to fetch.
+  missing() {
+    return missing(this.files);
   }
 
   // Fetch and start the networks, once; after a failure, again.

@@ -14,7 +14,7 @@ const words = text => (text.trim() ? `“${text.slice(0, 80)}${text.length > 80 
 class Play {
   constructor() {
     this.desk = new Desk({
-      paint: () => this.paint(),
+      paint: () => this.paint({ show: true }),
       stop: () => this.stop(),
       changed: () => this.shown && this.paint(),
       choose: name => this.choose(name),
@@ -30,10 +30,17 @@ class Play {
       h("div", { class: "play-under" }, this.where, this.replay));
     this.cards = new Cards(home);
     const heading = h("h2", { id: "what-happens" }, "What happens, step by step");
-    const line = h("div", { class: "play-line" }, this.status, this.desk.stopButton);
-    root.replaceChildren(this.desk.form, line, this.bar, this.stage, this.scrubber,
-      heading, this.cards.element);
-    this.scrub.addEventListener("input", () => this.look(Number(this.scrub.value), true));
+    const cast = h("p", { class: "play-status" }, "The course tells it as a story: ",
+      h("b", {}, "Dali"), " is the net that paints, and ", h("b", {}, "Auto"),
+      " has a wand that makes pictures small and large again. Below are the parts, ",
+      "by the name that each has in the story and in the library diffusers.");
+    this.line = h("div", { class: "play-line" }, this.status, this.desk.stopButton);
+    root.replaceChildren(this.desk.form, this.line, this.bar, this.stage, this.scrubber,
+      heading, cast, this.cards.element);
+    this.scrub.addEventListener("input", () => {
+      clearInterval(this.film.playing);
+      this.look(Number(this.scrub.value), true);
+    });
     this.replay.addEventListener("click", () => this.playAgain());
     this.film.addEventListener("pointerdown", event => this.finger(event));
     this.film.addEventListener("pointermove", event => event.buttons && this.finger(event));
@@ -43,6 +50,8 @@ class Play {
 
   say(text, state = root.dataset.state) {
     root.dataset.state = state;
+    // who listens hears how it ends, and not each step of the way
+    this.status.setAttribute("aria-live", ["loading", "painting"].includes(state) ? "off" : "polite");
     this.status.textContent = text;
   }
 
@@ -51,25 +60,43 @@ class Play {
   async start() {
     try {
       this.index = await listModels();
-      await this.choose(this.index.models[0].name);
-      this.fromAddress();
     } catch (error) {
-      this.say(`The page's own files did not come (${error.message}): load it again.`, "error");
+      return this.say(`The page's own files did not come (${error.message}): load it again.`, "error");
     }
+    const { models } = this.index;
+    const asked = new URLSearchParams(location.search).get("model");
+    await this.choose((models.find(({ name }) => name === asked) ?? models[0]).name);
+    if (this.painter) this.fromAddress();
   }
 
+  // Take another model to the desk; what the reader has typed stays.
   async choose(name) {
-    this.turn++;
+    const turn = ++this.turn;
+    const { desk } = this;
+    desk.busy(false);
+    this.bar.hidden = true;
     this.painters ??= {};
     const entry = { name, runtime: this.index.runtime };
-    const painter = (this.painters[name] ??= await Painter.open(entry));
+    let painter;
+    try {
+      painter = this.painters[name] ??= await Painter.open(entry);
+    } catch (error) {
+      if (turn !== this.turn) return;
+      desk.showModels(this.index.models, this.painter?.name);
+      return this.say(`That model did not come (${error.message}): choose it again.`, "error");
+    }
+    if (turn !== this.turn) return;
+    const before = this.painter?.facts.ideas ?? [];
+    const typed = desk.prompts[0].value.trim();
     this.painter = painter;
     const { ideas, steps, scale } = painter.facts;
-    this.desk.showModels(this.index.models, name);
-    this.desk.showIdeas(ideas, idea => this.take(idea));
-    this.desk.steps.set(steps);
-    this.desk.scales[0].set(scale);
-    if (ideas.length) this.desk.take(ideas[0]);
+    desk.showModels(this.index.models, name);
+    desk.showIdeas(ideas, idea => this.take(idea));
+    desk.showKnown(painter.facts.knows);
+    desk.steps.set(steps);
+    desk.scales[0].set(scale);
+    const isOurs = !typed || before.some(({ prompt }) => prompt === typed);
+    if (ideas.length && isOurs) desk.take(ideas[0]);
     this.shown = null;
     this.scrubber.hidden = true;
     this.still(ideas[0]);
@@ -92,14 +119,20 @@ class Play {
   }
 
   async greet() {
-    const { painter } = this;
-    if (!painter.bytes) this.say("Python paints: press Paint.", "idle");
-    else if (typeof WebAssembly !== "object" || typeof Worker !== "function")
-      this.say("This browser has no WebAssembly, so nothing can be painted here. " +
-        "The pictures beside the ideas were painted before.", "error");
-    else if (await painter.isKept()) this.say("The painter is here from your last visit: press Paint.", "idle");
+    const { painter, turn } = this;
+    if (painter.isServed) return this.say("Python paints: press Paint.", "idle");
+    const needs = { WebAssembly: "object", Worker: "function", DecompressionStream: "function" };
+    const none = Object.keys(needs).find(name => typeof globalThis[name] !== needs[name]);
+    if (none) {
+      this.cannot = `This browser has no ${none}, so nothing can be painted here. ` +
+        "The pictures beside the ideas were painted before.";
+      return this.say(this.cannot, "error");
+    }
+    const bytes = await painter.missing();
+    if (turn !== this.turn) return;
+    if (!bytes) this.say("The painter is here from your last visit: press Paint.", "idle");
     else
-      this.say(`The first Paint fetches the painter, ${megabytes(painter.bytes)}. ` +
+      this.say(`The first Paint fetches the painter, ${megabytes(bytes)}. ` +
         "It stays in this browser; what you type never leaves it.", "idle");
   }
 
@@ -109,18 +142,19 @@ class Play {
     const { desk } = this;
     const put = { prompt: v => (desk.prompts[0].value = v), negative: v => (desk.negatives[0].value = v),
       seed: v => (desk.seed.value = v), steps: v => desk.steps.set(v), scale: v => desk.scales[0].set(v) };
-    for (const [key, value] of given) put[key]?.(value);
+    for (const [key, value] of given) if (Object.hasOwn(put, key)) put[key](value);
   }
 
   toAddress([{ prompt, negative, seed, steps, scale }]) {
     const given = new URLSearchParams({ prompt: prompt.slice(0, 500), seed, steps, scale });
+    if (this.painter.name !== this.index.models[0].name) given.set("model", this.painter.name);
     if (negative) given.set("negative", negative.slice(0, 500));
     history.replaceState(null, "", `?${given}`);
   }
 
   take(idea) {
     this.desk.take(idea);
-    return this.paint();
+    return this.paint({ show: true });
   }
 
   // ------------------------------------------------------------------ painting
@@ -132,8 +166,10 @@ class Play {
     this.say(this.shown ? "Stopped. What there is can be looked at." : "Stopped.", "idle");
   }
 
-  async paint() {
-    if (!this.painter) return;
+  // `show`: on a small screen, go to where it is painted.
+  async paint({ show = false } = {}) {
+    if (this.cannot) return this.say(this.cannot, "error");
+    if (!this.painter) return this.start();
     const turn = ++this.turn;
     const gone = () => turn !== this.turn;
     const { painter, desk } = this;
@@ -142,9 +178,12 @@ class Play {
     try {
       lanes = desk.read();
     } catch (error) {
+      desk.busy(false);
+      this.bar.hidden = true;
       return this.say(`${error.message}.`, this.shown ? "done" : "idle");
     }
     desk.busy(true);
+    if (show && this.line.getBoundingClientRect().top > 0.7 * innerHeight) this.line.scrollIntoView();
     try {
       const first = performance.now();
       await this.fetchPainter(painter, gone);
@@ -187,6 +226,7 @@ class Play {
     const painting = { lanes, steps: none(), canvases: none(), films: none() };
     const brushes = lanes.map(lane => painter.paint(lane));
     const begun = performance.now();
+    this.say(`Step 1 of ${steps}`, "painting");
     for (let i = 0; i < steps; i++) {
       for (const [lane, brush] of brushes.entries()) {
         const { value: step } = await brush.next();
@@ -196,7 +236,7 @@ class Play {
       }
       if (!i) this.set(painting, performance.now() - first);
       this.pace = (performance.now() - begun) / (i + 1);
-      this.say(`Step ${i + 1} of ${steps}`, "painting");
+      if (i + 1 < steps) this.say(`Step ${i + 2} of ${steps}`);
       if (this.follows) await this.look(i);
       await new Promise(requestAnimationFrame);
       if (gone()) return;
@@ -206,6 +246,7 @@ class Play {
     const each = Math.round(took / steps / lanes.length);
     const line = `${steps} ${steps > 1 ? "steps" : "step"} in ${(took / 1000).toFixed(1)} s, ${each} ms each.`;
     this.say([line, ...notes].join(" "), "done");
+    this.desk.busy(false);
     await this.look(this.follows ? steps : this.at);
   }
 
@@ -297,6 +338,7 @@ class Play {
   }
 
   finger(event) {
+    clearInterval(this.film.playing);
     const { left, width } = this.film.getBoundingClientRect();
     const share = (event.clientX - left) / width;
     this.look(Math.floor(share * (Number(this.scrub.max) + 1)), true);
@@ -304,13 +346,14 @@ class Play {
 
   playAgain() {
     clearInterval(this.film.playing);
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     let at = 0;
     this.look(at, true);
     this.film.playing = setInterval(() => {
       at++;
       this.look(at, true);
       if (at >= Number(this.scrub.max)) clearInterval(this.film.playing);
-    }, 180);
+    }, calm ? 800 : 180);
   }
 }
 

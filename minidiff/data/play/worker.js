@@ -1,7 +1,7 @@
 // Runs the networks beside the page, so that the page stays quick. It is told
 // {id, open: {wasm, networks: {name: bytes}}} or {id, run: name, inputs}, and answers
-// {id, outputs} or {id, error}.
-import * as ort from "./ort/ort.js";
+// {id, output} or {id, error}.
+import * as ort from "./models/ort.js";
 
 const sessions = {};
 
