@@ -213,7 +213,8 @@ class _Blocks(Pretrained):
     is_gradient_checkpointing = False  # see `enable_gradient_checkpointing`
 
     def use(self, blocks):  # they, or functions that do the same in less memory
-        if not (self.is_gradient_checkpointing and torch.is_grad_enabled()): return blocks
+        again = self.is_gradient_checkpointing and torch.is_grad_enabled()
+        if not again: return blocks
         return [partial(checkpoint, block, use_reentrant=False) for block in blocks]
 
     def enable_gradient_checkpointing(self, on: bool = True):
@@ -374,8 +375,8 @@ class JointTransformerBlock(nn.Module):
         seen, heard = self.attn(h, words, rotary)
         seen = gate * seen
         if again:
-            shift2, scale2, gate2 = again
-            seen = seen + gate2 * self.attn2(modulate(self.norm1.norm(x), shift2, scale2))
+            *told, gate2 = again
+            seen = seen + gate2 * self.attn2(modulate(self.norm1.norm(x), *told))
         x = x + seen
         x = x + gate_mlp * self.ff(modulate(self.norm2(x), shift, scale))
         if self.ff_context is None: return x, None
