@@ -142,6 +142,8 @@ class FlowPipeline:
         if vae.config.latent_channels != channels:
             raise ConfigError(f"the transformer paints {channels} channels, and the "
                               f"VAE's latents have {vae.config.latent_channels}")
+        if text_encoder_3 is not None and tokenizer_3 is None:
+            raise ConfigError("text_encoder_3 needs a tokenizer_3")
         self.patch = 2 if self.is_flux else transformer.config.patch_size
 
     device = property(lambda self: next(self.transformer.parameters()).device)
@@ -210,11 +212,14 @@ def __call__(
     scale = number("guidance_scale", guidance_scale)
     texts = all_texts("prompt", (prompt, prompt_2, prompt_3))
     negative = negative_prompt, negative_prompt_2, negative_prompt_3
+    if self.is_flux and prompt_3: raise ValueError("prompt_3: Flux has two readers")
     copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1)
     words, whole = self.hear(texts, negative, scale, copies, max_sequence_length)
     n = copies * len(texts[0])
     if latents is None: latents = self.start_latents(n, height, width, generator)
     check_tensor("latents", latents, n, self.vae.config.latent_channels, "h", "w")
+    if any(side % self.patch for side in latents.shape[2:]):
+        raise ValueError(f"latents: height and width must be multiples of {self.patch}")
     x = latents.to(self.device, self.dtype)
     self.set_timesteps(num_inference_steps, sigmas, x[0, 0].numel() // self.patch**2)
     x = sample(self.velocity(words, whole, scale), self.scheduler, x,
