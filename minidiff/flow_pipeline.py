@@ -217,10 +217,7 @@ def __call__(
     words, whole = self.hear(texts, negative, scale, copies, max_sequence_length)
     n = copies * len(texts[0])
     if latents is None: latents = self.start_latents(n, height, width, generator)
-    check_tensor("latents", latents, n, self.vae.config.latent_channels, "h", "w")
-    if any(side % self.patch for side in latents.shape[2:]):
-        raise ValueError(f"latents: height and width must be multiples of {self.patch}")
-    x = latents.to(self.device, self.dtype)
+    x = self._checked(latents, n).to(self.device, self.dtype)
     self.set_timesteps(num_inference_steps, sigmas, x[0, 0].numel() // self.patch**2)
     x = sample(self.velocity(words, whole, scale), self.scheduler, x,
                generator=generator, timesteps=self.scheduler.timesteps)
@@ -260,6 +257,12 @@ def start_latents(self, n: int, height=None, width=None, generator=None) -> Tens
     shape = n, self.vae.config.latent_channels, *(side // factor for side in sides)
     like = torch.empty(shape, device=self.device, dtype=self.dtype)
     return randn_like(like, generator)
+
+@patch_to(FlowPipeline)
+def _checked(self, latents, n):
+    check_tensor("latents", latents, n, self.vae.config.latent_channels, "h", "w")
+    if not any(side % self.patch for side in latents.shape[2:]): return latents
+    raise ValueError(f"latents: height and width must be multiples of {self.patch}")
 
 @patch_to(FlowPipeline)
 def _pictures(self, x, kind, return_dict):
