@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checks import ConfigError, LoadError, one_of, shorten
+from .checks import (
+    ConfigError, LoadError, check_tensor, number, one_of, shorten, whole_number)
 from .conditioning import guide
 from .files import read_json, staged, write_json
 from .hub import find_folder, patch_to
@@ -56,6 +57,9 @@ def hear_three(
     width = pipeline.transformer.config.joint_attention_dim
     if pipeline.text_encoder_3 is None: long = words.new_zeros(len(one), tokens, width)
     else: long = t5_states(pipeline.tokenizer_3, pipeline.text_encoder_3, three, tokens)
+    if words.shape[-1] > width:
+        raise ConfigError(f"joint_attention_dim is {width}, and the two CLIPs' words "
+                          f"are {words.shape[-1]} wide")
     words = F.pad(words, (0, width - words.shape[-1]))
     return torch.cat([words, long.to(words)], 1), torch.cat([whole, other], -1)
 
@@ -138,6 +142,9 @@ class FlowPipeline:
         if vae.config.latent_channels != channels:
             raise ConfigError(f"the transformer paints {channels} channels, and the "
                               f"VAE's latents have {vae.config.latent_channels}")
+        if text_encoder_3 is not None and tokenizer_3 is None:
+            raise ConfigError("text_encoder_3 needs a tokenizer_3")
+        self.patch = 2 if self.is_flux else transformer.config.patch_size
 
     device = property(lambda self: next(self.transformer.parameters()).device)
     dtype = property(lambda self: next(self.transformer.parameters()).dtype)
@@ -159,7 +166,7 @@ def velocity(self, words, whole, scale: float):
         return guide(*answer.chunk(2), scale)
     def flux(x, t):
         grid = x.shape[2] // 2, x.shape[3] // 2
-        ids = grid_ids(*grid).to(x)
+        ids = grid_ids(*grid).to(x.device)
         guidance = torch.full((len(x),), scale) if c.guidance_embeds else None
         answer = self.transformer(to_patches(x, 2), words, whole, t / 1000, ids,
                                   ids.new_zeros(words.shape[1], 3), guidance)
@@ -170,6 +177,7 @@ def velocity(self, words, whole, scale: float):
 def set_timesteps(self, steps: int, sigmas, patches: int):
     "The levels to visit; where they depend on the picture's size, by its patches."
     c = self.scheduler.config
+    steps = whole_number("num_inference_steps", steps, 1)
     if sigmas is None and self.is_flux: sigmas = torch.linspace(1, 1 / steps, steps)
     mu = resolution_shift(patches, c) if c.use_dynamic_shifting else None
     self.scheduler.set_timesteps(None if sigmas is not None else steps, self.device,
@@ -200,17 +208,19 @@ def __call__(
 ):
     "Paint what the prompts say."
     one_of("output_type", output_type, "pil", "pt", "np", "latent")
-    scale = guidance_scale or (3.5 if self.is_flux else 7.0)
+    if guidance_scale is None: guidance_scale = 3.5 if self.is_flux else 7.0
+    scale = number("guidance_scale", guidance_scale)
     texts = all_texts("prompt", (prompt, prompt_2, prompt_3))
     negative = negative_prompt, negative_prompt_2, negative_prompt_3
-    words, whole = self.hear(texts, negative, scale, num_images_per_prompt,
-                             max_sequence_length)
-    n = num_images_per_prompt * len(texts[0])
-    x = self.start_latents(n, height, width, generator) if latents is None else latents
-    x = x.to(self.device, self.dtype)
-    self.set_timesteps(num_inference_steps, sigmas, x[0, 0].numel() // 4)
+    if self.is_flux and prompt_3: raise ValueError("prompt_3: Flux has two readers")
+    copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1)
+    words, whole = self.hear(texts, negative, scale, copies, max_sequence_length)
+    n = copies * len(texts[0])
+    if latents is None: latents = self.start_latents(n, height, width, generator)
+    x = self._checked(latents, n).to(self.device, self.dtype)
+    self.set_timesteps(num_inference_steps, sigmas, x[0, 0].numel() // self.patch**2)
     x = sample(self.velocity(words, whole, scale), self.scheduler, x,
-               timesteps=self.scheduler.timesteps)
+               generator=generator, timesteps=self.scheduler.timesteps)
     return self._pictures(x, output_type, return_dict)
 
 # %% ../nbs/appendix/flow_pipeline.ipynb #fl_pipe_hear
@@ -218,7 +228,8 @@ def __call__(
 def hear(self, texts, negative, scale, copies, tokens) -> tuple:
     "Words and whole texts; where the transformer is asked twice, the negative first."
     hear = hear_flux if self.is_flux else hear_three
-    tokens = tokens or (512 if self.is_flux else 256)
+    if tokens is None: tokens = 512 if self.is_flux else 256
+    whole_number("max_sequence_length", tokens, 2, 512)
     heard = [hear(self, texts, tokens)]
     if self.is_flux and any(negative):
         raise ValueError("negative_prompt: Flux is told how strongly to obey, and goes "
@@ -237,14 +248,21 @@ def start_latents(self, n: int, height=None, width=None, generator=None) -> Tens
     c = self.transformer.config
     factor = self.vae.factor
     own = factor * (128 if self.is_flux else c.sample_size)
-    step = 2 * factor
-    sides = [own if side is None else side for side in (height, width)]
-    if any(side % step or side < 1 for side in sides):
+    step = self.patch * factor
+    sides = [whole_number(name, own if side is None else side, 1)
+             for name, side in (("height", height), ("width", width))]
+    if any(side % step for side in sides):
         raise ValueError(f"height and width must be multiples of {step}, got "
                          f"{sides[0]} x {sides[1]}")
     shape = n, self.vae.config.latent_channels, *(side // factor for side in sides)
     like = torch.empty(shape, device=self.device, dtype=self.dtype)
     return randn_like(like, generator)
+
+@patch_to(FlowPipeline)
+def _checked(self, latents, n):
+    check_tensor("latents", latents, n, self.vae.config.latent_channels, "h", "w")
+    if not any(side % self.patch for side in latents.shape[2:]): return latents
+    raise ValueError(f"latents: height and width must be multiples of {self.patch}")
 
 @patch_to(FlowPipeline)
 def _pictures(self, x, kind, return_dict):

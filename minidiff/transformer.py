@@ -15,8 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from .checks import ConfigError, check_tensor, one_of
+from .checks import ConfigError, check_tensor, one_of, whole_number
 from .hub import Pretrained, patch_to, register_config
 from .sd_unet import (
     GEGLU, Attention, TimestepEmbedding, attend, timestep_embedding)
@@ -125,8 +126,7 @@ class AdaLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor) -> tuple:
         "Of (N, L, dim) and (N, dim): the tokens, and n - 2 vectors (N, 1, dim)."
-        vectors = self.linear(F.silu(temb))[:, None].chunk(self.n, -1)
-        shift, scale, *others = vectors
+        shift, scale, *others = self.linear(F.silu(temb))[:, None].chunk(self.n, -1)
         if self.scale_first: shift, scale = scale, shift
         return modulate(self.norm(x), shift, scale), *others
 
@@ -193,8 +193,11 @@ class DiTBlock(nn.Module):
 # %% ../nbs/15_transformer.ipynb #tr_checks
 def check_width(c) -> int:  # of the tokens, from the config
     "Heads times their width; a `ConfigError` where places cannot be told in it."
+    for key, n in c.items():
+        if key.endswith(("heads", "dim", "channels", "size", "num_layers")):
+            if n is not None: whole_number(key, n, 1)
     dim = c.num_attention_heads * c.attention_head_dim
-    if dim > 0 and dim % 4 == 0: return dim
+    if dim % 4 == 0: return dim
     raise ConfigError("num_attention_heads * attention_head_dim: expected a multiple "
                       f"of 4, got {c.num_attention_heads} * {c.attention_head_dim}")
 
@@ -206,8 +209,22 @@ def check_picture(c, x) -> tuple:  # rows and columns of patches
     raise ValueError(f"hidden_states: height and width must be multiples of "
                      f"{c.patch_size}, got {tuple(x.shape[2:])}")
 
+class _Blocks(Pretrained):
+    is_gradient_checkpointing = False  # see `enable_gradient_checkpointing`
+
+    def use(self, blocks):  # they, or functions that do the same in less memory
+        again = self.is_gradient_checkpointing and torch.is_grad_enabled()
+        if not again: return blocks
+        return [partial(checkpoint, block, use_reentrant=False) for block in blocks]
+
+    def enable_gradient_checkpointing(self, on: bool = True):
+        "Trade time for memory: the backward pass computes a block's inside again."
+        self.is_gradient_checkpointing = on
+
+    def disable_gradient_checkpointing(self): self.enable_gradient_checkpointing(False)
+
 # %% ../nbs/15_transformer.ipynb #tr_dit
-class DiTTransformer2DModel(Pretrained, nn.Module):
+class DiTTransformer2DModel(_Blocks, nn.Module):
     "DiT (Peebles and Xie 2022), with the config and weight names of diffusers."
     ignored_config_keys = frozenset({"norm_num_groups", "upcast_attention"})
     fixed_config = dict(norm_type="ada_norm_zero")
@@ -233,8 +250,7 @@ class DiTTransformer2DModel(Pretrained, nn.Module):
         c = self.config
         dim = check_width(c)
         self.pos_embed = PatchEmbed(c.sample_size, c.patch_size, c.in_channels, dim)
-        blocks = (DiTBlock(c) for _ in range(c.num_layers))
-        self.transformer_blocks = nn.ModuleList(blocks)
+        self.transformer_blocks = nn.ModuleList(map(DiTBlock, [c] * c.num_layers))
         self.norm_out = layer_norm(dim)
         self.proj_out_1 = nn.Linear(dim, 2 * dim)
         channels = c.out_channels or c.in_channels
@@ -254,7 +270,7 @@ def forward(
     check_tensor("class_labels", class_labels, len(hidden_states), floating=False)
     check_ids("class_labels", class_labels, self.config.num_embeds_ada_norm + 1)
     x = self.pos_embed(hidden_states)
-    for block in self.transformer_blocks: x = block(x, timestep, class_labels)
+    for block in self.use(self.transformer_blocks): x = block(x, timestep, class_labels)
     temb = self.transformer_blocks[0].norm1.emb(timestep, class_labels)
     shift, scale = self.proj_out_1(F.silu(temb))[:, None].chunk(2, -1)
     x = self.proj_out_2(modulate(self.norm_out(x), shift, scale))
@@ -359,9 +375,8 @@ class JointTransformerBlock(nn.Module):
         seen, heard = self.attn(h, words, rotary)
         seen = gate * seen
         if again:
-            shift2, scale2, gate2 = again
-            h = modulate(self.norm1.norm(x), shift2, scale2)
-            seen = seen + gate2 * self.attn2(h)
+            *told, gate2 = again
+            seen = seen + gate2 * self.attn2(modulate(self.norm1.norm(x), *told))
         x = x + seen
         x = x + gate_mlp * self.ff(modulate(self.norm2(x), shift, scale))
         if self.ff_context is None: return x, None
@@ -393,7 +408,7 @@ def check_text(c, n: int, words, pooled):
     check_tensor("pooled_projections", pooled, n, c.pooled_projection_dim)
 
 # %% ../nbs/15_transformer.ipynb #tr_sd3
-class SD3Transformer2DModel(Pretrained, nn.Module):
+class SD3Transformer2DModel(_Blocks, nn.Module):
     "The MMDiT of Stable Diffusion 3 and 3.5 (Esser et al. 2024), as in diffusers."
     @register_config
     def __init__(
@@ -409,7 +424,7 @@ class SD3Transformer2DModel(Pretrained, nn.Module):
         pooled_projection_dim: int = 2048,  # width of the text as a whole
         out_channels: int | None = 16,  # channels of the answer; None: `in_channels`
         pos_embed_max_size: int | None = 96,  # patches a side of the table of places
-        dual_attention_layers: tuple = (),  # blocks with a second attention (3.5)
+        dual_attention_layers: tuple = (),  # have a second attention (3.5 medium)
         qk_norm: str | None = None,  # "rms_norm" in 3.5
     ):
         super().__init__()
@@ -448,7 +463,7 @@ def forward(
     temb = self.time_text_embed(timestep, pooled_projections)
     x = self.pos_embed(hidden_states)
     words = self.context_embedder(encoder_hidden_states)
-    for block in self.transformer_blocks: x, words = block(x, words, temb)
+    for block in self.use(self.transformer_blocks): x, words = block(x, words, temb)
     x, = self.norm_out(x, temb)
     return from_patches(self.proj_out(x), c.patch_size, grid, channels_last=True)
 
@@ -458,8 +473,7 @@ def rotary_angles(
     dims: tuple,  # numbers of a head that each axis turns, in pairs
 ) -> tuple:  # cosines and sines, (L, sum(dims) / 2) each
     "How far to turn each pair of numbers of a head (Su et al. 2021)."
-    angles = [clock_angles(ids[:, i], dim) for i, dim in enumerate(dims)]
-    angles = torch.cat(angles, -1)
+    angles = torch.cat([clock_angles(ids[:, i], d) for i, d in enumerate(dims)], -1)
     return angles.cos().float(), angles.sin().float()
 
 def rotate(x: Tensor, rotary: tuple) -> Tensor:
@@ -486,7 +500,7 @@ class FluxSingleTransformerBlock(nn.Module):
         return in_range(x + gate * self.proj_out(both))
 
 # %% ../nbs/15_transformer.ipynb #tr_flux
-class FluxTransformer2DModel(Pretrained, nn.Module):
+class FluxTransformer2DModel(_Blocks, nn.Module):
     "The transformer of Flux.1, with the config and weight names of diffusers."
     @register_config
     def __init__(
@@ -506,11 +520,10 @@ class FluxTransformer2DModel(Pretrained, nn.Module):
         super().__init__()
         c = self.config
         dim = check_width(c)
-        odd = any(d % 2 for d in c.axes_dims_rope)
+        odd = any(d % 2 or d < 0 for d in c.axes_dims_rope)
         if odd or sum(c.axes_dims_rope) != c.attention_head_dim:
-            raise ConfigError("axes_dims_rope: expected even numbers whose sum is "
-                              f"attention_head_dim={c.attention_head_dim}, got "
-                              f"{c.axes_dims_rope}")
+            raise ConfigError(f"axes_dims_rope: expected even numbers, together "
+                              f"{c.attention_head_dim}, got {c.axes_dims_rope}")
         self.time_text_embed = TimeTextEmbedding(dim, c.pooled_projection_dim,
                                                  c.guidance_embeds)
         self.context_embedder = nn.Linear(c.joint_attention_dim, dim)
@@ -542,10 +555,10 @@ def forward(
                                  c.in_channels).shape
     check_text(c, n, encoder_hidden_states, pooled_projections)
     tokens = encoder_hidden_states.shape[1]
-    axes = len(c.axes_dims_rope)
-    check_tensor("img_ids", img_ids, patches, axes)
-    check_tensor("txt_ids", txt_ids, tokens, axes)
-    if (guidance is not None) != c.guidance_embeds:
+    for name, ids, k in (("img_ids", img_ids, patches), ("txt_ids", txt_ids, tokens)):
+        whole = torch.is_tensor(ids) and not ids.is_floating_point()
+        check_tensor(name, ids, k, len(c.axes_dims_rope), floating=not whole)
+    if (guidance is not None) != bool(c.guidance_embeds):
         raise ValueError("guidance: expected with guidance_embeds=True, and only then; "
                          f"guidance_embeds is {c.guidance_embeds}")
     x = self.x_embedder(hidden_states)
@@ -554,8 +567,9 @@ def forward(
     temb = self.time_text_embed(timestep, pooled_projections, guidance)
     words = self.context_embedder(encoder_hidden_states)
     rotary = rotary_angles(torch.cat([txt_ids, img_ids]), c.axes_dims_rope)
-    for block in self.transformer_blocks: x, words = block(x, words, temb, rotary)
+    for block in self.use(self.transformer_blocks):
+        x, words = block(x, words, temb, rotary)
     x = torch.cat([words, x], 1)
-    for block in self.single_transformer_blocks: x = block(x, temb, rotary)
+    for block in self.use(self.single_transformer_blocks): x = block(x, temb, rotary)
     x, = self.norm_out(x[:, tokens:], temb)
     return self.proj_out(x)

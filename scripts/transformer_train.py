@@ -230,7 +230,7 @@ def main():
         print(name, {k: v for k, v in read_json(done).items() if k != "curve"}, flush=True)
         runs = {run: read_json(args.out / f"{run}.json") for run in RUNS if (args.out / f"{run}.json").exists()}
         where = dict(torch=torch.__version__, machine=platform.machine(), device="cpu", threads=1, seed=2,
-                     command=f"scripts/transformer_train.py --size {args.size} --seconds {plan['seconds']:g}")
+                     command=f"scripts/transformer_train.py --size {args.size} --seconds {plan['seconds']:g} --captions {args.captions}")
         write_json(dict(where=where, size=args.size, pictures=args.pictures, captions=args.captions, runs=runs), args.results)
 
 

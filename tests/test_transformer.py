@@ -243,9 +243,12 @@ def test_a_negative_prompt_and_no_guidance(folder):
     ours = FlowPipeline.from_pretrained(path)
     if ours.is_flux:  # it was taught guidance, and knows no negative prompt
         with pytest.raises(ValueError, match="negative_prompt"): ours("a star", negative_prompt="a heart")
+        with pytest.raises(ValueError, match="prompt_3"): ours("a star", prompt_3="a heart")
+        options = dict(prompt="a star", height=32, width=32, num_inference_steps=2, output_type="np", max_sequence_length=20, guidance_scale=0.0)
+        np.testing.assert_allclose(ours(generator=seeds(), **options), real(generator=seeds(), **options).images, atol=1e-4)
         return
     base = dict(prompt=[flow_folders.PROMPT] * 2, height=32, width=32, num_inference_steps=2, output_type="np", max_sequence_length=20)
-    for options in (dict(negative_prompt=["a star", "a heart"]), dict(guidance_scale=1.0)):
+    for options in (dict(negative_prompt=["a star", "a heart"]), dict(guidance_scale=1.0), dict(guidance_scale=0.0)):
         np.testing.assert_allclose(ours(generator=seeds(), **base, **options), real(generator=seeds(), **base, **options).images, atol=1e-4)
 
 
@@ -275,6 +278,21 @@ def test_ready_latents_and_every_kind_of_picture(tmp_path):
     assert ours(latents=start, return_dict=False, output_type="pt", **options)[0].shape == (1, 3, 32, 32)
 
 
+@pytest.mark.parametrize("options, message", [
+    (dict(latents=torch.randn(2, 16, 16, 16)), "latents"), (dict(latents=torch.randn(1, 4, 16, 16)), "latents"), (dict(latents=torch.randn(1, 16, 15, 16)), "latents.*multiples of 2"),
+    (dict(max_sequence_length=600), "max_sequence_length"), (dict(max_sequence_length=0), "max_sequence_length"), (dict(num_images_per_prompt=0), "num_images_per_prompt"),
+    (dict(num_inference_steps=0), "num_inference_steps"), (dict(guidance_scale="a"), "guidance_scale"), (dict(height="a"), "height"), (dict(width=32.5), "width")])
+def test_calls_that_cannot_be(folder, options, message):
+    ours = FlowPipeline.from_pretrained(folder[0])
+    with pytest.raises(ValueError, match=message): ours("a star", **{**dict(height=32, width=32, num_inference_steps=2, max_sequence_length=20), **options})
+
+
+def test_a_reader_needs_its_tokenizer(tmp_path):
+    flow_folders.sd3(tmp_path).save_pretrained(tmp_path / "real")
+    with pytest.raises(ConfigError, match="tokenizer_3"): FlowPipeline.from_pretrained(tmp_path / "real", tokenizer_3=None)
+    FlowPipeline.from_pretrained(tmp_path / "real", tokenizer_3=None, text_encoder_3=None)
+
+
 def test_the_shift_is_that_of_both_pipelines():
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
     c = FlowMatchEulerDiscreteScheduler().config
@@ -298,6 +316,55 @@ def test_configs_that_cannot_be(kind, config, message):
 def test_inputs_that_do_not_fit(kind, change, message):
     model = KINDS[kind][0](**KINDS[kind][2])
     with pytest.raises(ValueError, match=message): model(**{**given(kind, {}), **change})
+
+
+@pytest.mark.parametrize("kind, config, message", [
+    ("dit", dict(num_layers=0), "num_layers"), ("dit", dict(patch_size=0), "patch_size"), ("dit", dict(num_attention_heads=-2, attention_head_dim=-12), "num_attention_heads"),
+    ("sd3", dict(pos_embed_max_size=0), "pos_embed_max_size"), ("sd3", dict(out_channels=0), "out_channels"), ("sd3", dict(joint_attention_dim=0), "joint_attention_dim"),
+    ("flux", dict(axes_dims_rope=(-2, 10, 4)), "axes_dims_rope"), ("flux", dict(patch_size=0), "patch_size"), ("flux", dict(num_layers=-1), "num_layers")])
+def test_counts_that_cannot_be(kind, config, message):
+    with pytest.raises(ConfigError, match=message): KINDS[kind][0].from_config({**KINDS[kind][2], **config})
+
+
+def test_the_config_of_dit_on_the_hub():
+    """It was written by diffusers' older `Transformer2DModel`."""
+    old = dict(_class_name="Transformer2DModel", activation_fn="gelu-approximate", attention_bias=True, attention_head_dim=72, cross_attention_dim=None,
+               double_self_attention=False, dropout=0.0, in_channels=4, norm_elementwise_affine=False, norm_num_groups=32, norm_type="ada_norm_zero",
+               num_attention_heads=16, num_embeds_ada_norm=1000, num_layers=28, num_vector_embeds=None, only_cross_attention=False, out_channels=8,
+               patch_size=2, sample_size=32, upcast_attention=False, use_linear_projection=False)
+    with torch.device("meta"): ours, real = DiTTransformer2DModel.from_config(old), diffusers.DiTTransformer2DModel(out_channels=8)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in real.state_dict().items()}
+    # the paper's 675 million have time and class embedded once, diffusers' in each of the 28 blocks
+    shared = sum(p.numel() for p in ours.transformer_blocks[0].norm1.emb.parameters())
+    total = sum(p.numel() for p in ours.parameters())
+    assert (total, total - 27 * shared) == (749_826_464, 674_834_720)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_changes_no_gradient(kind):
+    model = pair(kind, {})[0].train()
+    y, grads = run(model, given(kind, {}))
+    model.zero_grad()
+    calls = []
+    hook = model.transformer_blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    model.enable_gradient_checkpointing()
+    again, same = run(model, given(kind, {}))
+    assert model.is_gradient_checkpointing and len(calls) == 2  # forward, and once more on the way back
+    torch.testing.assert_close(again, y)
+    for name in grads: torch.testing.assert_close(same[name], grads[name])
+    model.disable_gradient_checkpointing()
+    run(model, given(kind, {}))
+    hook.remove()
+    assert len(calls) == 3
+
+
+def test_places_may_be_whole_numbers():
+    ours, real = pair("flux", {})
+    inputs = given("flux", {})
+    with torch.no_grad():
+        wanted = real(**inputs).sample
+        whole = {k: v.long() if k.endswith("_ids") else v for k, v in inputs.items()}
+        torch.testing.assert_close(ours(**whole), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_guidance_must_be_given_where_it_is_heard():
