@@ -88,8 +88,8 @@ def unknown_words(tokenizer, prompt: str) -> list:
 # %% ../nbs/appendix/cli.ipynb #names
 def _paints_stickers(model):
     "Is it the model of stickers, or a run's folder whose results say so?"
-    if model == "stickers": return True
-    try: return read_json(Path(model or "", "results.json")).get("book") == "stickers"
+    if not model or model in MODELS: return model == "stickers"
+    try: return read_json(Path(model, "results.json")).get("book") == "stickers"
     except (OSError, ValueError, AttributeError): return False
 
 def _complete_names(options):

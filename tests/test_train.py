@@ -100,9 +100,14 @@ def test_two_processes_do_what_one_does(smoke_run, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     expected, got = weights(smoke_run), weights(out)
-    gaps = {k: (expected[k] - got[k]).abs().max().item() for k in expected}
-    assert max(gaps.values()) < 2e-3, sorted(gaps.items(), key=lambda kv: -kv[1])[:5]
-    print(f"{time.time() - start:.0f} s, largest gap {max(gaps.values()):.1e}")
+    # Rounding grows in training: gaps of 0.0014, 0.0003, 0.0016 and 0.0041 of a part's length were seen. One process that
+    # gets half of each batch, as it would be without the averaging, lands 0.107, 0.0066, 0.094 and 0.056 away.
+    most = dict(vae=0.01, text_encoder=0.0015, image_encoder=0.01, unet=0.015)
+    assert {name.split("/")[0] for name in expected} == most.keys()
+    for part, bound in most.items():
+        one, two = (torch.cat([run[k].flatten().float() for k in expected if k.startswith(part + "/")]) for run in (expected, got))
+        assert 0 < (one - two).norm() / one.norm() < bound, part  # 0 would be a single process
+    print(f"{time.time() - start:.0f} s")
 
 
 # --- the job ---------------------------------------------------------------------------------------------------------
