@@ -146,8 +146,10 @@ class Sheet:
         """Write the sheet as a PNG of `scale` dots a pixel."""
         self.figure.savefig(path, dpi=100 * scale)
         full = Image.open(path).convert("RGBA")
-        few = full.quantize(256, method=Image.Quantize.FASTOCTREE,
-                            dither=Image.Dither.NONE)
+        few = full.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT,
+                                           kmeans=2, dither=Image.Dither.NONE)
+        few = few.convert("RGB")
+        few.putalpha(full.getchannel("A"))
         few.save(path, optimize=True)
         print(f"{path.relative_to(root)}: {path.stat().st_size / 1e3:.0f} kB")
 
