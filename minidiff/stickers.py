@@ -215,7 +215,7 @@ def names_with(words: list) -> list:
 # %% ../nbs/workshop/stickers.ipynb #st_complete
 def complete_names(
     prompt: str,  # such as "a frog above a pizza"
-) -> tuple[str, list]:  # with whole names; a line on each that was completed, or unclear
+) -> tuple[str, list]:  # with whole names; a line on each completed or unclear
     "Complete the shortened names of stickers that can be only one."
     parts = _BOUNDS.split(prompt)  # phrase, name, other bound, phrase, ...
     notes = []
