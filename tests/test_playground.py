@@ -122,7 +122,7 @@ def test_with_nobody_there_no_widget_is_shown(play, monkeypatch):
     assert shown == [4]
 
 
-@pytest.mark.parametrize("name", ["workshop/playground", "16_latent_diffusion"])
+@pytest.mark.parametrize("name", ["appendix/playground", "16_latent_diffusion"])
 def test_no_widget_state_is_kept(name):
     notebook = json.loads((root / "nbs" / f"{name}.ipynb").read_text(encoding="utf-8"))
     assert "widgets" not in notebook["metadata"]
