@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import plots
 from .checks import ConfigError, number, one_of, whole_number
+from .hub import patch_to
 from .plots import image_grid, show_images
 from .stickers import complete_names
 
@@ -42,31 +43,33 @@ class Playground:
             pipe = self.painters[name] = pipe()
         return pipe
 
-    def paint(
-        self,
-        model: str,  # a painter's name
-        prompt: str,
-        negative: str = "",  # what to keep away from
-        steps: int = 20,  # calls of the U-Net
-        guidance: float = 2.0,  # 1: none
-        seed: int = 0,  # of the first picture's noise; the next has the next
-        sampler: str | None = None,  # a name; None: the painter's own
-        n: int = 4,  # pictures
-    ) -> tuple[Tensor, list]:  # (n, 3, h, w) in [-1, 1]; lines on what was understood
-        "Paint a prompt n times."
-        pipe = self.painter(model)
-        notes = []
-        if model in self.complete:
-            prompt, notes = complete_names(prompt)
-            negative, more = complete_names(negative)
-            notes = notes + more
-        seed = whole_number("seed", seed, 0, 2**63 - 1)
-        noise = [torch.Generator().manual_seed(seed + i) for i in range(n)]
-        with using(pipe, self.samplers, sampler):
-            images = pipe([prompt] * n, negative_prompt=negative, generator=noise,
-                          num_inference_steps=steps, guidance_scale=guidance,
-                          output_type="pt")
-        return images.cpu(), notes
+# %% ../nbs/appendix/playground.ipynb #pg_paint
+@patch_to(Playground)
+def paint(
+    self,
+    model: str,  # a painter's name
+    prompt: str,
+    negative: str = "",  # what to keep away from
+    steps: int = 20,  # calls of the U-Net
+    guidance: float = 2.0,  # 1: none
+    seed: int = 0,  # of the first picture's noise; the next has the next
+    sampler: str | None = None,  # a name; None: the painter's own
+    n: int = 4,  # pictures
+) -> tuple[Tensor, list]:  # (n, 3, h, w) in [-1, 1]; lines on what was understood
+    "Paint a prompt n times."
+    pipe = self.painter(model)
+    notes = []
+    if model in self.complete:
+        prompt, notes = complete_names(prompt)
+        negative, more = complete_names(negative)
+        notes = notes + more
+    seed = whole_number("seed", seed, 0, 2**63 - 1)
+    noise = [torch.Generator().manual_seed(seed + i) for i in range(n)]
+    with using(pipe, self.samplers, sampler):
+        images = pipe([prompt] * n, negative_prompt=negative, generator=noise,
+                      num_inference_steps=steps, guidance_scale=guidance,
+                      output_type="pt")
+    return images.cpu(), notes
 
 # %% ../nbs/appendix/playground.ipynb #pg_using
 @contextmanager
