@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from .checks import whole_number
-from .files import atomic_write, first_process
+from .files import atomic_write, first_process, read_json
 from .image_folder import ImageFolder, short_name
 from .latent_diffusion import MODELS, PRESETS, Job, open_run
 from .plots import image_grid
 from .sketchbook import Sketchbook
-from .stickers import StickerBook
+from .stickers import StickerBook, complete_names
 from .terminal import (Parser, as_path, as_text, check_folder, command,
                                picture_format, real, say, whole)
 from .tokenizer import clean, split_words
@@ -85,6 +85,20 @@ def unknown_words(tokenizer, prompt: str) -> list:
     words = [w for w in split_words(clean(prompt)) if w.isalpha() or not w.isascii()]
     return [word for word in words if len(tokenizer.tokenize(word)) > 1]
 
+# %% ../nbs/appendix/cli.ipynb #names
+def _paints_stickers(model):
+    "Is it the model of stickers, or a run's folder whose results say so?"
+    if not model or model in MODELS: return model == "stickers"
+    try: return read_json(Path(model, "results.json")).get("book") == "stickers"
+    except (OSError, ValueError, AttributeError): return False
+
+def _complete_names(options):
+    "Complete the stickers' names in both prompts, and say what was done."
+    for name in ("prompt", "negative"):
+        text, notes = complete_names(getattr(options, name))
+        setattr(options, name, text)
+        for line in notes[:5]: say("note", line[:200])
+
 # %% ../nbs/appendix/cli.ipynb #paint
 def _note_words(tokenizer, prompt):
     "Say what the model will not understand."
@@ -143,6 +157,7 @@ def sample_command(argv):
     device = "cuda" if torch.cuda.is_available() else None
     pipe = open_run(options.folder or options.model, device=device)
     whole_number("--steps", options.steps, 1, pipe.scheduler.config.num_train_timesteps)
+    if _paints_stickers(options.model or options.folder): _complete_names(options)
     _note_words(pipe.tokenizer, options.prompt)
     _paint(pipe, options)
     print(options.out)

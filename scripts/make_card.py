@@ -4,8 +4,8 @@
     python scripts/make_card.py
 
 The home page's hero, wide and narrow, and the card that a shared link shows: Dali
-beside what the model of the package paints, the first captions of held-out scenes that
-a seed gives; none is picked. And the favicon, from favicon.svg, for what reads no SVG.
+beside what the two models of the package paint, the first captions of held-out scenes
+that a seed gives; none is picked. And the favicon, from favicon.svg, for what reads no SVG.
 """
 import argparse
 import re
@@ -21,11 +21,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.transforms import Affine2D
+from PIL import Image
 
 from minidiff.files import data_folder, read_json
 from minidiff.latent_diffusion import open_run
 from minidiff.plots import to_uint8
 from minidiff.sketchbook import Sketchbook
+from minidiff.stickers import StickerBook
+from ship_stickers import SETTINGS
 
 root = Path(__file__).resolve().parent.parent
 images = root / "nbs" / "images"
@@ -142,21 +145,34 @@ class Sheet:
     def save(self, path, scale=1):
         """Write the sheet as a PNG of `scale` dots a pixel."""
         self.figure.savefig(path, dpi=100 * scale)
+        full = Image.open(path).convert("RGBA")
+        few = full.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT,
+                                           kmeans=2, dither=Image.Dither.NONE)
+        few = few.convert("RGB")
+        few.putalpha(full.getchannel("A"))
+        few.save(path, optimize=True)
         print(f"{path.relative_to(root)}: {path.stat().st_size / 1e3:.0f} kB")
 
 
-def painted(pipe, preset, count=10):
+def painted(pipe, book, count, steps, scale):
     """[(caption, picture)]: what a model makes of a seed's first held-out scenes."""
-    book = Sketchbook(preset["size"])
     generator = torch.Generator().manual_seed(16)
     captions = []
-    for n_objects in [2, 1] * (count // 2):
+    for n_objects in ([2, 1] * count)[:count]:
         scenes = book.sample_scenes(1, generator, n_objects, "heldout")
         captions += book.caption(scenes, generator)[0]
-    pictures = pipe(captions, num_inference_steps=preset["steps"],
-                    guidance_scale=preset["scale"], generator=generator,
-                    output_type="pt")
+    pictures = pipe(captions, num_inference_steps=steps, guidance_scale=scale,
+                    generator=generator, output_type="pt")
     return list(zip(captions, to_uint8(pictures)))
+
+
+def in_turn(count=10):
+    """The first pictures of both models, one of stickers, one of shapes, and so on."""
+    preset = read_json(data_folder("weights") / "results.json")["preset"]
+    shapes = painted(open_run(), Sketchbook(preset["size"]), count // 2,
+                     preset["steps"], preset["scale"])
+    stickers = painted(open_run("stickers"), StickerBook(64), count // 2, **SETTINGS)
+    return [picture for both in zip(stickers, shapes) for picture in both]
 
 
 def gallery(sheet, shown, places, side, size, letters):
@@ -205,9 +221,8 @@ def favicon():
     return sheet
 
 
-def draw(pipe, preset):
-    """Draw all pictures, with what a pipeline paints."""
-    shown = painted(pipe, preset)
+def draw(shown):
+    """Draw all pictures, with ten that were painted."""
     wide(shown).save(images / "hero.png", 4 / 3)
     narrow(shown).save(images / "hero_narrow.png")
     card(shown).save(images / "card.png")
@@ -216,4 +231,4 @@ def draw(pipe, preset):
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__).parse_args()
-    draw(open_run(), read_json(data_folder("weights") / "results.json")["preset"])
+    draw(in_turn())

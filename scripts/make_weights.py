@@ -90,7 +90,7 @@ def main():
     (target / "README.md").write_text(text, encoding="utf-8")
     shutil.rmtree(shipped, ignore_errors=True)
     target.rename(shipped)
-    make_card.draw(open_run(), results["preset"])
+    make_card.draw(make_card.in_turn())
     print(f"{shipped}: {size / 1e6:.1f} MB")
 
 

@@ -94,15 +94,20 @@ def test_resume_with_other_settings_is_refused(smoke_run):
 
 def test_two_processes_do_what_one_does(smoke_run, tmp_path):
     out = tmp_path / "two"
-    command = [str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no", "--num_machines", "1", "--dynamo_backend", "no",
-               "--main_process_port", "0", "-m", "minidiff", "train", "--preset", "smoke", "--device", "cpu", "--out", str(out)]
+    command = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2",  # `accelerate launch --cpu` starts a single process
+               "-m", "minidiff", "train", "--preset", "smoke", "--device", "cpu", "--out", str(out)]
     start = time.time()
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     expected, got = weights(smoke_run), weights(out)
-    gaps = {k: (expected[k] - got[k]).abs().max().item() for k in expected}
-    assert max(gaps.values()) < 2e-3, sorted(gaps.items(), key=lambda kv: -kv[1])[:5]
-    print(f"{time.time() - start:.0f} s, largest gap {max(gaps.values()):.1e}")
+    # Rounding grows in training: gaps of 0.0014, 0.0003, 0.0016 and 0.0041 of a part's length were seen. One process that
+    # gets half of each batch, as it would be without the averaging, lands 0.107, 0.0066, 0.094 and 0.056 away.
+    most = dict(vae=0.01, text_encoder=0.0015, image_encoder=0.01, unet=0.015)
+    assert {name.split("/")[0] for name in expected} == most.keys()
+    for part, bound in most.items():
+        one, two = (torch.cat([run[k].flatten().float() for k in expected if k.startswith(part + "/")]) for run in (expected, got))
+        assert 0 < (one - two).norm() / one.norm() < bound, part  # 0 would be a single process
+    print(f"{time.time() - start:.0f} s")
 
 
 # --- the job ---------------------------------------------------------------------------------------------------------
