@@ -174,6 +174,7 @@ def test_precision_recall_density_coverage_by_their_definitions(k):
 def test_inception_score_from_one_to_the_number_of_classes():
     assert inception_score(torch.eye(10).repeat(7, 1))[0] == pytest.approx(10)
     assert inception_score(torch.full((50, 10), 0.1))[0] == pytest.approx(1)
+    assert inception_score(torch.eye(10)[:1])[0] == pytest.approx(1)
     assert inception_score(torch.eye(10)[:1].repeat(5, 1))[0] == pytest.approx(1)
 
 
@@ -181,6 +182,20 @@ def test_ssim_has_the_right_ends():
     x = torch.rand(3, 3, 16, 16, generator=dice()) * 2 - 1
     torch.testing.assert_close(ssim(x, x), torch.ones(3))
     assert (ssim(x, -x) < 0).all() and ssim(x, x.half()).min() > 0.999
+
+
+def test_ssim_of_flat_pictures_is_known():
+    "Where nothing varies only the light counts: (2ab + c1) / (a^2 + b^2 + c1), with black at 0 and c1 = 0.02^2."
+    flat = lambda value: torch.full((1, 1, 8, 8), value - 1, dtype=torch.float64)
+    for a, b, expected in ((0.0, 0.02, 0.5), (0.02, 0.06, 7 / 11), (1.0, 2.0, 4.0004 / 5.0004)):
+        assert ssim(flat(a), flat(b)).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("n,m,size", [(20, 31, 10), (2400, 2100, 1000)])
+def test_the_subsets_are_half_of_the_smaller_set_and_at_most_a_thousand(n, m, size):
+    x, y = two_sets(n, m, 3)
+    assert kernel_distance(x, y, 2, generator=dice()) == kernel_distance(x, y, 2, size, dice())
+    assert kernel_distance(x, y, 2, generator=dice()) != kernel_distance(x, y, 2, size + 1, dice())
 
 
 def test_clip_score():
