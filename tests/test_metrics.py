@@ -133,6 +133,20 @@ def test_equal_sets():
     assert found["kernel"] <= 0.05 and found["density"] > 1  # each picture is in its own ball
 
 
+def test_all_marks_have_the_right_names():
+    x, y = two_sets()
+    precision, recall, density, coverage = *precision_recall(x, y), *density_coverage(x, y)
+    assert len({precision, recall, density, coverage}) == 4
+    assert compare_sets(x, y, dice()) == dict(frechet=frechet_distance(x, y), kernel=kernel_distance(x, y, generator=dice())[0],
+                                              precision=precision, recall=recall, density=density, coverage=coverage)
+
+
+def test_no_distance_is_negative():
+    for i in range(50):
+        x = torch.randn(60, 20, generator=dice(i))
+        assert 0 <= frechet_distance(x, x.flip(0)) < 1e-9
+
+
 def test_kernel_distance_is_unbiased_and_frechet_is_not():
     pairs = [(torch.randn(40, 4, generator=dice(i)), torch.randn(40, 4, generator=dice(1000 + i))) for i in range(200)]
     kernel = torch.tensor([kernel_distance(x, y, 1, 40)[0] for x, y in pairs])
@@ -415,6 +429,7 @@ def test_the_nearest_is_exact_far_from_the_origin():
 def test_sizes_that_lie_off_the_line_are_warned_of():
     x = torch.randn(100, 30, generator=dice())
     with pytest.warns(UserWarning, match="down to 25 pictures for 30 features"): frechet_at_infinity(x, x, 2, 1)
+    with pytest.warns(UserWarning, match="down to 25 pictures for 25 features"): frechet_at_infinity(x[:, :25], x[:, :25], 2, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         frechet_at_infinity(x[:, :20], x[:, :20], 2, 1)
