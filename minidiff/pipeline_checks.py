@@ -63,8 +63,9 @@ def check_unet_fits(
                           "Stable Diffusion XL does), and this pipeline has no more")
     if pooled is None: return
     if not xl:
-        raise ConfigError("there are two text encoders, and the U-Net is none of "
-                          "Stable Diffusion XL's kind")
+        raise ConfigError("there are two text encoders, and the U-Net is not one of "
+                          "Stable Diffusion XL (addition_embed_type is not "
+                          "text_time)")
     wanted = config.projection_class_embeddings_input_dim
     given = pooled + 6 * config.addition_time_embed_dim
     if wanted != given:
