@@ -225,7 +225,7 @@ def kernel_distance(
                                      # at most 1000
     generator: torch.Generator | None = None,  # decides which
 ) -> tuple[float, float]:  # mean and spread over the subsets
-    "Unbiased squared MMD, kernel (x·y / d + 1)^3 (Bińkowski et al. 2018): the KID."
+    "The KID, without a bias: kernel (x·y / d + 1)^3 (Bińkowski et al. 2018)."
     x, y = _check_two(x, y, 4)
     most = min(len(x), len(y))
     if subset_size is None: subset_size = min(1000, most // 2)
@@ -338,7 +338,7 @@ def inception_score(
 # %% ../nbs/13_metrics.ipynb #mx_x_cap
 @torch.no_grad()
 def caption_features(
-    captions: list[str],  # n captions; of long ones the first 77 tokens
+    captions: list[str],  # n captions; of long ones the first 30 tokens
 ) -> Tensor:  # (n, 128), each row of length 1
     "What the shipped text tower makes of captions, to compare with pictures."
     some = isinstance(captions, Iterable) and not isinstance(captions, str)

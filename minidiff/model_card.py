@@ -26,7 +26,7 @@ def card_text(
 ) -> str:  # the content of a README.md
     "A card that `huggingface_hub` can read, or a `ConfigError`."
     from huggingface_hub import ModelCard, ModelCardData
-    as_list([body, *map(str, data.values())], "card: its texts")  # halves of characters
+    as_list([body, *map(str, data.values())], "card: its texts")  # each Unicode
     try:
         top = ModelCardData(**data).to_yaml(original_order=[*data])
         text = f"---\n{top}\n---\n{body.strip()}\n"
@@ -223,8 +223,9 @@ def keeps_card(
     try: return _SIGNED not in file.read_text(encoding="utf-8", errors="replace")
     except OSError: return False
 
+# %% ../nbs/workshop/model_card.ipynb #mc_place
 def _place(folder):
-    "Where it is to lie: `staged` has it filled inside that."
+    "Where it is to lie; while `staged` fills it, that is one folder higher."
     place = check_path("folder", folder).resolve()
     return place.parent if place.name.startswith(".saving-") else place
 

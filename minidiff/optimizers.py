@@ -100,6 +100,26 @@ def orthogonalize(
                                            alpha=2.0315), x, beta=3.4445)
     return (x.mT if tall else x).reshape(matrices.shape)
 
+# %% ../nbs/workshop/optimizers.ipynb #cell032b
+def _by_shape(params):
+    "Matrices of one shape (a kernel counts as one) side by side."
+    same = {}
+    for p in params: same.setdefault((len(p), p[0].numel()), []).append(p)
+    return same.values()
+
+def _turn(params, averages, lr, momentum, weight_decay):
+    "The orthogonal step of matrices of one shape, all at once."
+    grads = [p.grad for p in params]
+    torch._foreach_lerp_(averages, grads, 1 - momentum)
+    ahead = torch._foreach_lerp(grads, averages, momentum)  # Nesterov: look ahead
+    matrices = torch.stack([step.flatten(1) for step in ahead])
+    steps = orthogonalize(matrices).float()
+    steps = [step.view(p.shape) for p, step in zip(params, steps)]
+    torch._foreach_mul_(params, 1 - lr * weight_decay)
+    size = max(matrices.shape[1:]) ** 0.5
+    torch._foreach_add_(params, steps, alpha=-lr * 0.2 * size)
+    for p in params: p.grad = None  # AdamW passes over it
+
 # %% ../nbs/workshop/optimizers.ipynb #cell033
 class Muon(torch.optim.AdamW):
     """AdamW for vectors and thin matrices.
@@ -122,6 +142,11 @@ class Muon(torch.optim.AdamW):
         if p.grad is None or p.dim() < 2 or p.numel() == 0: return False
         return min(len(p), p[0].numel()) >= self.smallest
 
+    def _momentum(self, p):
+        if not self.state[p]:  # AdamW asks everybody for a step
+            self.state[p] = dict(step=torch.zeros(()), momentum=torch.zeros_like(p))
+        return self.state[p]["momentum"]
+
     @torch.no_grad()
     def step(self, closure=None):
         """Change the weights once, and drop the gradients of those that were turned.
@@ -132,26 +157,10 @@ class Muon(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad(): loss = closure()
         for group in self.param_groups:
-            same = {}
-            lr = group["lr"]
-            momentum = group["betas"][0]
-            for p in filter(self._turns, group["params"]):
-                if not self.state[p]:  # AdamW asks everybody for a step
-                    self.state[p] = dict(step=torch.zeros(()),
-                                         momentum=torch.zeros_like(p))
-                same.setdefault((p.shape[0], p[0].numel()), []).append(p)
-            for shape, params in same.items():
-                grads = [p.grad for p in params]
-                averages = [self.state[p]["momentum"] for p in params]
-                torch._foreach_lerp_(averages, grads, 1 - momentum)
-                # Nesterov: look ahead
-                ahead = torch._foreach_lerp(grads, averages, momentum)
-                matrices = torch.stack([step.flatten(1) for step in ahead])
-                steps = orthogonalize(matrices).float()
-                steps = [step.view(p.shape) for p, step in zip(params, steps)]
-                torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-                torch._foreach_add_(params, steps, alpha=-lr * 0.2 * max(shape) ** 0.5)
-                for p in params: p.grad = None  # AdamW passes over it
+            for params in _by_shape(filter(self._turns, group["params"])):
+                averages = [self._momentum(p) for p in params]
+                _turn(params, averages, group["lr"], group["betas"][0],
+                      group["weight_decay"])
         rates = [group["lr"] for group in self.param_groups]
         for group in self.param_groups: group["lr"] = group["lr"] * self.rest
         try: super().step()

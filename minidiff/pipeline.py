@@ -293,9 +293,7 @@ def denoise(
 ) -> Tensor:  # (n, c, h, w): clean latents
     "From noise to a clean latent."
     scale = number("scale", scale, *_SCALES)
-    check_kind("over", over, PaintOver)
-    check_kind("control", control, ControlHint)
-    told = self._check_loop(latents, states, scale)
+    told = self._check_loop(latents, states, scale, over, control)
     options = step_options(self.scheduler, generator, options)
     inputs = callback_on_step_end_tensor_inputs
     report = self._reporter(callback, callback_on_step_end, inputs)
@@ -316,8 +314,10 @@ def denoise(
 
 # %% ../nbs/14_stable_diffusion.ipynb #denoisecode_2
 @patch_to(LatentDiffusionPipeline)
-def _check_loop(self, latents, states, scale):
+def _check_loop(self, latents, states, scale, over, control):
     "What else the U-Net is told: the guidance scale, where it has learned to hear it."
+    check_kind("over", over, PaintOver)
+    check_kind("control", control, ControlHint)
     width = self.unet.config.time_cond_proj_dim
     check_finite("latents", latents, "n", self.vae.config.latent_channels, "h", "w")
     check_finite("states", states, "n", "tokens", "width")
@@ -329,6 +329,15 @@ def _check_loop(self, latents, states, scale):
     values = torch.full((n,), 1000.0 * (scale - 1), device=self.device)
     told = timestep_embedding(values, width, flip_sin_to_cos=False, freq_shift=1)
     return {"timestep_cond": told.to(self.dtype)}
+
+@patch_to(LatentDiffusionPipeline)
+def _check_call(self, options, output_type):
+    "Do the parts fit each other, and what is asked? What to paint over comes back."
+    over = check_kind("over", options.get("over"), PaintOver)  # of `img2img`, `inpaint`
+    check_eye(options.get("controlnet"), self.vae.factor)
+    self.check_parts(masked=over is not None and over.mask is not None)
+    one_of("output_type", output_type, "pil", "pt", "np", "latent")
+    return over
 
 # %% ../nbs/14_stable_diffusion.ipynb #denoisecode_3
 @patch_to(LatentDiffusionPipeline)
@@ -380,10 +389,7 @@ def __call__(
     **options,  # `controlnet` and its `image`; XL's; others of `denoise` and `step`
 ):
     "Paint what the prompts say."
-    over = options.get("over")  # from `img2img` or `inpaint`
-    check_eye(options.get("controlnet"), self.vae.factor)
-    self.check_parts(masked=isinstance(over, PaintOver) and over.mask is not None)
-    one_of("output_type", output_type, "pil", "pt", "np", "latent")
+    over = self._check_call(options, output_type)
     copies = whole_number("num_images_per_prompt", num_images_per_prompt, 1, 10_000)
     guided = self._is_guided(guidance_scale, options)
     states = self._states(prompt, negative_prompt, prompt_embeds,

@@ -60,7 +60,7 @@ def needed_files(
     files = ["model_index.json", "scheduler/scheduler_config.json"]
     files += [name for name in names
               if re.match(r"tokenizer(_2)?/.*\.(json|txt)$", name)
-              and ("text_encoder_2" in known or name[9] == "/")]
+              and ("text_encoder_2" in known or name.startswith("tokenizer/"))]
     for part, own in find_variants(names, variant, given, known).items():
         files += known[part].needed_files(names, part, own)
     return [file for file in files if file.split("/")[0] not in given]

@@ -85,9 +85,6 @@ def with_sizes(
     return dict(text_embeds=pooled, time_ids=ids)
 
 # %% ../nbs/workshop/two_encoders.ipynb #te_hear
-_TOLD = ("prompt_2", "negative_prompt_2", "pooled_prompt_embeds",
-         "negative_pooled_prompt_embeds")
-
 def hear_two(
     pipeline,  # with two text encoders
     prompt,  # a string, a list of n, or None
@@ -97,28 +94,27 @@ def hear_two(
     guided: bool,  # is the U-Net asked twice?
     clip_skip,  # see `encode_two`
     copies: int,  # pictures of each prompt
-    options: dict,  # of the call; XL's own is taken out, `added_cond_kwargs` put in
+    options: dict,  # of the call; XL's own are taken out, `added_cond_kwargs` put in
 ) -> Tensor:  # (n or 2n, tokens, both widths)
     "What the U-Net hears; with guidance, what to go away from comes first."
-    own = {name: options.pop(name, None) for name in _TOLD}
-    pooled, negative_pooled = own["pooled_prompt_embeds"], own[_TOLD[3]]
-    _check_pairs("", prompt or own["prompt_2"], states, pooled)
-    _check_pairs("negative_", negative_prompt or own["negative_prompt_2"], negative,
+    prompt_2, negative_prompt_2, pooled, negative_pooled = (
+        options.pop(name, None) for name in _TOLD)
+    _check_pairs("", prompt or prompt_2, states, pooled)
+    _check_pairs("negative_", negative_prompt or negative_prompt_2, negative,
                  negative_pooled)
     if states is None:
         if prompt is None: raise ValueError("give a prompt, or prompt_embeds")
         texts = as_list(prompt, "prompt")
-        others = as_list(own["prompt_2"] or texts, "prompt_2", len(texts))
+        others = as_list(prompt_2 or texts, "prompt_2", len(texts))
         states, pooled = encode_two(pipeline, texts, others, clip_skip)
     check_finite("prompt_embeds", states, "n", "tokens", "width")
     n, tokens, width = states.shape
-    for name, text in (("negative_prompt", negative_prompt),
-                       ("negative_prompt_2", own["negative_prompt_2"])):
-        as_list(text or "", name, n)
+    as_list(negative_prompt or "", "negative_prompt", n)
+    as_list(negative_prompt_2 or "", "negative_prompt_2", n)
     check_finite("pooled_prompt_embeds", pooled, n, "width")
     if guided and negative is None:
         negative, negative_pooled = _without(
-            pipeline, negative_prompt, own["negative_prompt_2"], states, pooled)
+            pipeline, negative_prompt, negative_prompt_2, states, pooled)
     heard = [(states, pooled)]
     if guided:
         check_finite("negative_prompt_embeds", negative, n, tokens, width)
@@ -130,6 +126,9 @@ def hear_two(
     return states
 
 # %% ../nbs/workshop/two_encoders.ipynb #te_without
+_TOLD = ("prompt_2", "negative_prompt_2", "pooled_prompt_embeds",
+         "negative_pooled_prompt_embeds")  # options of the call that are XL's own
+
 def _check_pairs(kind, text, states, pooled):
     "Both vectors or none, and not a text besides."
     names = f"{kind}prompt_embeds and {kind}pooled_prompt_embeds"

@@ -1,4 +1,4 @@
-"""The options `--long` and `-m full_size`, and one finished smoke run that the tests of the command line share."""
+"""The options `--long` and `-m full_size`, and a smoke run and a small pipeline that several files share."""
 import os
 import subprocess
 import sys
@@ -41,3 +41,19 @@ def smoke_run(tmp_path_factory):
     done = train(out)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with `real`, a small pipeline that diffusers has saved."""
+    from test_pipeline import real_pipeline
+    folder = tmp_path_factory.mktemp("pipe")
+    real_pipeline(folder).save_pretrained(folder / "real")
+    return folder
+
+
+@pytest.fixture
+def ours(folder):
+    """That pipeline, opened in ours."""
+    from minidiff.pipeline import LatentDiffusionPipeline
+    return LatentDiffusionPipeline.from_pretrained(folder / "real")

@@ -17,10 +17,9 @@ from minidiff.checks import ConfigError, LoadError
 from minidiff.files import load_safetensors
 from minidiff.lora import (ATTENTION, LORA_FILE, TEXT_ATTENTION, LoRAConv2d, LoRALinear, add_lora, fuse_lora, load_lora, load_lora_parts, lora_layers,
                            lora_state_dict, read_lora, save_lora, set_lora_scale, split_key, unload_lora)
-from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.text_encoder import CLIPTextModel, CLIPTextModelWithProjection
-from test_pipeline import OTHER, PROMPT, UNET, noise, real_pipeline
+from test_pipeline import OTHER, PROMPT, UNET, noise
 
 TEXT = dict(vocab_size=64, hidden_size=32, intermediate_size=64, projection_dim=16, num_hidden_layers=2, num_attention_heads=4)
 MORE = (*ATTENTION, "conv1", "conv_shortcut", "conv", "proj_in", "ff.net.0.proj", "ff.net.2", "time_emb_proj", "conv_in")
@@ -50,18 +49,6 @@ def add_and_stir(model):
     add_lora(model, 2)
     stir(model)
     return model
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lora")
-    real_pipeline(folder).save_pretrained(folder / "real")
-    return folder
-
-
-@pytest.fixture
-def ours(folder):
-    return LatentDiffusionPipeline.from_pretrained(folder / "real")
 
 
 @pytest.fixture

@@ -133,6 +133,20 @@ def test_equal_sets():
     assert found["kernel"] <= 0.05 and found["density"] > 1  # each picture is in its own ball
 
 
+def test_all_marks_have_the_right_names():
+    x, y = two_sets()
+    precision, recall, density, coverage = *precision_recall(x, y), *density_coverage(x, y)
+    assert len({precision, recall, density, coverage}) == 4
+    assert compare_sets(x, y, dice()) == dict(frechet=frechet_distance(x, y), kernel=kernel_distance(x, y, generator=dice())[0],
+                                              precision=precision, recall=recall, density=density, coverage=coverage)
+
+
+def test_no_distance_is_negative():
+    for i in range(50):
+        x = torch.randn(60, 20, generator=dice(i))
+        assert 0 <= frechet_distance(x, x.flip(0)) < 1e-9
+
+
 def test_kernel_distance_is_unbiased_and_frechet_is_not():
     pairs = [(torch.randn(40, 4, generator=dice(i)), torch.randn(40, 4, generator=dice(1000 + i))) for i in range(200)]
     kernel = torch.tensor([kernel_distance(x, y, 1, 40)[0] for x, y in pairs])
@@ -174,6 +188,7 @@ def test_precision_recall_density_coverage_by_their_definitions(k):
 def test_inception_score_from_one_to_the_number_of_classes():
     assert inception_score(torch.eye(10).repeat(7, 1))[0] == pytest.approx(10)
     assert inception_score(torch.full((50, 10), 0.1))[0] == pytest.approx(1)
+    assert inception_score(torch.eye(10)[:1])[0] == pytest.approx(1)
     assert inception_score(torch.eye(10)[:1].repeat(5, 1))[0] == pytest.approx(1)
 
 
@@ -181,6 +196,20 @@ def test_ssim_has_the_right_ends():
     x = torch.rand(3, 3, 16, 16, generator=dice()) * 2 - 1
     torch.testing.assert_close(ssim(x, x), torch.ones(3))
     assert (ssim(x, -x) < 0).all() and ssim(x, x.half()).min() > 0.999
+
+
+def test_ssim_of_flat_pictures_is_known():
+    "Where nothing varies only the light counts: (2ab + c1) / (a^2 + b^2 + c1), with black at 0 and c1 = 0.02^2."
+    flat = lambda value: torch.full((1, 1, 8, 8), value - 1, dtype=torch.float64)
+    for a, b, expected in ((0.0, 0.02, 0.5), (0.02, 0.06, 7 / 11), (1.0, 2.0, 4.0004 / 5.0004)):
+        assert ssim(flat(a), flat(b)).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("n,m,size", [(20, 31, 10), (2400, 2100, 1000)])
+def test_the_subsets_are_half_of_the_smaller_set_and_at_most_a_thousand(n, m, size):
+    x, y = two_sets(n, m, 3)
+    assert kernel_distance(x, y, 2, generator=dice()) == kernel_distance(x, y, 2, size, dice())
+    assert kernel_distance(x, y, 2, generator=dice()) != kernel_distance(x, y, 2, size + 1, dice())
 
 
 def test_clip_score():
@@ -400,6 +429,7 @@ def test_the_nearest_is_exact_far_from_the_origin():
 def test_sizes_that_lie_off_the_line_are_warned_of():
     x = torch.randn(100, 30, generator=dice())
     with pytest.warns(UserWarning, match="down to 25 pictures for 30 features"): frechet_at_infinity(x, x, 2, 1)
+    with pytest.warns(UserWarning, match="down to 25 pictures for 25 features"): frechet_at_infinity(x[:, :25], x[:, :25], 2, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         frechet_at_infinity(x[:, :20], x[:, :20], 2, 1)

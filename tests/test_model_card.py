@@ -16,22 +16,10 @@ from minidiff.checks import ConfigError, LoadError
 from minidiff.files import read_json
 from minidiff.model_card import CARD_FILE, GRID_FILE, PipelineCard, as_card, card_text, keeps_card
 from minidiff.pipeline import LatentDiffusionPipeline
-from test_pipeline import OTHER, PROMPT, real_pipeline
+from test_pipeline import OTHER, PROMPT
 
 CARD = dict(title="A *small* painter", about="Random weights.\n\nFor tests.", prompts=[PROMPT, OTHER, "a | b\n<script>"], settings=dict(num_inference_steps=2, negative_prompt="red"),
             seed=3, results={"right": (0.75, 0.5, 0.875), "FID": 12}, measured_on="40 prompts, held out", license="apache-2.0", tags=["shapes"])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("card")
-    real_pipeline(folder).save_pretrained(folder / "real")
-    return folder
-
-
-@pytest.fixture
-def ours(folder):
-    return LatentDiffusionPipeline.from_pretrained(folder / "real")
 
 
 def test_the_card_is_what_huggingface_hub_reads(ours, tmp_path):
