@@ -26,15 +26,14 @@ from .hub import patch_to
 from .image_folder import ImageFolder
 from .negatives import contrastive_batches
 from .pipeline import LatentDiffusionPipeline
-from .report import PREVIEW, Report, mistakes
+from .report import PREVIEW, Report, judged
 from .runs import (RunFolder, can_be_built, caption_grid, check_keys,
                            check_training, measures, resized, results_table)
 from .samplers import DPMSolverMultistepScheduler
 from .scheduler import DDPMScheduler, training_target
 from .sd_unet import UNet2DConditionModel
-from .sketchbook import (BACKGROUNDS, KINDS, Scenes, Sketchbook, compare,
-                                 wilson)
-from .stickers import STICKERS, StickerBook
+from .sketchbook import BACKGROUNDS, Scenes, Sketchbook, wilson
+from .stickers import StickerBook
 from .text_encoder import contrastive_loss, small_clip
 from .tokenizer import (CLIPTokenizer, caption_tokenizer, clean,
                                 split_words, train_bpe, vocabulary)
@@ -432,12 +431,9 @@ def score(
     captions, scenes.mentioned = self.book.caption(scenes, generator)
     images = self.paint_captions(pipe, captions, seed=n_objects)
     self.examples = captions[:32], images[:32]
-    reading = self.book.critic().read(images)
-    kinds = STICKERS if isinstance(self.book, StickerBook) else KINDS
-    kind = "one_object" if n_objects == 1 else "two_objects"
-    self.missed[kind] = captions, images, mistakes(reading, scenes, kinds)
-    return {name: right[asked].float().mean().item()
-            for name, (right, asked) in compare(reading, scenes).items()}
+    shares, said = judged(self.book, images, scenes)
+    self.missed[("one_object", "two_objects")[n_objects - 1]] = captions, images, said
+    return shares
 
 @patch_to(Job)
 def judge(self, pipe) -> dict:
@@ -505,11 +501,11 @@ def save(self, pipe):
 def finish(self, pipe):
     "Save, judge, write the report, results.json, captions.png; main process only."
     self.save(pipe)
-    judged = self.judge(pipe)
+    found = self.judge(pipe)
     name = "measured" if isinstance(self.book, ImageFolder) else "accuracy"
     self.seconds["in all"] = sum(self.seconds.values())
     for kind, found in self.missed.items(): self.report.add_wrong(kind, *found)
-    self.results = {name: judged} | self.book_recipe | dict(
+    self.results = {name: found} | self.book_recipe | dict(
         captions=self.preset.captions, parameters=self.parameters,
         seed=self.seed, seconds={k: round(v, 1) for k, v in self.seconds.items()},
         device=str(self.accelerator.device), threads=torch.get_num_threads(),
