@@ -504,7 +504,7 @@ def finish(self, pipe):
     found = self.judge(pipe)
     name = "measured" if isinstance(self.book, ImageFolder) else "accuracy"
     self.seconds["in all"] = sum(self.seconds.values())
-    for kind, found in self.missed.items(): self.report.add_wrong(kind, *found)
+    for kind, lot in self.missed.items(): self.report.add_wrong(kind, *lot)
     self.results = {name: found} | self.book_recipe | dict(
         captions=self.preset.captions, parameters=self.parameters,
         seed=self.seed, seconds={k: round(v, 1) for k, v in self.seconds.items()},
