@@ -29,7 +29,7 @@ setup(
         "Programming Language :: Python :: 3.13",
     ],
     packages=find_packages(include=["minidiff", "minidiff.*"]),
-    package_data={"minidiff": ["data/figures/*", "data/play/*", "data/results/*", "data/stickers/*", "data/weights*/**/*"]},
+    package_data={"minidiff": ["data/figures/*", "data/play/*", "data/results/*", "data/runs/**/*", "data/stickers/*", "data/weights*/**/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

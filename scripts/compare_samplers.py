@@ -73,7 +73,7 @@ class Contest:
     def __init__(self, pipe, n, seeds, batch):
         self.pipe, self.seeds, self.batch = pipe, seeds, batch
         self.shipped = dict(pipe.scheduler.config.shown())
-        self.scale = PRESETS["cpu"].scale
+        self.scale = PRESETS["small"].scale
         self.book = Sketchbook(pipe.unet.config.sample_size * pipe.vae.factor)
         self.critic, self.calls = self.book.critic(), 0
         self.captions, self.scenes, self.groups, noise = [], [], [], []

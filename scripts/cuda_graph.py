@@ -57,7 +57,7 @@ def made_up(config, n=2000):
     return Latents(torch.randn(shape), torch.rand(shape) * 0.1, states.bfloat16())
 
 
-SMALL = fitted_unet(PRESETS["cpu"], small_vae(**vae_config(PRESETS["cpu"])))
+SMALL = fitted_unet(PRESETS["small"], small_vae(**vae_config(PRESETS["small"])))
 BATCHES = latent_batches(made_up(SMALL), 32, 0.05)
 
 

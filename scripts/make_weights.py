@@ -3,8 +3,8 @@
 
     python scripts/make_weights.py [RUN]
 
-RUN is the folder of a run of `minidiff_train` (default: runs/cpu). Where there is no
-finished one in it, the CPU preset is trained into it first, or trained on. The weights
+RUN is the folder of a run of `minidiff_train` (default: runs/small). Where there is no
+finished one in it, the preset `small` is trained into it first, or trained on. The weights
 that were there are only replaced when the new ones are complete. The picture at the top
 of the README is painted with them.
 """
@@ -65,9 +65,9 @@ def card(pipe, results, judged, size):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/cpu"))
+    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/small"))
     run = parser.parse_args().run
-    if not (run / "results.json").is_file(): Job("cpu", run, resume=True).run()
+    if not (run / "results.json").is_file(): Job("small", run, resume=True).run()
     results = read_json(run / "results.json")
     pipe = open_run(run)
     image_encoder = ImageEncoder.from_pretrained(run / "pipeline" / "image_encoder")

@@ -32,7 +32,7 @@ SCALE = 2.0
 
 def training_set(book, seed):
     "The pictures that stage three of the shipped model learnt from (seed 0), or others; captions, scenes."
-    preset, generator = PRESETS["cpu"], step_generator(seed, 2 ** 31)
+    preset, generator = PRESETS["small"], step_generator(seed, 2 ** 31)
     two, pictures, captions, lots = round(preset.pictures * preset.two_objects), [], [], []
     for n_objects, total in ((1, preset.pictures - two), (2, two)):
         for first in range(0, total, 256):

@@ -58,7 +58,7 @@ def main():
     torch.set_num_threads(1)
     pipe, book = open_run(), Sketchbook(32)
     critic = book.critic()
-    preset = replace(PRESETS["cpu"], captions=args.pictures, pictures=DRAWN)
+    preset = replace(PRESETS["small"], captions=args.pictures, pictures=DRAWN)
     job = Job(preset, "runs/metrics", seed=args.seed, show_bar=False)
     job.accelerator = SimpleNamespace(device=torch.device("cpu"))
     data = job.make_latents(pipe.vae, pipe.tokenizer, pipe.text_encoder)

@@ -6,7 +6,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
-WORKSHOP = ["plots", "sketchbook", "scenes", "critic", "stickers", "negatives", "picture_files",
+WORKSHOP = ["plots", "sketchbook", "scenes", "critic", "alignment", "stickers", "negatives", "picture_files",
             "image_folder", "losses", "optimizers", "parallel", "cuda_graphs", "budget", "training",
             "runs", "checks", "unet_checks", "text_checks", "pipeline_checks", "pipeline_files",
             "model_card", "two_encoders", "lora", "t5", "files", "hub", "terminal"]

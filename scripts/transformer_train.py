@@ -59,7 +59,7 @@ SD3 = dict(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_atten
 def build(net, pipe, size):
     if net == "mmdit":
         return zero_init(SD3Transformer2DModel(**SD3, **MMDIT[size]))
-    config = fitted_unet(PRESETS["cpu"], pipe.vae)
+    config = fitted_unet(PRESETS["small"], pipe.vae)
     return UNet2DConditionModel(**{**config, "block_out_channels": WIDTHS[size]}).zero_init()
 
 
@@ -81,7 +81,7 @@ def read(pipe, captions):
 def draw(pipe, pictures, seed=0):
     "Pictures as latents, and what the text encoder says of their captions; the last caption is empty."
     book, generator, rows = Sketchbook(32), step_generator(seed, 2**31), []
-    two = round(pictures * PRESETS["cpu"].two_objects)
+    two = round(pictures * PRESETS["small"].two_objects)
     for n_objects, total in ((1, pictures - two), (2, two)):
         for first in range(0, total, 256):
             scenes = training_scenes(book, min(256, total - first), n_objects, generator)
