@@ -74,6 +74,7 @@ def _mistakes(reading, scenes, words):
         found.append(lines)
     return found
 
+# %% ../nbs/workshop/report.ipynb #re_judged
 def judged(
     book,  # whose critic reads
     images: Tensor,  # (n, 3, size, size) in [-1, 1]
