@@ -12,7 +12,7 @@ from PIL import Image
 from minidiff.checks import LoadError
 from minidiff.critic import Critic
 from minidiff.latent_diffusion import PREVIEW, PRESETS, Job
-from minidiff.report import Report, judged, mistakes, thinned
+from minidiff.report import Report, judge_pictures, mistakes, thinned
 from minidiff.scenes import KINDS
 from minidiff.sketchbook import Sketchbook
 from minidiff.stickers import StickerBook
@@ -66,7 +66,7 @@ def test_nothing_is_said_of_a_picture_exactly_where_the_critic_calls_it_right(ob
     other = scenes_of(120, objects, seed=1)[1]
     painted = torch.cat([book.paint(scenes)[:60], book.paint(other)[60:]])
     painted += noise * torch.randn(painted.shape, generator=torch.Generator().manual_seed(2))
-    shares, said = judged(book, painted, scenes)
+    shares, said = judge_pictures(book, painted, scenes)
     right = Critic().judge(painted, scenes)["whole"].tolist()
     assert [not lines for lines in said] == right
     assert {k: v for k, v in shares.items() if v == v} == {k: v for k, v in Critic().score(painted, scenes).items() if v == v}
@@ -100,7 +100,7 @@ def test_stickers_are_called_by_their_names():
     book, generator = StickerBook(64), torch.Generator().manual_seed(0)
     scenes = book.sample_scenes(4, generator, 1)
     captions, scenes.mentioned = book.caption(scenes, generator)
-    shares, said = judged(book, book.paint(scenes.map(lambda t: t.roll(1, 0))), scenes)
+    shares, said = judge_pictures(book, book.paint(scenes.map(lambda t: t.roll(1, 0))), scenes)
     words = " ".join(line for lines in said for line in lines)
     assert shares["whole"] < 1 and not any(f"{kind}, read" in words for kind in KINDS)
 
