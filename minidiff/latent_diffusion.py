@@ -28,7 +28,7 @@ from .hub import patch_to
 from .image_folder import ImageFolder
 from .negatives import contrastive_batches
 from .pipeline import LatentDiffusionPipeline
-from .report import PREVIEW, Report, judged
+from .report import PREVIEW, Report, judge_pictures
 from .runs import (MODELS, RunFolder, can_be_built, caption_grid, check_keys,
                            check_training, measured_folder, pipeline_folder, resized,
                            results_table)
@@ -465,7 +465,7 @@ def score(
     captions, scenes.mentioned = self.book.caption(scenes, generator)
     images = self.paint_captions(pipe, captions, seed=n_objects)
     self.examples = captions[:32], images[:32]
-    shares, said = judged(self.book, images, scenes)
+    shares, said = judge_pictures(self.book, images, scenes)
     self.missed[("one_object", "two_objects")[n_objects - 1]] = captions, images, said
     return shares
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the weights of the package: a run in half precision, its numbers, a card.
+"""Make the weights of the package: a run in half precision, its report, its numbers, a card.
 
     python scripts/make_weights.py [RUN]
 
@@ -79,6 +79,9 @@ def main():
     pipe.save_pretrained(target, card=False)
     image_encoder.save_pretrained(target / "image_encoder")
     write_json(results, target / "results.json")
+    if not (run / "report" / "report.json").is_file():
+        raise SystemExit(f"{run} has no report; train it again, into another folder")
+    shutil.copytree(run / "report", target / "report")
     size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
     if size > LIMIT:
         raise SystemExit(f"{size / 1e6:.1f} MB is more than {LIMIT / 1e6:.0f}")

@@ -1,7 +1,8 @@
 "The three stages of a preset, each as a model to be built, a loss, a batch, and what `Trainer` is told."
 import torch
 
-from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, vae_config
+from minidiff.alignment import Aligned
+from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, text_config, vae_config
 from minidiff.negatives import contrastive_batches
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sd_unet import UNet2DConditionModel
@@ -26,8 +27,13 @@ def stage(name, preset, n=8, constant=lambda t: t):
         batch = contrastive_batches(book, tokenizer, n)(generator)
         return lambda: small_clip(tokenizer, preset.size, **preset.text), contrastive_loss, batch, preset.text_training
     latents = torch.randn(20, channels, side, side)
-    data = Latents(latents, latents.square(), torch.randn(21, tokenizer.model_max_length, preset.text.get("width", 128)))
-    return lambda: UNet2DConditionModel(**fitted_unet(preset, vae)), diffusion_loss(scheduler), latent_batches(data, n, 0.05)(generator), preset.unet_training
+    widths = text_config(preset).get("widths", (32, 64, 128))
+    maps = torch.randn(20, widths[-1], *2 * [text_config(preset)["size"] // 2 ** len(widths)]).bfloat16() if preset.align else None
+    data = Latents(latents, latents.square(), torch.randn(21, tokenizer.model_max_length, preset.text.get("width", 128)), maps)
+    def make():
+        unet = UNet2DConditionModel(**fitted_unet(preset, vae))
+        return Aligned(unet, widths[-1]) if preset.align else unet
+    return make, diffusion_loss(scheduler, preset.align), latent_batches(data, n, 0.05)(generator), preset.unet_training
 
 
 STAGES = "vae", "text", "unet"

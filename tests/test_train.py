@@ -228,7 +228,7 @@ def test_stage_by_stage_is_the_same_as_all_at_once(quick_run, tmp_path):
 
 def test_the_folder_follows_the_preset(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert [str(Job(name).out) for name in PRESETS] == ["runs/smoke", "runs/cpu", "runs/gpu"]
+    assert [str(Job(name).out) for name in PRESETS] == ["runs/smoke", "runs/small", "runs/cpu", "runs/gpu"]
     assert Job().out == Path("runs/cpu") and Job(PRESETS["gpu"]).out == Path("runs/gpu") and Job(QUICK).out == Path("runs/own")
     assert not list(tmp_path.iterdir())
 
