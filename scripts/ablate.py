@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """What is each choice of the CPU preset worth? Train with one thing changed, and judge.
 
-    python scripts/ablate.py table [--only ROW ...]     the table: hours, alone on a machine
+    python scripts/ablate.py table --estimate           two minutes: how long will it take?
+    python scripts/ablate.py table [--only ROW ...]     an hour or two, alone on a machine
     python scripts/ablate.py VARIANT [--seed S] [--device cuda] --out FILE.json
     python scripts/ablate.py speed --device cpu --out FILE.json
 
-`table` takes VAE and text encoder from the package and trains the U-Net alone, with half
-the preset's steps, once for each row and three times for the baseline; rows that concern
-the text encoder train that too, and rows that concern painting train nothing. Each row
-paints the same held-out captions. What is done is in the JSON at once, and training has
-checkpoints (in --work): killed, the same command goes on where it was. Writes
-minidiff/data/results/ablations.json.
+`table` takes VAE and text encoder from the package (where they are not those of the
+preset, it trains them first, once) and trains the U-Net alone, with half the preset's
+steps, once for each row and three times for the baseline; rows that concern the text
+encoder train that too, and rows that concern painting train nothing. Each row paints the
+same held-out captions. The rows that tell most come first, so that a table that is cut off
+has them. What is done is in the JSON at once, and training has checkpoints (in --work):
+killed, the same command goes on where it was. Writes minidiff/data/results/ablations.json:
+`rows`, each with its date, machine and commit, and under `speed` the seconds of single
+steps. `--estimate` trains a few steps of each row at full size and says what all will take.
 
 A variant trains all three stages (on one GPU a few minutes, on two processor cores a
 quarter of an hour) and paints 500 held-out captions with one object and 500 with two,
@@ -43,12 +47,13 @@ import minidiff.latent_diffusion as course
 from judge import judge_all, share
 from minidiff import pipeline, samplers
 from minidiff.files import data_folder, read_json, write_json
-from minidiff.negatives import pick_caption
 from minidiff.latent_diffusion import PRESETS, Job
-from minidiff.negatives import contrastive_batches
+from minidiff.negatives import contrastive_batches, pick_caption
+from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.sketchbook import Scenes, Sketchbook, choose_mentioned
-from minidiff.text_encoder import clip_loss
-from minidiff.training import Trainer
+from minidiff.text_encoder import ImageEncoder, TextAndPictures, clip_loss, small_clip
+from minidiff.training import Trainer, best_precision
+from minidiff.vae import small_vae
 
 STAGES = ("vae_training", "text_training", "unet_training")
 
@@ -83,8 +88,8 @@ def one_caption_loss(model, batch):
 one_caption_loss.whole_batch = True
 
 
-def any_timestep(n, generator, timesteps=1000):
-    """In place of the bell: all timesteps alike."""
+def any_timestep(n, generator, timesteps=1000, **bell):
+    """In place of the bell, wherever it stands: all timesteps alike."""
     return torch.randint(timesteps, (n,), generator=generator)
 
 
@@ -126,8 +131,9 @@ def flow():
 
 PARTS = {}  # the VAE, tokenizer and text encoder of the row that is trained
 
-def fresh_batches(data, batch_size, drop):
+def fresh_batches(data, batch_size, drop, center=None):
     """In place of cached latents: each batch is drawn, shrunk and read anew."""
+    bell = {} if center is None else dict(center=center)
     book = Sketchbook(PARTS["vae"].config.sample_size)
     vae, tokenizer, text = (PARTS[name] for name in ("vae", "tokenizer", "text"))
 
@@ -144,7 +150,7 @@ def fresh_batches(data, batch_size, drop):
         captions = ["" if s else c for s, c in zip(silent.tolist(), captions)]
         ids = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
         noise, wobble = torch.randn(2, *mean.shape, generator=generator)
-        timesteps = course.draw_timesteps(batch_size, generator)
+        timesteps = course.draw_timesteps(batch_size, generator, **bell)
         return dict(latents=mean.cpu() + std.cpu() * wobble, noise=noise,
                     states=text(ids.to(device)).last_hidden_state.cpu().float(),
                     timesteps=timesteps)
@@ -165,6 +171,7 @@ def painted(of="baseline", **paint): return Variant(first="paint", of=of, paint=
 adamw = functools.partial(training, *STAGES, optimizer="adamw")
 no_ema = Variant(training("text_training", "unet_training", ema=None))
 fp32 = Variant(training(*STAGES, precision="no"))
+bf16 = Variant(training(*STAGES, precision="bf16"))
 VARIANTS = dict(
     baseline=Variant(),
     adamw_half=Variant(adamw(lr_times=1 / 2)),
@@ -172,6 +179,7 @@ VARIANTS = dict(
     adamw_eighth=Variant(adamw(lr_times=1 / 8)),
     no_ema=no_ema,
     fp32=fp32,
+    bf16=bf16,
     no_hard_negatives=Variant(first="text", patch=functools.partial(
         patch.dict, contrastive_batches.__globals__, hard_negatives=other_scenes)),
     one_caption=Variant(first="text", patch=functools.partial(
@@ -203,8 +211,15 @@ PAINTED = dict(  # rows that train nothing
     euler=painted(sampler="EulerDiscreteScheduler"),
     euler_ancestral=painted(sampler="EulerAncestralDiscreteScheduler"),
     heun=painted(sampler="HeunDiscreteScheduler"))
-TABLE = {name: row for name, row in VARIANTS.items()
-         if name not in ("adamw_half", "adamw_eighth")} | PAINTED
+ALL = VARIANTS | PAINTED
+WORTH = """baseline adamw_quarter eps flow uniform_timesteps no_ema no_guidance scale_3
+    guided_first_half guided_second_half guided_middle steps_5 steps_10 steps_30 ddim euler
+    euler_ancestral heun fp32 bf16 no_channels_last no_hard_negatives one_caption
+    no_caption_drop no_drop_no_guidance no_page_mix min_snr no_latent_cache v_leading
+    eps_leading adamw_half adamw_eighth""".split()  # the order in which the table is made
+TABLE = {name: ALL[name] for name in WORTH}
+PICTURES = 2000  # whose caption the encoder is to find among its near misses
+LATER = 6  # trained rows that come before the baseline's other seeds and `speed`
 plain = dict(precision="no", channels_last=False)
 SPEED = dict(  # the first four, in this order, are the steps of a waterfall
     plain=Variant(adamw(lr_times=1 / 4, **plain)),
@@ -212,7 +227,7 @@ SPEED = dict(  # the first four, in this order, are the steps of a waterfall
     plus_bf16=Variant(adamw(lr_times=1 / 4, channels_last=True)),
     plus_muon=Variant(training(*STAGES, channels_last=True)),
     baseline=Variant(), adamw=VARIANTS["adamw_quarter"], no_ema=no_ema, fp32=fp32,
-    bf16=Variant(training(*STAGES, precision="bf16")),
+    bf16=bf16,
     no_channels_last=Variant(
         training("text_training", "unet_training", channels_last=False)))
 
@@ -302,9 +317,11 @@ def speed(preset, device, rounds=3, steps=15):
 class Painter:
     """A pipeline that paints in its own way, whoever asks."""
     def __init__(self, pipe, sampler=None, guided=None, **_):
-        self.pipe, self.guided = pipe, guided
-        if sampler:
-            pipe.scheduler = getattr(samplers, sampler).from_config(pipe.scheduler.config)
+        parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
+        scheduler = pipe.scheduler  # of the pipe, which others use too: it stays as it is
+        if sampler: scheduler = getattr(samplers, sampler).from_config(scheduler.config)
+        self.pipe = LatentDiffusionPipeline(**parts, scheduler=scheduler)
+        self.guided = guided
 
     def __getattr__(self, name): return getattr(self.pipe, name)
 
@@ -331,26 +348,66 @@ def half(preset, fraction):
 
 def latents_of(job, key, *parts, kept={}):
     """The training latents, made once for rows that share them."""
+    key = (*key, job.preset.pictures)
     if key not in kept:
-        kept.clear()  # one at a time: they are large
+        for old in [old for old in kept if old[:2] != ("shipped", 0)]:
+            del kept[old]  # they are large
         kept[key] = job.make_latents(*parts), job.seconds["latents"]
     return kept[key]
 
 
-def train_row(name, seed, preset, shipped, work, device):
-    """The pipeline of a row and its seconds; what was trained before is only loaded."""
+def a_job(preset, folder, seed, device, on):
+    """A `Job` that goes on where it was, and shows nothing."""
+    job = Job(preset, folder, seed, resume=True, device=device, show_bar=False)
+    job.show_preview = lambda pipe, step: None
+    job.accelerator = SimpleNamespace(device=on, is_main_process=True)
+    return job
+
+
+def same_shape(preset, pipe):
+    """Are a pipeline's VAE and text encoder of the shape that the preset says?"""
+    with torch.device("meta"):
+        vae = small_vae(**course.vae_config(preset))
+        text = small_clip(pipe.tokenizer, **course.text_config(preset)).text_model
+    for ours, theirs in ((vae, pipe.vae), (text, pipe.text_encoder)):
+        shapes = [{k: v.shape for k, v in model.state_dict().items()}
+                  for model in (ours, theirs)]
+        if shapes[0] != shapes[1]: return False
+    return vae.config.sample_size == pipe.vae.config.sample_size
+
+
+def parts_of(preset, work, device):
+    """VAE, tokenizer, text encoder and both halves of CLIP: the package's, or our own."""
+    pipe = course.open_run(None, **({"device": "cpu"} if device == "cpu" else {}))
+    if same_shape(preset, pipe):
+        vae, tokenizer, text = pipe.vae, pipe.tokenizer, pipe.text_encoder
+        pictures = ImageEncoder.from_pretrained(data_folder("weights", "image_encoder"))
+        clip = TextAndPictures(text, pictures).to(pipe.device)
+        return SimpleNamespace(vae=vae, tokenizer=tokenizer, text_encoder=text, clip=clip,
+                               device=pipe.device, seconds={}, shipped=True)
+    print("the package's VAE and text encoder are not those of the preset: training both",
+          flush=True)
+    job = a_job(preset, work/"parts", 0, device, pipe.device)
+    vae = job.train_vae()
+    tokenizer, text = job.train_text_encoder()
+    for part in (vae, job.clip): part.requires_grad_(False).eval()
+    return SimpleNamespace(vae=vae, tokenizer=tokenizer, text_encoder=text, clip=job.clip,
+                           device=pipe.device, seconds=job.seconds, shipped=False)
+
+
+def train_row(name, seed, preset, parts, work, device, kept={}):
+    """A row's pipeline, CLIP, seconds and loss; what was trained before is only loaded."""
+    key = name, seed, str(work), str(preset)
+    if key in kept: return kept[key]
     variant = VARIANTS[name]
     changed = variant.change(preset)
     with variant.patch():
-        job = Job(changed, work/f"{name}-{seed}", seed, resume=True, device=device,
-                  show_bar=False)
-        job.show_preview = lambda pipe, step: None
-        job.accelerator = SimpleNamespace(device=shipped.device, is_main_process=True)
-        vae, tokenizer, text = shipped.vae, shipped.tokenizer, shipped.text_encoder
+        job = a_job(changed, work/f"{name}-{seed}", seed, device, parts.device)
+        vae, tokenizer, text, clip = parts.vae, parts.tokenizer, parts.text_encoder, parts.clip
         if variant.first == "text":
             tokenizer, text = job.train_text_encoder()
-            text.requires_grad_(False).eval()
-        job.accelerator = SimpleNamespace(device=shipped.device, is_main_process=True)
+            clip = job.clip.requires_grad_(False).eval()
+        job.accelerator = SimpleNamespace(device=parts.device, is_main_process=True)
         PARTS.update(vae=vae, tokenizer=tokenizer, text=text,
                      two_objects=changed.two_objects)
         own = name if variant.first == "text" or name == "no_page_mix" else "shipped"
@@ -359,23 +416,32 @@ def train_row(name, seed, preset, shipped, work, device):
     if name == "no_latent_cache": seconds = 0.0
     told = {k: round(job.seconds[k], 1) for k in ("text", "unet") if k in job.seconds}
     losses = job.losses["unet"][-50:]
-    return pipe, told | dict(latents=round(seconds, 1)), sum(losses) / len(losses)
+    found = pipe, clip, told | dict(latents=round(seconds, 1)), sum(losses) / len(losses)
+    if name in {row.of for row in PAINTED.values()}: kept[key] = found
+    return found
 
 
-def run_row(name, seed, preset, shipped, work, device, captions):
+def run_row(name, seed, preset, parts, work, device, captions, pictures=None):
     """What the table says of one row and seed."""
     row = TABLE[name]
     trained = row.of if row.first == "paint" else name
-    pipe, seconds, loss = train_row(trained, seed, preset, shipped, work, device)
+    pipe, clip, seconds, loss = train_row(trained, seed, preset, parts, work, device)
     options = dict(steps=preset.steps, scale=preset.scale)
     options |= {k: v for k, v in row.paint.items() if k in options}
     start = time.perf_counter()
     accuracy = judge_all(Painter(pipe, **row.paint), captions, [0],
                          kinds=("one_object", "two_objects"), **options)
-    painting = round(time.perf_counter() - start, 1)
-    return dict(row=name, seed=seed, trained=trained, seconds=seconds | dict(paint=painting),
-                loss=round(loss, 5), **{kind: found["whole"]
-                                        for kind, found in accuracy.items()})
+    seconds = seconds | dict(paint=round(time.perf_counter() - start, 1))
+    found = dict(row=name, seed=seed, trained=trained, seconds=seconds,
+                 loss=round(loss, 5), **{kind: kinds["whole"]
+                                         for kind, kinds in accuracy.items()})
+    if row.first == "text" or name == "baseline":
+        book = Sketchbook(clip.image_encoder.config.image_size)
+        n = pictures or PICTURES
+        picked = pick_caption(clip, pipe.tokenizer, book, n=n)
+        right = torch.arange(n) < round(picked * n)
+        found["pick_caption"] = share(right)
+    return found
 
 
 def where():
@@ -394,39 +460,89 @@ def where():
                 torch=torch.__version__, python=platform.python_version())
 
 
-def table(out, work, preset_name, fraction, captions, seeds, only, device):
+def in_order(seeds, device):
+    """(row, seed) of all that the table is made of, the most telling first."""
+    kind = "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda"
+    twin = "bf16" if best_precision(kind) != "no" else "fp32"  # which is the baseline
+    names = [name for name in TABLE if name != twin]
+    trained = [name for name in names if TABLE[name].first != "paint"]
+    at = names.index(trained[LATER])
+    more = [("baseline", seed) for seed in range(1, seeds)] + [("speed", 0)]
+    return [(name, 0) for name in names[:at]] + more + [(name, 0) for name in names[at:]]
+
+
+def foresee(todo, preset, parts, device, captions, steps=6, few=16):
+    """Train a few steps of each row at full size, paint a few: its minutes, in all."""
+    told = {stage: getattr(preset, stage) for stage in STAGES}
+    pictures = min(256, preset.pictures)
+    short = replace(preset, pictures=pictures, **{
+        stage: {**options, "steps": steps} for stage, options in told.items()})
+    minutes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, seed in todo:
+            if name == "speed": continue
+            with Watch() as watch:
+                found = run_row(name, seed, short, parts, Path(folder), device, few, few)
+            seconds = found["seconds"]["paint"] * captions / few
+            for stage, times in watch.seconds.items():
+                seconds += statistics.median(times[2:]) * told[f"{stage}_training"]["steps"]
+            own = TABLE[name].first == "text" or name in ("baseline", "no_page_mix")
+            if own: seconds += found["seconds"]["latents"] * preset.pictures / pictures
+            minutes[f"{name}, seed {seed}"] = round(seconds / 60, 2)
+            print(f"{name}, seed {seed}: {seconds / 60:.1f} min", flush=True)
+    return minutes
+
+
+def open_table(out, settings):
+    """What a table that was begun holds; another recipe's is refused."""
+    if not out.is_file(): return dict(settings=settings, rows=[])
+    before = read_json(out)
+    if before["settings"] != settings:
+        raise SystemExit(f"{out} was made with {before['settings']}, and this run has "
+                         f"{settings}; use another --out and --work")
+    return before
+
+
+def table(out, work, preset_name, fraction, captions, seeds, only, device, estimate=False):
     """Run the rows that are missing; the JSON is written after each."""
-    preset = half(PRESETS[preset_name], fraction)
-    shipped = course.open_run(None, **({"device": "cpu"} if device == "cpu" else {}))
+    whole = PRESETS[preset_name]
+    preset = half(whole, fraction)
+    todo = [key for key in in_order(seeds, device) if not only or key[0] in only]
+    parts = parts_of(preset, work, device)
+    if estimate:
+        minutes = foresee(todo, preset, parts, device, captions)
+        return print(f"{sum(minutes.values()) / 60:.1f} hours in all, without `speed`")
     code = zlib.crc32(json.dumps(asdict(preset), sort_keys=True, default=str).encode())
-    settings = dict(preset=preset_name, recipe=f"{code:08x}", steps_fraction=fraction,
+    weights = course.fingerprint(parts.vae) + course.fingerprint(parts.text_encoder)
+    settings = dict(preset=preset_name, recipe=f"{code:08x}", steps_share=fraction,
                     captions=captions, steps=preset.unet_training["steps"],
-                    weights=course.fingerprint(shipped.vae) + course.fingerprint(shipped.text_encoder))
-    rows = []
-    if out.is_file():
-        before = read_json(out)
-        if before["settings"] != settings:
-            raise SystemExit(f"{out} was made with {before['settings']}, and this run has "
-                             f"{settings}; use another --out and --work")
-        rows = before["rows"]
-    done = {(row["row"], row["seed"]) for row in rows}
-    todo = [(name, seed) for name in TABLE for seed in range(seeds if name == "baseline" else 1)]
-    todo = [key for key in todo if key not in done and (not only or key[0] in only)]
+                    size=preset.size, shipped=parts.shipped, weights=weights)
+    found = open_table(out, settings)
+    rows = found["rows"]
+    done = {(row["row"], row["seed"]) for row in rows} | ({("speed", 0)} if "speed" in found else set())
+    todo = [key for key in todo if key not in done]
     out.parent.mkdir(parents=True, exist_ok=True)
     for i, (name, seed) in enumerate(todo):
         start = time.perf_counter()
-        row = run_row(name, seed, preset, shipped, work, device, captions) | where()
-        row["minutes"] = round((time.perf_counter() - start) / 60, 2)
-        rows.append(row)
-        order = {name: k for k, name in enumerate(TABLE)}
-        rows.sort(key=lambda row: (order[row["row"]], row["seed"]))
-        write_json(dict(settings=settings, rows=rows), out)
-        one, two = (row[kind]["share"] for kind in ("one_object", "two_objects"))
-        print(f"{i + 1}/{len(todo)} {name}, seed {seed}: {one:.1%} and {two:.1%} right, "
-              f"{row['seconds']['unet']} s for the U-Net", flush=True)
+        if name == "speed": row = dict(seconds_per_step=speed(whole, device))
+        else: row = run_row(name, seed, preset, parts, work, device, captions)
+        row |= where() | dict(minutes=round((time.perf_counter() - start) / 60, 2))
+        if name == "speed": found["speed"] = row
+        else: rows.append(row)
+        rows.sort(key=lambda row: (WORTH.index(row["row"]), row["seed"]))
+        write_json(found, out)
+        print(f"{i + 1}/{len(todo)} {name}, seed {seed}: {summary(row)}", flush=True)
         if name not in {row.of for row in PAINTED.values()}:
             shutil.rmtree(work/f"{name}-{seed}", ignore_errors=True)
     return rows
+
+
+def summary(row):
+    """A row in a line."""
+    if "one_object" not in row: return f"{row['minutes']} min"
+    one, two = (row[kind]["share"] for kind in ("one_object", "two_objects"))
+    return (f"{one:.1%} and {two:.1%} right, {row['seconds']['unet']} s for the U-Net, "
+            f"{row['minutes']} min")
 
 
 def main():
@@ -440,8 +556,10 @@ def main():
     option("--threads", type=int, default=2)
     option("--captions", type=int, default=500, help="of each kind, to paint and judge")
     option("--pictures", type=int, default=2000, help="to pick the caption of")
-    option("--steps-fraction", type=float, help="default: 1, of a table 0.5")
-    option("--only", nargs="+", choices=[*TABLE], help="rows of the table")
+    option("--steps-share", "--steps-fraction", type=float, dest="steps_share",
+           help="of the preset's steps; default: 1, of a table 0.5")
+    option("--only", nargs="+", choices=[*TABLE, "speed"], help="rows of the table")
+    option("--estimate", action="store_true", help="of a table: only say how long it takes")
     option("--seeds", type=int, default=3, help="of the table's baseline")
     option("--work", type=Path, default=Path("runs/ablate"), help="for checkpoints")
     option("--progress", action="store_true", help="show progress bars")
@@ -450,30 +568,30 @@ def main():
     if options.out is None:
         if options.variant != "table": parser.error("--out is needed")
         options.out = data_folder("results", "ablations.json")
-    if options.steps_fraction is None:
-        options.steps_fraction = 0.5 if options.variant == "table" else 1.0
+    if options.steps_share is None:
+        options.steps_share = 0.5 if options.variant == "table" else 1.0
     torch.set_num_threads(options.threads)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here")
     kept = "cpu" if device == "cpu" else None
     if options.variant == "table":
-        table(options.out, options.work, options.preset, options.steps_fraction,
-              options.captions, options.seeds, options.only, kept)
-        return print(options.out)
+        table(options.out, options.work, options.preset, options.steps_share,
+              options.captions, options.seeds, options.only, kept, options.estimate)
+        return None if options.estimate else print(options.out)
     preset = PRESETS[options.preset]
     start = time.perf_counter()
     if options.variant == "speed":
         results = dict(seconds_per_step=speed(preset, kept))
     else:
-        preset = shortened(preset, options.steps_fraction)
+        preset = shortened(preset, options.steps_share)
         results = ablate(options.variant, preset, options.seed, kept, options.captions,
                          options.pictures, options.progress)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     hardware = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     write_json(dict(
         variant=options.variant, preset=options.preset, seed=options.seed,
-        steps_fraction=options.steps_fraction, device=hardware, threads=options.threads,
+        steps_share=options.steps_share, device=hardware, threads=options.threads,
         torch=torch.__version__, minutes=round((time.perf_counter() - start) / 60, 2),
         **results), options.out)
     print(options.out)
