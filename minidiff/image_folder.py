@@ -8,7 +8,7 @@ __all__ = ['CAPTIONS', 'PICTURES', 'TEXTS', 'METADATA', 'NO_NEWS', 'PART', 'HELD
            'short_name', 'ImageFolder']
 
 # %% ../nbs/workshop/image_folder.ipynb #if_imports
-import csv, hashlib, io, json, os, posixpath, time, unicodedata
+import codecs, csv, hashlib, io, json, os, posixpath, time, unicodedata
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -50,7 +50,10 @@ CAPTIONS = ("text", "caption", "prompt", "description")  # what the column may b
 
 def _decode(path):
     "The text of a file; bytes that are no UTF-8 become lone surrogates."
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if wide: text = data.decode("utf-16", "replace")  # as PowerShell writes it
+    else: text = data.decode("utf-8-sig", "surrogateescape")
     return text.replace("\0", "\ufffd")
 
 def _rows_of_lines(path):
@@ -61,7 +64,15 @@ def _rows_of_lines(path):
         yield number, row if isinstance(row, dict) else "no JSON object"
 
 def _rows_of_table(path):
-    rows = csv.DictReader(io.StringIO(_decode(path), newline=""))
+    text = _decode(path)
+    head = text.split("\n", 1)[0]
+    mark = max(",;\t", key=head.count)  # tables of Excel may have another than a comma
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+    try: rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
+    except csv.Error: names = []
+    if "file_name" not in names:  # once, and not for every line
+        yield 1, f"there is no column file_name, but {shorten(names)}"
+        return
     while True:
         try: row = next(rows)
         except StopIteration: return
@@ -84,7 +95,8 @@ def inside(
     plain = name.replace("\\", "/")
     whole = posixpath.normpath(posixpath.join(base, plain))
     if plain.startswith("/") or PureWindowsPath(name).drive or whole.startswith(".."):
-        raise ValueError(f"{shorten(name)} leads out of the folder")
+        raise ValueError(f"{shorten(name)} leads out of the folder; a name counts from "
+                         "where its metadata file lies")
     return whole
 
 # %% ../nbs/workshop/image_folder.ipynb #if_listing
@@ -134,7 +146,8 @@ def _take_metadata(self, file):
         where = f"{file}, line {number}"
         try:
             if isinstance(row, str): raise ValueError(row)
-            if "file_name" not in row: raise ValueError("there is no file_name")
+            if "file_name" not in row:
+                raise ValueError(f"there is no file_name, but {shorten([*row])}")
             name = inside(posixpath.dirname(file), row["file_name"])
         except ValueError as error:
             self.skipped.append(Skipped(where, str(error)))
@@ -143,7 +156,8 @@ def _take_metadata(self, file):
         text = next((row[key] for key in names if row.get(key) is not None), None)
         self.named.add(name)
         if text is None:
-            self.skipped.append(Skipped(f"{where} ({name})", "it has no caption"))
+            why = f"it has no caption (no {' or '.join(names)})"
+            self.skipped.append(Skipped(f"{where} ({name})", why))
             continue
         for one in text if isinstance(text, list) and text else [text]:
             self._add(name, one, f"{where} ({name})")
@@ -374,10 +388,12 @@ class ImageFolder:
 def _usable(self, file):
     "Is there such a file, with something in it?"
     path = self.folder/file
-    try: length = -1 if path.is_dir() else path.stat().st_size
+    try:
+        length = path.stat().st_size
+        if not path.is_file(): length = -1 if path.is_dir() else -2
     except (OSError, ValueError): length = None
     why = {None: "there is no such file", -1: "that is a folder",
-           0: "the file is empty"}.get(length)
+           -2: "that is no plain file", 0: "the file is empty"}.get(length)
     if why: self.skipped.append(Skipped(file, why))
     return why is None
 

@@ -238,7 +238,54 @@ def test_bad_tables(tmp_path, opened):
     (folder / "more").mkdir()
     (folder / "more" / "metadata.csv").write_text("name,text\na.png,b\n")
     said = [str(s) for s in opened(folder).skipped]
-    assert len(said) == 4 and all(any(word in line for line in said) for word in ("no UTF-8", "no caption", "names no file", "no file_name")), said
+    assert len(said) == 4 and all(any(word in line for line in said) for word in ("no UTF-8", "no caption", "names no file", "line 1: there is no column file_name, but ['name', 'text']")), said
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", ", "])
+def test_tables_with_other_marks(tmp_path, opened, mark):
+    """As a spreadsheet may write them: semicolons, tabs, a blank after the comma, Windows' ends of lines, a byte order mark."""
+    folder = captioned(tmp_path / "d", 20, "csv")
+    path = folder / "metadata.csv"
+    head, *lines = path.read_text().splitlines()
+    if mark == ", ": lines = [head.replace(",", mark), *lines]
+    else: lines = [mark.join(line.split(",", 1)) for line in (head, *lines)]
+    path.write_bytes("".join(line + "\r\n" for line in lines).encode("utf-8-sig"))
+    book = opened(folder)
+    assert len(book) == 20 and [str(s) for s in book.skipped] == [] and len(set(book.captions[3][0].split())) > 2
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_metadata_as_windows_writes_it(tmp_path, opened, coding):
+    folder = captioned(tmp_path / "d", 20)
+    path = folder / "metadata.jsonl"
+    lines = "\r\n".join([*path.read_text().splitlines()[:19], json.dumps(dict(file_name="0019.png", text="красный круг 🦓 红色 دائرة"), ensure_ascii=False)])
+    path.write_bytes((b"\xfe\xff" if coding == "utf-16-be" else b"") + lines.encode(coding))
+    book = opened(folder)
+    assert book.skipped == [] and book.captions[19] == ["красный круг 🦓 红色 دائرة"]
+
+
+def test_odd_files_of_a_breaker(tmp_path, opened):
+    """Links that lead nowhere or in a circle, a pipe, whole paths, addresses, values of other types; each has a line, nothing hangs."""
+    folder = captioned(tmp_path / "d", 20)
+    (folder / "dangling.png").symlink_to("nowhere.png"), (folder / "loop.png").symlink_to("loop.png"), (folder / "list.png").mkdir()
+    (folder / "elsewhere.png").symlink_to("/etc/hostname"), os.mkfifo(folder / "pipe.png")
+    names = ["dangling.png", "loop.png", "list.png", "elsewhere.png", "pipe.png", str(folder / "0000.png"), "https://x.org/a.png"]
+    lines = [dict(file_name=name, text="a thing") for name in names]
+    lines += [dict(file_name="0000.png", text=text) for text in (12, {"a": 1}, [])] + [dict(file_name=["a"], text="x"), dict(name="0001.png", text="x"), [1], 0.5]
+    with open(folder / "metadata.jsonl", "a") as file: file.write("".join(json.dumps(line) + "\n" for line in lines) + "{'a': 1}\n")
+    said = [str(s) for s in opened(folder).skipped]
+    assert len(said) == len(lines) + 1, said
+    for why, n in {"no such file": 3, "a folder": 1, "no plain file": 1, "no picture that can be read": 1, "leads out of the folder; a name counts from": 1,
+                   "its caption is no text": 3, "it names no file": 1, "there is no file_name, but ['name', 'text']": 1, "no JSON object": 3}.items():
+        assert sum(why in line for line in said) == n, (why, said)
+
+
+def test_a_long_caption_is_cut_and_a_file_may_be_named_often(tmp_path, opened):
+    folder = captioned(tmp_path / "d", 20)
+    with open(folder / "metadata.jsonl", "a") as file:
+        file.write(json.dumps(dict(file_name="0000.png", text="very long words " * 625)) + "\n" + json.dumps(dict(file_name="0000.png", text="a thing")) + "\n")
+    book = opened(folder)
+    assert [len(c) for c in book.captions[0]] == [20, 1000, 7] and book.skipped == []
 
 
 def test_other_files_are_named_and_those_that_belong_there_are_not(tmp_path, opened):
