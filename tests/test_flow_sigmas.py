@@ -11,7 +11,7 @@ from scipy import stats
 from minidiff.checks import ConfigError
 from minidiff.flow_pipeline import resolution_shift
 from minidiff.flow_sigmas import FLOW_KINDS, asked_levels, beta_sigmas, or_none, stretch_sigmas
-from minidiff.samplers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from minidiff.samplers import FlowMatchEulerDiscreteScheduler
 from minidiff.scheduler import sample, training_target
 
 REAL = diffusers.FlowMatchEulerDiscreteScheduler
@@ -208,12 +208,3 @@ def test_the_small_parts():
     assert n == 2 and sigmas.dtype == np.float32 and told.tolist() == [7, 3]
     for asked in ((None, None, None, 10), (3, [1, 0.5], None, 10), (None, [1, 0.5], [3], 10), (None, [1, 0], None, 10), (None, [2, 1], None, 10), (2.5, None, None, 10)):
         with pytest.raises(ValueError): asked_levels(*asked)
-
-
-def test_another_schedulers_config_may_ask_for_them():
-    euler = diffusers.EulerDiscreteScheduler(use_beta_sigmas=True)
-    ours, real = FlowMatchEulerDiscreteScheduler.from_config(euler.config), REAL.from_config(euler.config)
-    for scheduler in (ours, real): scheduler.set_timesteps(6)
-    assert real.config.use_beta_sigmas
-    torch.testing.assert_close(ours.sigmas, real.sigmas.float(), atol=1e-6, rtol=1e-6)
-    with pytest.raises(ConfigError, match="use_beta_sigmas"): EulerDiscreteScheduler.from_config(REAL(use_beta_sigmas=True).config)
