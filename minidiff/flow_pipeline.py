@@ -87,6 +87,10 @@ def resolution_shift(
     c,  # config of the scheduler
 ) -> float:  # `mu` of its `set_timesteps`
     "How much later all levels come; a straight line through two sizes."
+    sizes = c.base_image_seq_len, c.max_image_seq_len
+    if None in (c.base_shift, c.max_shift) or sizes[0] == sizes[1]:
+        raise ConfigError("use_dynamic_shifting: mu needs base_shift, max_shift, and "
+                          "base_image_seq_len other than max_image_seq_len")
     share = (patches - c.base_image_seq_len) / (c.max_image_seq_len -
                                                 c.base_image_seq_len)
     return c.base_shift + share * (c.max_shift - c.base_shift)

@@ -17,6 +17,8 @@ from torch import Tensor
 from .checks import (ConfigError, check_alike, check_timesteps, falling,
                              is_flag, is_number, is_one_of, is_whole, number,
                              one_timestep, only_one, whole_number)
+from .flow_sigmas import (FLOW_KINDS, asked_levels, beta_sigmas, dynamic_shift,
+                                  is_sigma, stretch_sigmas)
 from .hub import patch_to, register_config
 from .scheduler import (CONFIG_KINDS, VARIANCE_TYPES, Scheduler,
                                 SchedulerOutput, StepCounter, at_least_float, for_each,
@@ -98,8 +100,6 @@ def set_timesteps(self, num_inference_steps: int, device=None):
             "from the next one", stacklevel=2)
 
 # %% ../nbs/05_samplers.ipynb #cell038
-def _is_sigma(name, v): return None if v is None else number(name, v, above=0)
-
 class SigmaScheduler(StepCounter, Scheduler):
     """Schedulers that think in noise levels: their pictures are `x0 + sigma * noise`,
     with `sigma` falling to 0 along `sigmas` (n + 1,).
@@ -110,15 +110,16 @@ class SigmaScheduler(StepCounter, Scheduler):
     ends: "zero", or "sigma_min", the level of timestep 0."""
     fixed_config = Scheduler.fixed_config | dict(use_beta_sigmas=False)
     kinds = CONFIG_KINDS | dict(
-        use_karras_sigmas=is_flag, use_exponential_sigmas=is_flag, sigma_min=_is_sigma,
-        sigma_max=_is_sigma, final_sigmas_type=is_one_of("zero", "sigma_min"))
+        use_karras_sigmas=is_flag, use_exponential_sigmas=is_flag, sigma_min=is_sigma,
+        sigma_max=is_sigma, final_sigmas_type=is_one_of("zero", "sigma_min"))
+    respacings = dict(use_karras_sigmas=karras_sigmas, use_beta_sigmas=beta_sigmas,
+                      use_exponential_sigmas=np.geomspace)  # by who asks for them
     whole_timesteps = False
 
     def _note_config(self):
         super()._note_config()
-        both = "use_karras_sigmas", "use_exponential_sigmas"
-        if all(self._own.get(key) for key in both):
-            raise ConfigError(f"{' and '.join(both)} exclude each other")
+        asked = [key for key in self.respacings if self._own.get(key)]
+        if asked[1:]: raise ConfigError(f"{' and '.join(asked)} exclude each other")
 
     def _build(self):
         super()._build()
@@ -164,8 +165,8 @@ def _spaced(self, n):
 
 @patch_to(SigmaScheduler)
 def _respacing(self):
-    if self._own.get("use_karras_sigmas"): return karras_sigmas
-    if self._own.get("use_exponential_sigmas"): return np.geomspace
+    for key, respacing in self.respacings.items():
+        if self._own.get(key): return respacing
 
 @patch_to(SigmaScheduler)
 def _timesteps_of(self, sigmas):
@@ -252,7 +253,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         i = self._index(timestep)
         x = at_least_float(sample)
         slope, x0 = self._slope(model_output, x, i)
-        fresh = lambda: randn_like(model_output, generator)
+        fresh = lambda like=model_output: randn_like(like, generator)
         return self._done(self._move(x, slope, i, fresh), x0, sample)
 
     def _move(self, x, slope, i, fresh):
@@ -506,32 +507,31 @@ class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
     prediction_type, init_noise_sigma = "flow_prediction", 1.0
     other_keys = dict(
         eta=(1.0,), s_noise=(1.0,), scale_factors=(), upscale_mode=("bicubic",))
-    fixed_config = dict(use_beta_sigmas=False, invert_sigmas=False, shift_terminal=None)
-    kinds = SigmaScheduler.kinds | dict(
-        shift=is_number(above=0), base_shift=is_number(), max_shift=is_number(),
-        base_image_seq_len=is_whole(1, 10**9), max_image_seq_len=is_whole(1, 10**9),
-        use_dynamic_shifting=is_flag, stochastic_sampling=is_flag,
-        time_shift_type=is_one_of("exponential", "linear"))
+    fixed_config = {}
+    kinds = SigmaScheduler.kinds | FLOW_KINDS
     @register_config
     def __init__(
         self,
         num_train_timesteps: int = 1000,  # the timestep that stands for a sigma of 1
         shift: float = 1.0,  # of `shift_time`, above 0
         use_dynamic_shifting: bool = False,  # by the `mu` of `set_timesteps` instead
-        base_shift: float = 0.5,  # a note: the `mu` for `base_image_seq_len` tokens
-        max_shift: float = 1.15,  # a note: and for `max_image_seq_len`
+        base_shift: float | None = 0.5,  # a note: `mu` for `base_image_seq_len` tokens
+        max_shift: float | None = 1.15,  # a note: and for `max_image_seq_len`
         base_image_seq_len: int = 256,
         max_image_seq_len: int = 4096,
+        invert_sigmas: bool = False,  # levels rise from 0 to 1; only for sampling
+        shift_terminal: float | None = None,  # the last level, by `stretch_sigmas`
         use_karras_sigmas: bool = False,  # see `SigmaScheduler`
         use_exponential_sigmas: bool = False,  # see `SigmaScheduler`
+        use_beta_sigmas: bool = False,  # see `beta_sigmas`
         time_shift_type: str = "exponential",  # shift by exp(mu); "linear": by mu
         stochastic_sampling: bool = False,  # a step draws its noise anew
     ):
         self._note_config()
-        c = self._own
+        self.set_shift(self._own.shift)
         sigmas = np.arange(len(self), 0, -1, dtype=np.float32) / len(self)
-        if not c.use_dynamic_shifting: sigmas = shift_time(sigmas, c.shift)
-        self._range = float(sigmas[0]), float(sigmas[-1])
+        if not self._own.use_dynamic_shifting: sigmas = shift_time(sigmas, self.shift)
+        self.sigma_max, self.sigma_min = float(sigmas[0]), float(sigmas[-1])
         self._start(sigmas * len(self), np.append(sigmas, 0))
 
     scale_model_input = Scheduler.scale_model_input
@@ -540,7 +540,7 @@ class FlowMatchEulerDiscreteScheduler(EulerDiscreteScheduler):
     def _move(self, x, slope, i, fresh):
         if not self._own.stochastic_sampling: return super()._move(x, slope, i, fresh)
         target = self.sigmas[i + 1]
-        return (1 - target) * (x - self.sigmas[i] * slope) + target * fresh()
+        return (1 - target) * (x - self.sigmas[i] * slope) + target * fresh(x)
 
 # %% ../nbs/05_samplers.ipynb #cell075
 @patch_to(FlowMatchEulerDiscreteScheduler)
@@ -554,37 +554,31 @@ def set_timesteps(
 ):
     "Choose the noise levels that sampling visits, and their timesteps."
     T = len(self)
-    if timesteps is not None: timesteps = falling("timesteps", timesteps, 0, T)
-    if sigmas is not None: sigmas = falling("sigmas", sigmas, 0, 1).astype(np.float32)
-    elif timesteps is not None: sigmas = timesteps.astype(np.float32) / T
-    n = num_inference_steps
-    if n is None and sigmas is not None: n = len(sigmas)
-    n = whole_number("num_inference_steps", n, 1, T)
-    if sigmas is None: sigmas = np.linspace(*self._range, n)
-    if len(sigmas) != n or timesteps is not None and len(timesteps) != n:
-        raise ValueError("num_inference_steps, sigmas and timesteps must agree in "
-                         "length")
-    if sigmas[-1] == 0: raise ValueError("sigmas and timesteps end above 0; 0 is added")
-    sigmas = shift_time(sigmas, self._shift(mu))
+    n, sigmas, timesteps = asked_levels(num_inference_steps, sigmas, timesteps, T)
+    if sigmas is None: sigmas = np.linspace(self.sigma_max, self.sigma_min, n)
+    c = self._own
+    shift = self.shift
+    if c.use_dynamic_shifting: shift = dynamic_shift(c.time_shift_type, mu)
+    sigmas = shift_time(sigmas, shift)
+    if c.shift_terminal: sigmas = stretch_sigmas(sigmas, c.shift_terminal)
     if respace := self._respacing():
         sigmas = respace(float(sigmas[0]), float(sigmas[-1]), n)
     sigmas = sigmas.astype(np.float32)
-    if timesteps is None: timesteps = sigmas * np.float32(T)
-    self._start(timesteps, np.append(sigmas, 0), device)
+    if c.invert_sigmas: sigmas = 1 - sigmas
+    if timesteps is None or c.invert_sigmas: timesteps = sigmas * np.float32(T)
+    self._start(timesteps, np.append(sigmas, bool(c.invert_sigmas)), device)
 
 @patch_to(FlowMatchEulerDiscreteScheduler)
-def _shift(self, mu):
-    c = self._own
-    if not c.use_dynamic_shifting: return c.shift
-    if mu is None:
-        raise ValueError("with use_dynamic_shifting=True, set_timesteps needs mu")
-    if c.time_shift_type == "linear": return number("mu", mu, above=0)
-    return math.exp(number("mu", mu, high=700))
+def set_shift(self, shift: float):
+    "Another `shift` from the next `set_timesteps` on."
+    self.shift = number("shift", shift, above=0)
 
 # %% ../nbs/05_samplers.ipynb #cell076
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def alpha_sigma(self, timesteps: Tensor, like: Tensor) -> tuple:
     "The shares of picture and noise at the timesteps: 1 - sigma and sigma."
+    if self._own.invert_sigmas:
+        raise ValueError("invert_sigmas=True is for sampling, not for training")
     sigma = for_each(check_timesteps(timesteps, 0, len(self)), like) / len(self)
     sigma = sigma.to(torch.promote_types(like.dtype, torch.float32))
     return (1 - sigma).to(like.dtype), sigma.to(like.dtype)
@@ -593,6 +587,12 @@ def alpha_sigma(self, timesteps: Tensor, like: Tensor) -> tuple:
 def add_noise(self, original_samples, noise, timesteps) -> Tensor:
     "As `Scheduler.add_noise`, on the straight path and at any times: for training."
     return Scheduler.add_noise(self, original_samples, noise, timesteps)
+
+@patch_to(FlowMatchEulerDiscreteScheduler)
+def _slope(self, output, x, i):
+    if not self._own.invert_sigmas: return SigmaScheduler._slope(self, output, x, i)
+    check_alike(model_output=output, sample=x)
+    return output, x + (1 - self.sigmas[i]) * output
 
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def scale_noise(self, sample: Tensor, timestep, noise: Tensor) -> Tensor:

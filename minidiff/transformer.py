@@ -279,9 +279,9 @@ def forward(
 # %% ../nbs/15_transformer.ipynb #tr_zero
 def zero_init(model: nn.Module) -> nn.Module:  # itself
     "Close all gates, and let the last layer say 0: where training starts from."
-    last = getattr(model, "proj_out", None) or model.proj_out_2
     layers = [m.linear for m in model.modules() if isinstance(m, AdaLayerNorm)]
-    for layer in (*layers, last):
+    layers += [m for name, m in model.named_children() if name.startswith("proj_out")]
+    for layer in layers:
         for p in layer.parameters(): nn.init.zeros_(p)
     return model
 
@@ -563,7 +563,8 @@ def forward(
                          f"guidance_embeds is {c.guidance_embeds}")
     x = self.x_embedder(hidden_states)
     timestep = expand_timesteps(timestep, x).to(x.dtype) * 1000
-    if guidance is not None: guidance = expand_timesteps(guidance, x).to(x.dtype) * 1000
+    if guidance is not None:
+        guidance = expand_timesteps(guidance, x, "guidance").to(x.dtype) * 1000
     temb = self.time_text_embed(timestep, pooled_projections, guidance)
     words = self.context_embedder(encoder_hidden_states)
     rotary = rotary_angles(torch.cat([txt_ids, img_ids]), c.axes_dims_rope)

@@ -192,15 +192,15 @@ def check_unet_inputs(
                   added_cond_kwargs or {})
     check_dtype(model.conv_in.weight, sample=sample, encoder_hidden_states=text)
 
-def expand_timesteps(timestep, sample):
+def expand_timesteps(timestep, sample, name="timestep"):
     "One number for all pictures, or one for each, as a tensor (n,)."
     try: t = torch.as_tensor(timestep, device=sample.device)
     except (TypeError, ValueError, RuntimeError): t = torch.empty(0)
     fits = t.ndim < 2 and t.numel() in (1, len(sample))
-    wish = f"timestep: expected a number, or a tensor ({len(sample)},) of them"
+    wish = f"{name}: expected a number, or a tensor ({len(sample)},) of them"
     seen = t.device.type == "cpu" and not torch.compiler.is_compiling()
     if not fits or t.dtype == torch.bool or t.is_complex(): pass
-    elif seen and not t.isfinite().all(): wish = "timestep: expected finite numbers"
+    elif seen and not t.isfinite().all(): wish = f"{name}: expected finite numbers"
     else: return t.expand(len(sample))
     raise ValueError(f"{wish}, got {timestep!r}")
 

@@ -9,7 +9,7 @@ root = Path(__file__).resolve().parent.parent
 WORKSHOP = ["plots", "sketchbook", "scenes", "critic", "alignment", "stickers", "negatives", "picture_files",
             "image_folder", "losses", "optimizers", "parallel", "cuda_graphs", "budget", "training",
             "runs", "report", "checks", "unet_checks", "text_checks", "pipeline_checks", "pipeline_files",
-            "model_card", "two_encoders", "lora", "t5", "files", "hub", "terminal"]
+            "model_card", "flow_sigmas", "two_encoders", "lora", "t5", "files", "hub", "terminal"]
 PARTS = [("Components", 1, 9), ("Maths", 10, 12), ("Putting it together", 13, 99)]
 
 

@@ -2,6 +2,7 @@
 """The sketchbook's latents, learnt by a U-Net and by an MMDiT, for chapter 15.
 
     nice -n 19 python scripts/transformer_train.py [--size small] [--seconds 60] [--only NAME ...]
+    python scripts/transformer_train.py --judge     what is trained paints once more; nothing is trained
 
 Everything but the net that paints is the package's: VAE, text encoder, critic. The runs
 (see `RUNS`) meet the same pictures, noises, captions and moments, batch by batch:
@@ -10,6 +11,9 @@ Everything but the net that paints is the package's: VAE, text encoder, critic. 
 * mmdit-flow: an MMDiT of as many parameters, as many seconds of the processor;
 * mmdit-steps: the same MMDiT, as many steps as the U-Nets (only where asked for by name: a step of both costs about
   the same).
+
+The straight road is walked in strides of one length: of n levels the last is 1 / n, so that all n calls count. (Those
+that diffusers' scheduler chooses by itself end at 1 / 1000, and the last call then moves next to nothing.)
 
 A step's price is measured first; the U-Nets get as many steps as fit into `--seconds`.
 One thread. Interrupted, the same command goes on; nothing that is done is done again.
@@ -163,7 +167,12 @@ def paint(net, objective, pipe, captions, steps, seed, scale=2.0, scheduler=None
         without, with_text = answer(net, torch.cat([x, x]), t, *told).chunk(2)
         return without + scale * (with_text - without)
     noise = torch.randn(len(captions), 4, 8, 8, generator=step_generator(seed, 2**25))
-    z = sample(guided, scheduler or SAMPLERS[objective], noise, steps)
+    scheduler = scheduler or SAMPLERS[objective]
+    if objective == "flow":
+        scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps))
+    else:
+        scheduler.set_timesteps(steps)
+    z = sample(guided, scheduler, noise * scheduler.init_noise_sigma, timesteps=scheduler.timesteps)
     return pipe.vae.decode(pipe.vae.unscale(z))
 
 
@@ -189,6 +198,14 @@ def judged(name, net, pipe, n):
     return {**rows, "pictures_a_second": round(1 / seconds, 2)}
 
 
+def gather(args, plan):
+    "All runs that are done, in one file."
+    runs = {run: read_json(args.out / f"{run}.json") for run in RUNS if (args.out / f"{run}.json").exists()}
+    command = f"scripts/transformer_train.py --size {args.size} --seconds {plan['seconds']:g} --captions {args.captions}"
+    where = dict(torch=torch.__version__, machine=platform.machine(), device="cpu", threads=1, seed=2, command=command)
+    write_json(dict(where=where, size=args.size, pictures=args.pictures, captions=args.captions, runs=runs), args.results)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=WIDTHS, default="small")
@@ -196,6 +213,7 @@ def main():
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--captions", type=int, default=500)
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS)[:4])
+    parser.add_argument("--judge", action="store_true", help="train nothing; judge what is trained once more")
     parser.add_argument("--out", type=Path, help="default: runs/transformer_SIZE")
     parser.add_argument("--results", type=Path, default=data_folder("results") / "transformer_training.json")
     args = parser.parse_args()
@@ -203,6 +221,17 @@ def main():
     args.out = args.out or Path(f"runs/transformer_{args.size}")
     args.out.mkdir(parents=True, exist_ok=True)
     pipe = open_run()
+    if args.judge:
+        for name in args.only:
+            done = args.out / f"{name}.json"
+            if not done.exists():
+                continue
+            kind = SD3Transformer2DModel if RUNS[name][0] == "mmdit" else UNet2DConditionModel
+            found = judged(name, kind.from_pretrained(args.out / name).eval(), pipe, args.captions)
+            del found["pictures_a_second"]  # the price stays as it was measured beside the training
+            write_json({**read_json(done), **found}, done)
+            print(name, {k: v for k, v in read_json(done).items() if k != "curve"}, flush=True)
+        return gather(args, read_json(args.out / "plan.json"))
     drawn = args.out / f"latents_{args.pictures}.safetensors"
     if not drawn.exists():
         save_file(draw(pipe, args.pictures), drawn)
@@ -228,10 +257,7 @@ def main():
                             seconds_a_step=round(seconds / steps, 4), parameters=sum(p.numel() for p in net.parameters()),
                             curve=curve, **judged(name, net, pipe, args.captions)), done)
         print(name, {k: v for k, v in read_json(done).items() if k != "curve"}, flush=True)
-        runs = {run: read_json(args.out / f"{run}.json") for run in RUNS if (args.out / f"{run}.json").exists()}
-        where = dict(torch=torch.__version__, machine=platform.machine(), device="cpu", threads=1, seed=2,
-                     command=f"scripts/transformer_train.py --size {args.size} --seconds {plan['seconds']:g} --captions {args.captions}")
-        write_json(dict(where=where, size=args.size, pictures=args.pictures, captions=args.captions, runs=runs), args.results)
+        gather(args, plan)
 
 
 if __name__ == "__main__":
