@@ -200,8 +200,8 @@ def _taught(book):
     if book is None: return {}
     words = known_words(book)
     if book != "stickers": return dict(knows=words)
-    return dict(knows=words, names=dict(words=_WORDS.split(),
-                                        qualities=sorted(_QUALITIES)))
+    others = _WORDS.replace("an?", "a an").split()
+    return dict(knows=words, names=dict(words=others, qualities=sorted(_QUALITIES)))
 
 # %% ../nbs/appendix/play.ipynb #pl_onnx
 def halve_weights(model) -> int:  # how many weights stay in float32
