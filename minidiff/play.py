@@ -127,7 +127,7 @@ def model_facts(
     prompts: list = (),  # ideas to click, each painted here with the seed of its place
     steps: int = 15,  # where the page's sliders stand
     scale: float = 2.0,  # likewise
-    book: str | None = None,  # "shapes" or "stickers": what it was shown, if one of these
+    book: str | None = None,  # "shapes" or "stickers", if it was shown one of these
 ) -> dict:  # what model.json says
     "All that the page must know of a model besides its networks."
     check_for_page(pipe)

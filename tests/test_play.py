@@ -341,6 +341,7 @@ def test_a_visit(site, pipe):
     assert "prompt=a+red+circle" in found["address"] and "seed=0" in found["address"]
     assert found["start"] == "Before step 1 of 15" and found["second"] == "Before step 2 of 15"
     assert re.fullmatch(r"The canvas: \d+% noise", found["noise"]) and found["end"].startswith("The end")
+    assert found["bar"] == "Before step 8 of 15" and found["round"].endswith(": 8 of 15")
     assert len(found["sides"]) == 2 and "guidance 2" in found["sides"][0] and "guidance 1" in found["sides"][1]
     assert "last visit" in found["welcome"] and found["again"] == []
 
@@ -368,6 +369,8 @@ def test_another_model(site):
     assert [re.sub(r"\d+ MB", "MB", option) for option in found["options"]] == ["Shapes, 32 × 32, MB", "Stickers, 64 × 64, MB"]
     assert found["prompts"] == [first, idea, "my own zebra"]
     assert "model=stickers" in found["address"] and "15 steps in" in found["done"]
+    assert "“fox” is taken for “fox face”" in found["completed"] and "“tree” may be any of" in found["completed"]
+    assert "fox" in found["tokens"][0] and "face" in found["tokens"][0] and found["tokens"][1].startswith("not")
     assert "never met “my”, “own”, “zebra”" in found["unknown"] and "owl" in found["known"]
     print(f"first picture {found['first']} ms, {found['ms'] / 15:.0f} ms a step")
     expected = to_uint8(play.paint_as_page(opened("stickers"), idea, 0)).reshape(-1).astype(int)
@@ -440,5 +443,7 @@ def test_the_command_serves_a_page_that_paints(pipe):
     assert found["said"] == [] and found["elsewhere"] == []
     expected = to_uint8(play.paint_as_page(pipe, play.IDEAS["shapes"][0], 0)).reshape(-1).astype(int)
     assert np.abs(np.array(found["picture"]) - expected).max() <= 2
+    second = to_uint8(play.paint_as_page(opened("stickers"), play.IDEAS["stickers"][0], 0)).reshape(-1).astype(int)
+    assert np.abs(np.array(found["second"]) - second).max() <= 2
     assert process.returncode == 0 and rest == ("\nclosed\n", "")
     assert re.fullmatch(r"error: --port: \d+ cannot be used \(.*\); --port 0 takes one that is free\n", taken)
