@@ -4,23 +4,27 @@
 
 # %% auto #0
 __all__ = ['IDEAS', 'noise_bits', 'seeded_noise', 'page_networks', 'page_scheduler', 'check_for_page', 'model_facts',
-           'paint_as_page', 'halve_weights', 'to_onnx', 'export_model', 'PlayServer', 'play_command']
+           'paint_as_page', 'known_words', 'halve_weights', 'to_onnx', 'export_model', 'PlayServer', 'play_command']
 
 # %% ../nbs/appendix/play.ipynb #pl004
 import base64, hashlib, io, json, logging, math, warnings
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checks import ConfigError, check_path, shorten, whole_number
-from .files import atomic_write, data_folder, write_json
-from .latent_diffusion import open_run
+from .checks import ConfigError, check_path, one_of, shorten, whole_number
+from .files import atomic_write, data_folder, read_json, write_json
+from .hub import patch_to
+from .latent_diffusion import MODELS, open_run
 from .pipeline import to_pil
 from .samplers import DPMSolverMultistepScheduler
+from .sketchbook import BACKGROUNDS, COLORS, KINDS, PLACES, RELATIONS, SIZES
+from .stickers import _QUALITIES, _WORDS, STICKERS
 from .terminal import Parser, command, whole
 
 # %% ../nbs/appendix/play.ipynb #pl_bits
@@ -123,6 +127,7 @@ def model_facts(
     prompts: list = (),  # ideas to click, each painted here with the seed of its place
     steps: int = 15,  # where the page's sliders stand
     scale: float = 2.0,  # likewise
+    book: str | None = None,  # "shapes" or "stickers", if it was shown one of these
 ) -> dict:  # what model.json says
     "All that the page must know of a model besides its networks."
     check_for_page(pipe)
@@ -141,8 +146,9 @@ def model_facts(
             vocab=tokenizer.vocab, merges=[" ".join(pair) for pair in tokenizer.merges],
             length=_length(pipe), bos=tokenizer.bos_token, eos=tokenizer.eos_token,
             pad=tokenizer.pad_token),
-        ideas=_ideas(pipe, prompts, steps, scale))
+        ideas=_ideas(pipe, prompts, steps, scale), **_taught(book))
 
+# %% ../nbs/appendix/play.ipynb #pl_page_paint
 def paint_as_page(
     pipe,
     prompt,  # a sentence, or a list of n
@@ -177,6 +183,25 @@ def _ideas(pipe, prompts, steps, scale):
         found.append(dict(prompt=prompt, seed=seed,
                           picture=f"data:image/png;base64,{coded}"))
     return found
+
+# %% ../nbs/appendix/play.ipynb #pl_taught
+def known_words(
+    book: str,  # "shapes" or "stickers"
+) -> dict:  # such as {"sizes": ["small", ...], ...}
+    "What a model of one of the two books was shown, in the words of the captions."
+    things = dict(shapes=dict(things=[*KINDS], colours=[*COLORS]),
+                  stickers=dict(things=STICKERS))[one_of("book", book, *MODELS)]
+    places = [f"in the {place}" + " corner" * (" " in place) for place in PLACES]
+    return things | dict(sizes=[*SIZES], backgrounds=[*BACKGROUNDS], places=places,
+                         relations=[*RELATIONS])
+
+def _taught(book):
+    "For model.json: words that a model knows, and how names are completed."
+    if book is None: return {}
+    words = known_words(book)
+    if book != "stickers": return dict(knows=words)
+    others = _WORDS.replace("an?", "a an").split()
+    return dict(knows=words, names=dict(words=others, qualities=sorted(_QUALITIES)))
 
 # %% ../nbs/appendix/play.ipynb #pl_onnx
 def halve_weights(model) -> int:  # how many weights stay in float32
@@ -232,7 +257,7 @@ def export_model(
     folder,  # where model.json and three ONNX files go
     title: str,  # as for `model_facts`
     prompts: list = (),
-    **settings,  # `steps` and `scale`
+    **settings,  # `steps`, `scale` and `book`
 ) -> dict:  # what model.json says
     "Write down a model as the page loads it."
     try: import onnx, onnxscript  # noqa: F401
@@ -283,7 +308,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self._is_stranger(): return self._refuse(403, "only for its own page")
         name = self.path.partition("?")[0].lstrip("/") or "index.html"
-        made = self.server.documents.get(name)
+        try: made = self.server.document(name)
+        except (OSError, ValueError, RuntimeError) as error:
+            return self._refuse(500, " ".join(str(error).split())[:300])
         kind = _KINDS.get(name.rpartition(".")[2])
         path = data_folder("play")/name
         if made is not None: body = json.dumps(made).encode()
@@ -301,80 +328,130 @@ class _Handler(BaseHTTPRequestHandler):
         told = self.headers.get("X-Dims")
         if self._is_stranger() or not told:
             return self._refuse(403, "only for its own page")
-        try: data, dims = self.server.run(self.path.rpartition("/")[2], told, body)
+        try: data, dims = self.server.run(*self.path.split("/")[-2:], told, body)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             return self._refuse(400, " ".join(str(error).split())[:300])
         self._send(data, "application/octet-stream", **{"X-Dims": json.dumps(dims)})
 
 # %% ../nbs/appendix/play.ipynb #pl_server2
 class PlayServer(ThreadingHTTPServer):
-    "Serves the page on 127.0.0.1, and runs a pipeline's networks for it."
+    "Serves the page on 127.0.0.1, and runs pipelines' networks for it."
     daemon_threads = True
 
     def __init__(
         self,
-        pipe,  # a `LatentDiffusionPipeline`
+        models: dict,  # {name: (title, function giving a pipeline and `model_facts`)}
         port: int = 8000,  # 0: any that is free
-        title: str = "Shapes",  # what the page calls the model
-        prompts: list = (),  # ideas to click
     ):
-        facts = model_facts(pipe, title, prompts)
-        entry = dict(name="model", title=title)
-        self.documents = {"models/index.json": dict(models=[entry], runtime=None),
-                          "models/model/model.json": facts}
-        self.networks = page_networks(pipe)
-        self.device = pipe.device
+        self.models = models
+        self.opened = {}
+        self.opening = Lock()
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
     def address(self) -> str: return f"http://127.0.0.1:{self.server_port}/"
 
-    @torch.no_grad()
-    def run(self, name: str, told: str, body: bytes) -> tuple:  # bytes, shape
-        "What a network answers to numbers that came as bytes, one input after another."
-        if name not in self.networks: raise ValueError(f"no network {name[:30]!r}")
-        module, inputs = self.networks[name]
-        dims = json.loads(told)
-        given = []
-        at = 0
-        for key, (shape, dtype) in inputs.items():
-            if dims[key] != [*shape]:
-                raise ValueError(f"{key}: expected the shape {[*shape]}, got "
-                                 f"{shorten(dims[key])}")
-            size = 4 * math.prod(shape)
-            numbers = torch.frombuffer(bytearray(body[at:at + size]), dtype=dtype)
-            given.append(numbers.view(shape).to(self.device))
-            at += size
-        if at != len(body): raise ValueError(f"expected {at} bytes, got {len(body)}")
-        answer = module(*given).float().cpu().contiguous()
-        return answer.numpy().tobytes(), [*answer.shape]
+    def open(self, name: str) -> tuple:  # facts, networks, device
+        "A model by its name; it is opened the first time."
+        with self.opening:
+            if name not in self.opened:
+                pipe, facts = self.models[name][1]()
+                self.opened[name] = facts, page_networks(pipe), pipe.device
+            return self.opened[name]
+
+    def document(self, path: str) -> dict | None:  # None: no such
+        "What is not a file: the list of models, and what one of them is."
+        if path == "models/index.json":
+            entries = [dict(name=name, title=title)
+                       for name, (title, _) in self.models.items()]
+            return dict(models=entries, runtime=None)
+        names = {f"models/{name}/model.json": name for name in self.models}
+        return self.open(names[path])[0] if path in names else None
+
+# %% ../nbs/appendix/play.ipynb #pl_server3
+@patch_to(PlayServer)
+@torch.no_grad()
+def run(
+    self,
+    model: str,  # a name
+    network: str,  # of `page_networks`
+    told: str,  # the shapes of the inputs, {name: [...]}, as JSON
+    body: bytes,  # the inputs, one after another
+) -> tuple:  # bytes, shape
+    "What a network answers to numbers that came as bytes."
+    if model not in self.models: raise ValueError(f"no model {model[:30]!r}")
+    _, networks, device = self.open(model)
+    if network not in networks: raise ValueError(f"no network {network[:30]!r}")
+    module, inputs = networks[network]
+    dims = json.loads(told)
+    given = []
+    at = 0
+    for key, (shape, dtype) in inputs.items():
+        if dims[key] != [*shape]:
+            raise ValueError(f"{key}: expected the shape {[*shape]}, got "
+                             f"{shorten(dims[key])}")
+        size = 4 * math.prod(shape)
+        numbers = torch.frombuffer(bytearray(body[at:at + size]), dtype=dtype)
+        given.append(numbers.view(shape).to(device))
+        at += size
+    if at != len(body): raise ValueError(f"expected {at} bytes, got {len(body)}")
+    answer = module(*given).float().cpu().contiguous()
+    return answer.numpy().tobytes(), [*answer.shape]
 
 # %% ../nbs/appendix/play.ipynb #pl_command
-IDEAS = ["a red circle above a blue square",
-         "a big yellow star on a black background",
-         "a pink heart to the left of a green triangle",
-         "in the top left corner, a little purple ring",
-         "a small orange square below a turquoise circle",
-         "a blue ring on a yellow background",
-         "a big green heart", "a small zebra"]
+IDEAS = dict(
+    shapes=["a red circle above a blue square",
+            "a big yellow star on a black background",
+            "a pink heart to the left of a green triangle",
+            "in the top left corner, a little purple ring",
+            "a small orange square below a turquoise circle",
+            "a blue ring on a yellow background",
+            "a big green heart", "a small zebra"],
+    stickers=["a fox face above a slice of pizza",
+              "a big rocket on a black background",
+              "a penguin to the left of a birthday cake",
+              "in the top left corner, a little honeybee",
+              "a frog face below a crown on a blue background",
+              "a small volcano on a white background",
+              "a big octopus", "a small zebra"])
 
+def _book_of(folder):
+    "Which of the two books a run's folder was trained on, if its results say so."
+    if folder in MODELS: return folder
+    try: book = read_json(Path(folder, "results.json")).get("book")
+    except (OSError, ValueError, AttributeError, TypeError): return None
+    return book if book in MODELS else None
+
+def _opener(folder, title, book, device):
+    "A model for the page: its title, and a function that opens it."
+    def opened():
+        pipe = open_run(folder, device=device)
+        ideas = IDEAS[book or "shapes"]
+        return pipe, model_facts(pipe, title, ideas, book=book)
+    return title, opened
+
+# %% ../nbs/appendix/play.ipynb #pl_command2
 @command("no page is served any more", "try a smaller model")
 def play_command(argv):
     "What `python -m minidiff play` does."
     parser = Parser("python -m minidiff play", description="Paint in your browser.")
     option = parser.add_argument
-    option("--from", dest="folder", help="a folder, or hub:owner/name")
+    option("--from", dest="folder", help="a folder, or hub:owner/name (default: the "
+                                         "package's two models)")
     option("--port", type=whole(0, 65535), default=8000, help="0: any that is free")
     option("--debug", action="store_true", help="show where in the code an error arose")
     options = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else None
-    pipe = open_run(options.folder, device=device)
-    title = "Shapes" if options.folder is None else str(options.folder)
-    try: server = PlayServer(pipe, options.port, title, IDEAS)
+    folder = options.folder
+    models = {name: _opener(name, name.capitalize(), name, device) for name in MODELS}
+    if folder is not None:
+        models = dict(model=_opener(folder, folder, _book_of(folder), device))
+    try: server = PlayServer(models, options.port)
     except OSError as error:
         raise OSError(f"--port: {options.port} cannot be used ({error.strerror}); "
                       "--port 0 takes one that is free") from None
-    print(f"open {server.address} in your browser; Ctrl-C ends it", flush=True)
     with server:
+        server.open(next(iter(models)))
+        print(f"open {server.address} in your browser; Ctrl-C ends it", flush=True)
         try: server.serve_forever()
         except KeyboardInterrupt: print("\nclosed")

@@ -4,7 +4,7 @@
     python scripts/export_onnx.py [FOLDER]
 
 Writes FOLDER/models (default: build/play): an index, the program that runs networks in
-a browser (onnxruntime-web), and for each model below its networks as ONNX files and one
+a browser (onnxruntime-web), and for each shipped model its networks as ONNX files and one
 JSON with its tokenizer and noise levels. What travels is packed here (gzip) and
 unpacked by the page, as not every server packs. A model whose weights and code have
 not changed since is left alone. `make docs` runs this; needs onnx and onnxscript.
@@ -18,29 +18,20 @@ import shutil
 from pathlib import Path
 
 from minidiff.files import data_folder, read_json, write_json
-from minidiff.latent_diffusion import MODELS as SHIPPED, open_run
+from minidiff.latent_diffusion import MODELS, open_run
 from minidiff.play import IDEAS, export_model
-from minidiff.sketchbook import BACKGROUNDS, COLORS, KINDS, PLACES, RELATIONS, SIZES
-from minidiff.stickers import STICKERS
 
 root = Path(__file__).resolve().parent.parent
 RUNTIME = root / "tests" / "node_modules" / "onnxruntime-web"
-STICKER_IDEAS = ["a fox face above a slice of pizza",
-                 "a big rocket on a black background",
-                 "a penguin to the left of a birthday cake",
-                 "in the top left corner, a little honeybee",
-                 "a frog face below a crown on a blue background",
-                 "a small volcano on a white background",
-                 "a big octopus", "a small zebra"]
-# of the shipped models, by name: what the page calls it, ideas to click
-MODELS = {"shapes": ("Shapes", IDEAS), "stickers": ("Stickers", STICKER_IDEAS)}
 
 
 def made_from(name):
     """A fingerprint of a model's weights and of the code that writes them down."""
     found = hashlib.sha256()
-    weights = data_folder(SHIPPED[name])
-    code = [root / "minidiff" / "play.py", Path(__file__)]
+    weights = data_folder(MODELS[name])
+    modules = [root / "minidiff" / f"{module}.py" for module in
+               ("play", "sketchbook", "stickers")]
+    code = [*modules, Path(__file__)]
     for path in [*sorted(weights.rglob("*")), *code]:
         if path.is_file():
             found.update(path.name.encode() + path.read_bytes())
@@ -77,21 +68,10 @@ def runtime(out):
     return found
 
 
-def knows(name):
-    """What a model was shown, in the words of its captions; one thing or two a picture."""
-    things = {"shapes": dict(things=[*KINDS], colours=[*COLORS]),
-              "stickers": dict(things=STICKERS)}[name]
-    places = [f"in the {place}" + " corner" * (" " in place) for place in PLACES]
-    return things | dict(sizes=[*SIZES], backgrounds=[*BACKGROUNDS], places=places,
-                         relations=[*RELATIONS])
-
-
 def export_packed(name, out):
     """A model for the page, its networks packed."""
-    title, ideas = MODELS[name]
     shutil.rmtree(out, ignore_errors=True)
-    facts = export_model(open_run(name), out, title, ideas)
-    facts["knows"] = knows(name)
+    facts = export_model(open_run(name), out, name.capitalize(), IDEAS[name], book=name)
     for file in facts["files"]:
         path = out / file["file"]
         file.update(packed(path))
@@ -106,13 +86,14 @@ def export(out):
     entries = []
     out.mkdir(parents=True, exist_ok=True)
     wasm = runtime(out)
-    for name, (title, _) in MODELS.items():
+    for name in MODELS:
         mark = out / name / "made_from.json"
         if not mark.exists() or read_json(mark) != {"sha256": made_from(name)}:
             export_packed(name, out / name)
         facts = read_json(out / name / "model.json")
         size = sum(file["bytes"] for file in [wasm, *facts["files"]])
-        entries.append(dict(name=name, title=title, pixels=facts["pixels"], bytes=size))
+        entries.append(dict(name=name, title=facts["title"], pixels=facts["pixels"],
+                            bytes=size))
     write_json(dict(models=entries, runtime=wasm), out / "index.json")
     return out
 

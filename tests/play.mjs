@@ -97,6 +97,10 @@ const tasks = {
     found.noise = await page.getAttribute(".play-pair canvas", "aria-label");
     await page.keyboard.press("End");
     found.end = await page.textContent(".play-where");
+    const { x, y, width } = await page.locator(".levels").boundingBox();
+    await page.mouse.click(x + 0.5 * width, y + 5);
+    found.bar = await page.textContent(".play-where");
+    found.round = await page.textContent(".play-round");
     await page.click("text=Side by side");
     await page.waitForFunction(() => document.querySelectorAll(".play-pair").length === 2, null, WAIT);
     await state(page, "done");
@@ -132,13 +136,23 @@ const tasks = {
     const { first, ms } = await page.evaluate(() => ({ ...document.getElementById("play").dataset }));
     Object.assign(found, { first: Number(first), ms: Number(ms), done: await status(page) });
     found.picture = await pixels(page);
+    await set(page, "prompt", "a fox  above a pizza");
+    await set(page, "negative", "a tree");
+    await paint(page);
+    await page.waitForFunction(() => document.querySelector(".play-tokens").textContent.includes("slice"), null, WAIT);
+    await state(page, "done");
+    found.completed = await status(page);
+    found.tokens = await page.$$eval(".play-tokens", all => all.map(one => one.textContent));
+    await set(page, "negative", "");
     await set(page, "prompt", "my own zebra");
     await paint(page);
     await state(page, "done");
     found.unknown = await status(page);
     found.address = page.url();
+    await set(page, "seed", ""); // a field in need of mending is no reason not to change
     await choose(page, "shapes");
     await thing("triangle");
+    await state(page, "idle");
     found.prompts.push(await prompt(page));
     const again = await context.newPage();
     await again.goto(found.address);
@@ -165,7 +179,13 @@ const tasks = {
     const { page, heard } = await visitor();
     await paint(page);
     await state(page, "done");
-    return { picture: await pixels(page), ...heard };
+    const picture = await pixels(page);
+    await page.selectOption("#play [name=model]", "stickers");
+    await page.waitForFunction(() => document.querySelector(".play-known").textContent.includes("octopus"), null, WAIT);
+    await state(page, "idle");
+    await paint(page);
+    await state(page, "done");
+    return { picture, second: await pixels(page), ...heard };
   },
 
   // The live figure of a chapter: a click, and the slider at another place.

@@ -21,17 +21,16 @@ from minidiff.checks import ConfigError
 from minidiff.cli import unknown_words
 from minidiff.conditioning import guide
 from minidiff.files import data_folder
-from minidiff.latent_diffusion import open_run
+from minidiff.latent_diffusion import MODELS as SHIPPED, open_run
 from minidiff.plots import to_uint8
 from minidiff.samplers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
-from minidiff.sketchbook import Sketchbook, compare
-from minidiff.stickers import STICKERS, StickerBook
+from minidiff.sketchbook import Sketchbook, compare, wilson
+from minidiff.stickers import STICKERS, StickerBook, complete_names
 from pages import NOTEBOOKS, cfg, here, root
 from test_browser import ready
 
 sys.path.insert(0, str(root / "scripts"))
 import docs  # noqa: E402
-import export_onnx  # noqa: E402
 import judge  # noqa: E402
 import ship_stickers  # noqa: E402
 
@@ -39,8 +38,8 @@ PLAY = data_folder("play")
 
 
 BOOKS = {"shapes": lambda: Sketchbook(32), "stickers": lambda: StickerBook(64)}
-MODELS = [*export_onnx.MODELS]
-assert MODELS == [*BOOKS]
+MODELS = [*BOOKS]
+assert MODELS == [*SHIPPED] == [*play.IDEAS]
 
 
 @functools.cache
@@ -162,6 +161,35 @@ def test_guidance_is_the_same():
         torch.testing.assert_close(torch.tensor(row), guide(one, other, scale), rtol=1e-5, atol=1e-5)
 
 
+def shortened(n=1500):
+    """Sentences with whole names, parts of names, and what else may be typed."""
+    dice = random.Random(1)
+    pieces = sorted({word for name in STICKERS for word in name.split()}) + STICKERS
+    between = ["above", "to the left of", "on a pink background", "in the top left corner, a", "and", ",", "!", "below an",
+               "zebra", "green", "big", "of", "hot-pink background", "the", "a", "an", "A", "É", "ſ"]
+    for _ in range(n):
+        parts = ["a" if dice.random() < 0.6 else dice.choice(between)]
+        for _ in range(dice.randint(1, 6)):
+            parts.append(dice.choice(pieces if dice.random() < 0.5 else between))
+        text = " ".join(parts)
+        yield text if dice.random() < 0.8 else dice.choice([text.upper(), text.title(), text.replace(" ", "-", 2)])
+
+
+def test_short_names_are_completed_alike():
+    texts = [" ".join(text.split()) for text in [*shortened(), *strings(StickerBook(64), 900)]]
+    facts = play.model_facts(opened("stickers"), "x", book="stickers")
+    found = node("""
+        const { Names } = await import(at + "names.js");
+        const names = new Names({ things: given.facts.knows.things, ...given.facts.names });
+        const answer = given.texts.map(text => names.complete(text));""", dict(texts=texts, facts=facts))
+    expected = [complete_names(text) for text in texts]
+    wrong = [(text, one["text"], other) for text, one, (other, _) in zip(texts, found, expected) if one["text"] != other]
+    assert wrong == []
+    assert [len(one["notes"]) for one in found] == [len(notes) for _, notes in expected]
+    assert 200 < sum(text != other for text, (other, _) in zip(texts, expected)) < 2000
+    assert not play.model_facts(opened("shapes"), "x", book="shapes").get("names")
+
+
 # ---------------------------------------------------------------- what the page is told
 
 def test_a_model_that_the_page_cannot_paint_with_is_refused():
@@ -262,7 +290,7 @@ def painted(site, tmp_path, model, settings):
 def test_the_page_paints_what_python_paints(site, model, tmp_path):
     pipe = opened(model)
     captions = [caption for some, _ in held_out(model, 20) for caption in some]
-    ways = [dict(steps=15, scale=2.0, negative=""), dict(steps=6, scale=4.5, negative=export_onnx.MODELS[model][1][0]),
+    ways = [dict(steps=15, scale=2.0, negative=""), dict(steps=6, scale=4.5, negative=play.IDEAS[model][0]),
             dict(steps=20, scale=1.0, negative="")]
     seeds = [*range(20)]
     settings = [dict(prompt=caption, seed=seed, **way) for way in ways for caption, seed in zip(captions, seeds)]
@@ -291,9 +319,11 @@ def test_the_page_is_as_accurate_as_python(site, model, tmp_path):
     for name, all_images in (("page", images), ("Python", reference)):
         found = [compare(critic.read(some), scenes)["whole"] for some, (_, scenes) in zip(all_images.split(100), groups)]
         right[name] = torch.cat([(fits | ~asked).all(1) for fits, asked in found])
-    shares = {name: some.float().mean().item() for name, some in right.items()}
-    print(shares, "different verdicts:", (right["page"] != right["Python"]).sum().item())
-    assert shares["page"] > 0.9 and (right["page"] != right["Python"]).sum() <= 2
+    counts = {name: some.sum().item() for name, some in right.items()}
+    different = (right["page"] != right["Python"]).sum().item()
+    print(model, counts, "of 200,", "95%:", [round(end, 3) for end in wilson(counts["page"], 200)],
+          "different verdicts:", different)
+    assert counts["page"] > 180 and different <= 2
 
 
 def test_a_visit(site, pipe):
@@ -304,13 +334,14 @@ def test_a_visit(site, pipe):
     weight = sum((folder / name).stat().st_size for name in before)
     print(f"{weight / 1e3:.0f} kB before a click; first picture {found['first']} ms, {found['ms'] / 15:.0f} ms a step")
     assert "play.js" in before and weight < 200e3 and not any(name.endswith((".onnx", ".wasm")) for name in before)
-    idea = play.IDEAS[0]
+    idea = play.IDEAS["shapes"][0]
     expected = to_uint8(play.paint_as_page(pipe, idea, 0)).reshape(-1).astype(int)
     assert np.abs(np.array(found["picture"]) - expected).max() <= 2
     assert re.search(r"fetches the painter, \d+ MB", found["greeting"]) and "15 steps in" in found["done"]
     assert "prompt=a+red+circle" in found["address"] and "seed=0" in found["address"]
     assert found["start"] == "Before step 1 of 15" and found["second"] == "Before step 2 of 15"
     assert re.fullmatch(r"The canvas: \d+% noise", found["noise"]) and found["end"].startswith("The end")
+    assert found["bar"] == "Before step 8 of 15" and found["round"].endswith(": 8 of 15")
     assert len(found["sides"]) == 2 and "guidance 2" in found["sides"][0] and "guidance 1" in found["sides"][1]
     assert "last visit" in found["welcome"] and found["again"] == []
 
@@ -327,17 +358,19 @@ def test_the_download_is_small(site):
         for path, size in there: assert path.stat().st_size == size
         print(f"{entry['name']}: {entry['bytes'] / 1e6:.1f} MB")
         assert sum(size for _, size in there) == entry["bytes"] < 30e6
-        assert len(facts["ideas"]) == len(export_onnx.MODELS[entry["name"]][1])
+        assert len(facts["ideas"]) == len(play.IDEAS[entry["name"]])
         assert len(facts["knows"]["things"]) == {"shapes": 6, "stickers": len(STICKERS)}[entry["name"]]
 
 
 def test_another_model(site):
     found = browse(site[1], "stickers")
     assert found["said"] == [] and found["elsewhere"] == []
-    first, idea = export_onnx.MODELS["shapes"][1][0], export_onnx.MODELS["stickers"][1][0]
+    first, idea = play.IDEAS["shapes"][0], play.IDEAS["stickers"][0]
     assert [re.sub(r"\d+ MB", "MB", option) for option in found["options"]] == ["Shapes, 32 × 32, MB", "Stickers, 64 × 64, MB"]
     assert found["prompts"] == [first, idea, "my own zebra"]
     assert "model=stickers" in found["address"] and "15 steps in" in found["done"]
+    assert "“fox” is taken for “fox face”" in found["completed"] and "“tree” may be any of" in found["completed"]
+    assert "fox" in found["tokens"][0] and "face" in found["tokens"][0] and found["tokens"][1].startswith("not")
     assert "never met “my”, “own”, “zebra”" in found["unknown"] and "owl" in found["known"]
     print(f"first picture {found['first']} ms, {found['ms'] / 15:.0f} ms a step")
     expected = to_uint8(play.paint_as_page(opened("stickers"), idea, 0)).reshape(-1).astype(int)
@@ -366,7 +399,7 @@ def test_wrong_input_is_answered_in_a_line(site, pipe):
 
 def test_the_live_figure_of_a_chapter(site, pipe):
     folder, address = site
-    prompts = play.IDEAS[:2]
+    prompts = play.IDEAS["shapes"][:2]
     div = f'<div class="play-live" data-live="steps" data-prompts="{"|".join(prompts)}">On the site, this paints.</div>'
     page = docs.finished(f'<html><head><title>x</title><link rel="icon" href="data:,"></head><body>{div}</body></html>', "")
     assert page.count("play/figure.js") == 1 == docs.finished(page, "").count("play/figure.js")
@@ -408,7 +441,9 @@ def test_the_command_serves_a_page_that_paints(pipe):
             process.send_signal(signal.SIGINT)
             rest = process.communicate(timeout=60)
     assert found["said"] == [] and found["elsewhere"] == []
-    expected = to_uint8(play.paint_as_page(pipe, play.IDEAS[0], 0)).reshape(-1).astype(int)
+    expected = to_uint8(play.paint_as_page(pipe, play.IDEAS["shapes"][0], 0)).reshape(-1).astype(int)
     assert np.abs(np.array(found["picture"]) - expected).max() <= 2
+    second = to_uint8(play.paint_as_page(opened("stickers"), play.IDEAS["stickers"][0], 0)).reshape(-1).astype(int)
+    assert np.abs(np.array(found["second"]) - second).max() <= 2
     assert process.returncode == 0 and rest == ("\nclosed\n", "")
     assert re.fullmatch(r"error: --port: \d+ cannot be used \(.*\); --port 0 takes one that is free\n", taken)

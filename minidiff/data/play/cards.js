@@ -2,6 +2,7 @@
 // the story, in diffusers, and in which chapter it is built.
 import { drawDifference, drawLatents, drawLevels, drawPicture, easel, h } from "./draw.js";
 
+// Of a chapter: its page and its name. The names are those of the story.
 const CHAPTERS = {
   "06": ["tokenizer.html", "Words for Dali"],
   "07": ["text_encoder.html", "What the words say"],
@@ -22,7 +23,7 @@ class Card {
     this.note = h("p", { class: "play-note" });
     const links = chapters.map(key => {
       const [page, name] = CHAPTERS[key];
-      return h("a", { href: home + page, title: name }, `chapter ${key}`);
+      return h("a", { href: home + page }, `${key} ${name}`);
     });
     const codes = code.map(name => h("code", {}, name));
     this.element = h(
@@ -61,7 +62,9 @@ function drawings(lane, several, names, signs = [], kind = "") {
 }
 
 export class Cards {
-  constructor(home) {
+  // `finger` is called when one is on a bar of the noise levels.
+  constructor(home, finger) {
+    this.finger = finger;
     this.words = new Card(home, {
       title: "Your words become numbers",
       code: ["CLIPTokenizer", "CLIPTextModel"],
@@ -92,8 +95,10 @@ export class Cards {
       chapters: ["09"],
       text: "Painting small is quick. A second net has learnt which pixels the small numbers stand for.",
     });
-    const all = [this.words, this.noise, this.guidance, this.step, this.wand];
-    this.element = h("div", { class: "play-cards" }, all.map(card => card.element));
+    this.round = h("p", { class: "play-round" }, "Again at every step");
+    const loop = [this.noise, this.guidance, this.step].map(card => card.element);
+    const again = h("div", { class: "play-loop" }, this.round, h("div", { class: "play-two" }, loop));
+    this.element = h("div", { class: "play-cards" }, this.words.element, again, this.wand.element);
   }
 
   // The tokens of each lane's prompt.
@@ -142,6 +147,8 @@ export class Cards {
     );
     const [{ easels: [levels] }] = this.step.rows(1, () => {
       const canvas = easel("The share of noise and of picture at each step", "levels");
+      canvas.addEventListener("pointerdown", this.finger);
+      canvas.addEventListener("pointermove", event => event.buttons && this.finger(event));
       return { element: h("div", { class: "play-row" }, canvas), easels: [canvas] };
     });
     const wand = this.wand.rows(count, (lane, several) =>

@@ -138,15 +138,22 @@ export class Desk {
     this.negatives[0].value = "";
   }
 
+  // The words of each side.
+  texts() {
+    const lanes = this.second.hidden ? [0] : [0, 1];
+    return lanes.map(lane => ({
+      prompt: this.prompts[lane].value.toWellFormed?.() ?? this.prompts[lane].value,
+      negative: this.negatives[lane].value.trim(),
+    }));
+  }
+
   // What is to be painted, or an Error that says which field is wrong and what it wants.
   read() {
     for (const input of this.form.querySelectorAll("[aria-invalid]"))
       input.removeAttribute("aria-invalid");
-    const lanes = this.second.hidden ? [0] : [0, 1];
     const [seed, steps] = [whole(this.seed, "seed"), whole(this.steps.input, "steps")];
-    return lanes.map(lane => ({
-      prompt: this.prompts[lane].value.toWellFormed?.() ?? this.prompts[lane].value,
-      negative: this.negatives[lane].value.trim(),
+    return this.texts().map((texts, lane) => ({
+      ...texts,
       scale: between(this.scales[lane].input, "guidance", ...SCALE),
       seed,
       steps,

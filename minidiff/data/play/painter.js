@@ -1,5 +1,6 @@
 // The pipeline of chapter 14, `LatentDiffusionPipeline`, in JavaScript: a sentence and a
 // seed become a picture, and every number on the way can be looked at.
+import { Names } from "./names.js";
 import { download, fetchJson, missing, ServerNetworks, WorkerNetworks } from "./networks.js";
 import { seededNoise } from "./noise.js";
 import { DPMSolverMultistepScheduler, guide } from "./sampler.js";
@@ -25,6 +26,8 @@ export class Painter {
       url: `${folder}/${file.file}`,
     }));
     this.files = facts.files ? [{ ...runtime, url: `models/${runtime.file}` }, ...networks] : [];
+    const { knows, names } = facts;
+    this.names = names && new Names({ things: knows.things, ...names });
     this.words = new Map(); // what the text encoder said of a text
   }
 
@@ -60,6 +63,11 @@ export class Painter {
       throw error;
     });
     this.networks = networks;
+  }
+
+  // A text as it is painted, and what there is to say of its names.
+  understood(text) {
+    return this.names?.complete(text) ?? { text, notes: [] };
   }
 
   // What the U-Net hears of what is not wished and of what is: one vector a token each.

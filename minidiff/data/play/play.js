@@ -28,7 +28,7 @@ class Play {
     this.where = h("output", { class: "play-where" });
     this.scrubber = h("div", { class: "play-scrubber", hidden: true }, this.film, this.scrub,
       h("div", { class: "play-under" }, this.where, this.replay));
-    this.cards = new Cards(home);
+    this.cards = new Cards(home, event => this.finger(event, Number(this.scrub.max)));
     const heading = h("h2", { id: "what-happens" }, "What happens, step by step");
     const cast = h("p", { class: "play-status" }, "The course tells it as a story: ",
       h("b", {}, "Dali"), " is the net that paints, and ", h("b", {}, "Auto"),
@@ -78,6 +78,7 @@ class Play {
     this.painters ??= {};
     const entry = { name, runtime: this.index.runtime };
     let painter;
+    if (!this.painters[name]) this.say("Opening the model …", "loading");
     try {
       painter = this.painters[name] ??= await Painter.open(entry);
     } catch (error) {
@@ -100,7 +101,7 @@ class Play {
     this.shown = null;
     this.scrubber.hidden = true;
     this.still(ideas[0]);
-    this.cards.showWords(this.desk.read(), painter);
+    this.cards.showWords(this.desk.texts(), painter);
     await this.greet();
   }
 
@@ -189,6 +190,7 @@ class Play {
       await this.fetchPainter(painter, gone);
       if (gone()) return;
       this.toAddress(lanes);
+      lanes = lanes.map(lane => this.understood(lane));
       this.cards.showWords(lanes, painter);
       await this.paintLanes(lanes, gone, first);
     } catch (error) {
@@ -250,14 +252,20 @@ class Play {
     await this.look(this.follows ? steps : this.at);
   }
 
-  // What is worth a word before the first stroke.
+  // With whole names, and what there is to say of them.
+  understood(lane) {
+    const [prompt, negative] = [lane.prompt, lane.negative].map(text => this.painter.understood(text));
+    return { ...lane, prompt: prompt.text, negative: negative.text, said: [...prompt.notes, ...negative.notes] };
+  }
+
+  // What is worth a word when it is painted.
   notes(lanes) {
     const { tokenizer } = this.painter;
     const texts = lanes.flatMap(({ prompt, negative }) => [prompt, negative]);
     const unknown = [...new Set(texts.flatMap(text => tokenizer.unknownWords(text.slice(0, 2000))))];
     const shown = unknown.slice(0, 5).map(word => `“${word.slice(0, 40)}”`).join(", ");
     const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
-    const notes = [];
+    const notes = [...new Set(lanes.flatMap(({ said }) => said))].slice(0, 4).map(line => line.slice(0, 200));
     if (unknown.length) notes.push(`Dali has never met ${shown}${more}; he paints what he understands of the rest.`);
     if (lanes.some(({ prompt }) => !prompt.trim())) notes.push("Without words he paints anything.");
     return notes;
@@ -312,6 +320,7 @@ class Play {
     const i = Math.min(at, steps - 1);
     const label = at === steps ? `The end, after ${steps} ${steps > 1 ? "steps" : "step"}` : `Before step ${at + 1} of ${steps}`;
     this.where.textContent = label;
+    this.cards.round.textContent = `Again at every step: ${at === steps ? steps : at + 1} of ${steps}`;
     this.scrub.setAttribute("aria-valuetext", label);
     const now = shown.steps.map(list => list[i]);
     for (const [lane, [canvas, seen]] of this.easels.entries()) {
@@ -324,7 +333,7 @@ class Play {
     drawFilm(this.film, shown.films, steps + 1, at);
     this.cards.showStep(now, painter, shown.steps);
     const slow = root.dataset.state === "painting" && this.pace > 200;
-    if (!slow) await this.showAnswers(now, shown);
+    if (!slow || i % 4 === 0) await this.showAnswers(now, shown);
   }
 
   // The two answers of guidance have to be enlarged first, once for each step.
@@ -337,11 +346,12 @@ class Play {
     this.cards.showAnswers(pairs, shown.lanes);
   }
 
-  finger(event) {
+  // A finger on the film, or on one of `places` of another strip.
+  finger(event, places = Number(this.scrub.max) + 1) {
     clearInterval(this.film.playing);
-    const { left, width } = this.film.getBoundingClientRect();
+    const { left, width } = event.currentTarget.getBoundingClientRect();
     const share = (event.clientX - left) / width;
-    this.look(Math.floor(share * (Number(this.scrub.max) + 1)), true);
+    this.look(Math.min(Math.floor(share * places), places - 1), true);
   }
 
   playAgain() {

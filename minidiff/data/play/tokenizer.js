@@ -1,7 +1,7 @@
 // Words to numbers, as CLIP's tokenizer does it: chapter 06, `minidiff.tokenizer`.
 
-const SPACE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
-const SPACES = new RegExp(`[${SPACE}]+`, "gu");
+export const SPACE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+export const SPACES = new RegExp(`[${SPACE}]+`, "gu");
 const ENDINGS = "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d";
 // a word is an ending, letters, one digit, or a run of marks
 const WORDS = new RegExp(`${ENDINGS}|\\p{L}+|\\p{N}|[^\\p{L}\\p{N}${SPACE}]+`, "gu");
