@@ -44,6 +44,7 @@ import torch
 import torch.nn.functional as F
 
 import minidiff.latent_diffusion as course
+from minidiff.alignment import alignment_loss, picture_maps
 from judge import judge_all, share
 from minidiff import pipeline, samplers
 from minidiff.files import data_folder, read_json, write_json
@@ -93,7 +94,14 @@ def any_timestep(n, generator, timesteps=1000, **bell):
     return torch.randint(timesteps, (n,), generator=generator)
 
 
-def min_snr_loss(scheduler, most=5.0):
+def guessed(answer, batch, align):
+    """What the U-Net answers, and what its middle adds to the loss."""
+    if not align: return answer.float(), 0.0
+    answer, guess = answer
+    return answer.float(), align * alignment_loss(guess, batch["maps"])
+
+
+def min_snr_loss(scheduler, align=0.0, most=5.0):
     """The U-Net's loss, each picture weighted by min(SNR, 5) (Hang et al. 2023): divided
     by SNR + 1, since the error of v is that of x0 times SNR + 1."""
     def loss(unet, batch):
@@ -101,20 +109,22 @@ def min_snr_loss(scheduler, most=5.0):
         scheduler.alphas_cumprod = share_kept = scheduler.alphas_cumprod.to(x0.device)
         snr = share_kept[t] / (1 - share_kept[t])
         target = course.training_target(scheduler, x0, noise, t)
-        answer = unet(scheduler.add_noise(x0, noise, t), t, batch["states"]).float()
+        answer = unet(scheduler.add_noise(x0, noise, t), t, batch["states"])
+        answer, more = guessed(answer, batch, align)
         error = (answer - target).square().flatten(1).mean(1)
         weight = snr.clamp(max=most) / (snr + 1)
-        return (weight * error).mean() / weight.mean().clamp(min=1e-6)
+        return (weight * error).mean() / weight.mean().clamp(min=1e-6) + more
     return loss
 
 
-def flow_loss(_):
+def flow_loss(_, align=0.0):
     """Flow matching: a straight path from picture to noise, and the way along it."""
     def loss(unet, batch):
         x0, noise = batch["latents"], batch["noise"]
         sigma = (batch["timesteps"] + 1).float() / 1000
         mixed = torch.lerp(x0, noise, sigma.view(-1, 1, 1, 1))
-        return F.mse_loss(unet(mixed, 1000 * sigma, batch["states"]).float(), noise - x0)
+        answer, more = guessed(unet(mixed, 1000 * sigma, batch["states"]), batch, align)
+        return F.mse_loss(answer, noise - x0) + more
     return loss
 
 
@@ -129,29 +139,38 @@ def flow():
     return stack
 
 
-PARTS = {}  # the VAE, tokenizer and text encoder of the row that is trained
+PARTS = {}  # the VAE, tokenizer, text and image encoder of the row that is trained
 
-def fresh_batches(data, batch_size, drop, center=None):
+def fresh_batches(data, batch_size, drop, center=0.3):
     """In place of cached latents: each batch is drawn, shrunk and read anew."""
-    bell = {} if center is None else dict(center=center)
+    bell = dict(center=center)
     book = Sketchbook(PARTS["vae"].config.sample_size)
     vae, tokenizer, text = (PARTS[name] for name in ("vae", "tokenizer", "text"))
+    eye = PARTS["eye"] if data.maps is not None else None
+    device = next(vae.parameters()).device
+    def seen(images):
+        return picture_maps(eye, course.resized(images, eye.config.image_size)).cpu()
+    if eye:
+        some = seen(book.draw(512, step_generator(0, 0))[0].to(device))
+        std, mean = torch.std_mean(some, (0, 2, 3), keepdim=True)
 
     @torch.no_grad()
     def batch(generator):
         two = int(batch_size * PARTS["two_objects"])
         scenes = Scenes.cat([course.training_scenes(book, n, objects, generator)
                              for n, objects in ((batch_size - two, 1), (two, 2))])
-        device = next(vae.parameters()).device
-        posterior = vae.encode(book.paint(scenes).to(device))
-        mean, std = vae.scale(posterior.mean), posterior.std * vae.config.scaling_factor
+        images = book.paint(scenes).to(device)
+        posterior = vae.encode(images)
+        center = vae.scale(posterior.mean).cpu()
+        spread = (posterior.std * vae.config.scaling_factor).cpu()
+        maps = dict(maps=(seen(images) - mean) / std) if eye else {}
         captions = book.caption(scenes, generator)[0]
         silent = torch.rand(batch_size, generator=generator) < drop
         captions = ["" if s else c for s, c in zip(silent.tolist(), captions)]
         ids = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
-        noise, wobble = torch.randn(2, *mean.shape, generator=generator)
+        noise, wobble = torch.randn(2, *center.shape, generator=generator)
         timesteps = course.draw_timesteps(batch_size, generator, **bell)
-        return dict(latents=mean.cpu() + std.cpu() * wobble, noise=noise,
+        return dict(latents=center + spread * wobble, noise=noise, **maps,
                     states=text(ids.to(device)).last_hidden_state.cpu().float(),
                     timesteps=timesteps)
     return batch
@@ -185,6 +204,7 @@ VARIANTS = dict(
     one_caption=Variant(first="text", patch=functools.partial(
         patch.object, course, "contrastive_loss", one_caption_loss)),
     no_caption_drop=Variant(lambda preset: replace(preset, drop=0.0)),
+    no_alignment=Variant(lambda preset: replace(preset, align=0.0)),
     no_page_mix=Variant(patch=functools.partial(patch.dict, course.PAGES, clear=True)),
     uniform_timesteps=Variant(patch=functools.partial(
         patch.object, course, "draw_timesteps", any_timestep)),
@@ -212,7 +232,7 @@ PAINTED = dict(  # rows that train nothing
     euler_ancestral=painted(sampler="EulerAncestralDiscreteScheduler"),
     heun=painted(sampler="HeunDiscreteScheduler"))
 ALL = VARIANTS | PAINTED
-WORTH = """baseline adamw_quarter eps flow uniform_timesteps no_ema no_guidance scale_3
+WORTH = """baseline adamw_quarter no_alignment eps flow uniform_timesteps no_ema no_guidance scale_3
     guided_first_half guided_second_half guided_middle steps_5 steps_10 steps_30 ddim euler
     euler_ancestral heun fp32 bf16 no_channels_last no_hard_negatives one_caption
     no_caption_drop no_drop_no_guidance no_page_mix min_snr no_latent_cache v_leading
@@ -408,7 +428,8 @@ def train_row(name, seed, preset, parts, work, device, kept={}):
             tokenizer, text = job.train_text_encoder()
             clip = job.clip.requires_grad_(False).eval()
         job.accelerator = SimpleNamespace(device=parts.device, is_main_process=True)
-        PARTS.update(vae=vae, tokenizer=tokenizer, text=text,
+        job.clip = clip
+        PARTS.update(vae=vae, tokenizer=tokenizer, text=text, eye=clip.image_encoder,
                      two_objects=changed.two_objects)
         own = name if variant.first == "text" or name == "no_page_mix" else "shipped"
         data, seconds = latents_of(job, (own, seed), vae, tokenizer, text)

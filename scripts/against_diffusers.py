@@ -229,7 +229,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--from", dest="folder", help="of a run (default: the package's own)")
-    option("--preset", choices=[*PRESETS], default="cpu", help="whose batches and optimiser")
+    option("--preset", choices=[*PRESETS], default="small", help="whose batches and optimiser")
     option("--blocks", type=int, default=6, help="of steps, of each")
     option("--block", type=int, default=8, help="steps in a block")
     option("--images", type=int, default=32, help="painted in each round")
