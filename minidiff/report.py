@@ -79,7 +79,7 @@ def judge_pictures(
     book,  # whose critic reads
     images: Tensor,  # (n, 3, size, size) in [-1, 1]
     scenes: Scenes,  # what was asked for
-) -> tuple:  # share right by attribute, as of `Critic.score`; `mistakes` of each picture
+) -> tuple:  # as of `Critic.score`, the shares; and `mistakes` of each picture
     "Read pictures once: how many are right, and what is wrong in the others."
     reading = book.critic().read(images)
     kinds = STICKERS if isinstance(book, StickerBook) else KINDS
