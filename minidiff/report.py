@@ -212,8 +212,8 @@ def _curves(self):
         ax.fill_between(row["at"], row["low"], row["high"], color=PALETTE["blue"],
                         alpha=0.2, lw=0)
         ax.plot(row["at"], row["loss"], color=PALETTE["blue"])
-        if row["low"] and min(row["low"]) > 0: ax.set_yscale("log")
-        ax.minorticks_off()
+        if row["low"] and max(row["high"]) > 20 * min(row["low"]) > 0:
+            ax.set_yscale("log")
         ax.set(title=stage, xlabel="step")
         ax.spines[["top", "right"]].set_visible(False)
         ends = [f"{row['loss'][i]:.3g}" for i in (0, -1) if row["loss"]]

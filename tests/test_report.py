@@ -60,7 +60,7 @@ def scenes_of(n, objects, seed=0):
 
 
 @pytest.mark.parametrize("objects", [1, 2])
-@pytest.mark.parametrize("noise", [0, 0.2, 0.5, 1.5])
+@pytest.mark.parametrize("noise", [0, 0.04, 0.1, 1.5])
 def test_nothing_is_said_of_a_picture_exactly_where_the_critic_calls_it_right(objects, noise):
     book, scenes = scenes_of(120, objects)
     other = scenes_of(120, objects, seed=1)[1]
@@ -70,7 +70,7 @@ def test_nothing_is_said_of_a_picture_exactly_where_the_critic_calls_it_right(ob
     right = Critic().judge(painted, scenes)["whole"].tolist()
     assert [not lines for lines in said] == right
     assert {k: v for k, v in shares.items() if v == v} == {k: v for k, v in Critic().score(painted, scenes).items() if v == v}
-    assert 0 < sum(right) < 120 or noise > 1
+    assert sum(right) < 120 and (sum(right) >= 30 or noise > 0.05)
 
 
 @pytest.mark.parametrize("name, word", [("kind", None), ("color", None), ("relation", None), ("background", "page")])
