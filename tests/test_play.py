@@ -389,7 +389,8 @@ def test_wrong_input_is_answered_in_a_line(site, pipe):
             name = {"scale": "guidance"}.get(match[1], match[1])
             assert re.fullmatch(rf"{name}: a (whole )?number from .* to .*, please\.", said), (key, said)
     assert "Without words he paints anything" in found["empty"]
-    assert "2 steps in" in found["long"] and "never met" in found["emoji"] and "“🦊”" in found["emoji"]
+    assert "2 steps in" in found["long"] and "never met “wonderful”;" in found["long"]
+    assert "never met" in found["emoji"] and "“🦊”" in found["emoji"]
     assert "never met “aaaa" in found["one word"] and len(found["one word"]) < 300
     assert "2 steps in" in found["half"] and "2 steps in" in found["special"]
     assert "tep" in found["double"] and "Stopped" not in found["double"]

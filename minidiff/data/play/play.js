@@ -9,6 +9,8 @@ import { listModels, Painter } from "./painter.js";
 const root = document.getElementById("play");
 const home = root.dataset.home ?? "";
 const megabytes = bytes => `${Math.round(bytes / 1e6)} MB`;
+// Of a very long text, the whole words at its head.
+const head = text => (text.length > 2000 ? text.slice(0, 2000).replace(/\s\S*$/, "") : text);
 const words = text => (text.trim() ? `“${text.slice(0, 80)}${text.length > 80 ? "…" : ""}”` : "no words");
 
 class Play {
@@ -272,7 +274,7 @@ class Play {
   notes(lanes) {
     const { tokenizer } = this.painter;
     const texts = lanes.flatMap(({ prompt, negative }) => [prompt, negative]);
-    const unknown = [...new Set(texts.flatMap(text => tokenizer.unknownWords(text.slice(0, 2000))))];
+    const unknown = [...new Set(texts.flatMap(text => tokenizer.unknownWords(head(text))))];
     const shown = unknown.slice(0, 5).map(word => `“${word.slice(0, 40)}”`).join(", ");
     const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
     const notes = [...new Set(lanes.flatMap(({ said }) => said))].slice(0, 4).map(line => line.slice(0, 200));
