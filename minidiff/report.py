@@ -273,7 +273,7 @@ def _gallery(self):
         items += [(sheet.crop((i * side, 0, (i + 1) * side, side)), picture)
                   for i, picture in enumerate(row["pictures"])]
     rows = max(1, -(-len(items) // 4))
-    figure = Figure(figsize=(8.8, 2.75 * rows), dpi=90, layout="constrained")
+    figure = Figure(figsize=(8.8, 3.1 * rows), dpi=90, layout="constrained")
     for i, ax in enumerate(figure.subplots(rows, 4, squeeze=False).flat):
         if i >= len(items):
             ax.axis("off")

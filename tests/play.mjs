@@ -127,8 +127,13 @@ const tasks = {
       text => document.querySelector(".play-known").textContent.includes(text), text, WAIT);
     const found = { prompts: [await prompt(page)] };
     found.options = await page.$$eval("#play [name=model] option", all => all.map(one => one.textContent));
+    const numbers = () => page.$$eval(".play-cards > :last-child figcaption", all => all.map(one => one.textContent));
+    await paint(page);
+    await state(page, "done");
+    found.numbers = [await numbers()];
     await choose(page, "stickers");
     await thing("octopus");
+    found.numbers.push(await numbers());
     found.known = await page.textContent(".play-known");
     found.prompts.push(await prompt(page));
     await paint(page);
@@ -136,6 +141,7 @@ const tasks = {
     const { first, ms } = await page.evaluate(() => ({ ...document.getElementById("play").dataset }));
     Object.assign(found, { first: Number(first), ms: Number(ms), done: await status(page) });
     found.picture = await pixels(page);
+    found.numbers.push(await numbers());
     await set(page, "prompt", "a fox  above a pizza");
     await set(page, "negative", "a tree");
     await paint(page);
@@ -158,15 +164,21 @@ const tasks = {
     await again.goto(found.address);
     await state(again, "idle");
     found.again = [await again.inputValue("#play [name=model]"), await prompt(again)];
-    const other = await visitor({ prepare: page => page.route("**/stickers/model.json", async route => {
+    const slow = page => page.route("**/stickers/model.json", async route => {
       await new Promise(resolve => setTimeout(resolve, 500));
       await route.continue();
-    }) });
+    });
+    const other = await visitor({ prepare: slow });
     await choose(other.page, "stickers");
     await choose(other.page, "shapes");
     await other.page.waitForTimeout(1500);
     const things = await other.page.textContent(".play-known");
     found.hasty = [await other.page.inputValue("#play [name=model]"), things.includes("triangle") ? "shapes" : "stickers"];
+    const eager = await visitor({ prepare: slow });
+    await choose(eager.page, "stickers"); // and Paint before it is there
+    await paint(eager.page);
+    await state(eager.page, "done");
+    found.waits = [await eager.page.textContent(".play-cards > :last-child figcaption"), eager.page.url()];
     const gone = await visitor({ prepare: page => page.route("**/stickers/model.json", route => route.abort()) });
     await choose(gone.page, "stickers");
     await state(gone.page, "error");
@@ -234,7 +246,7 @@ const tasks = {
     for (const value of ["0", "1e9", "", "2.5"]) found[`steps ${value}`] = await tried("steps", value);
     for (const value of ["", "99"]) found[`scale ${value}`] = await tried("scale", value);
     for (const value of ["-1", "4294967296", ""]) found[`seed ${value}`] = await tried("seed", value);
-    for (const [name, prompt] of [["empty", ""], ["long", "big red circle ".repeat(700)], ["one word", "a".repeat(10000)],
+    for (const [name, prompt] of [["empty", ""], ["long", "big red wonderful circle ".repeat(400)], ["one word", "a".repeat(10000)],
       ["emoji", "a \u{1f98a} fox \u{1f98a}"], ["half", "a \ud83d circle"], ["special", "<|endoftext|> a star"]]) {
       await set(page, "prompt", prompt);
       await paint(page);

@@ -369,6 +369,8 @@ def test_another_model(site):
     assert [re.sub(r"\d+ MB", "MB", option) for option in found["options"]] == ["Shapes, 32 × 32, MB", "Stickers, 64 × 64, MB"]
     assert found["prompts"] == [first, idea, "my own zebra"]
     assert "model=stickers" in found["address"] and "15 steps in" in found["done"]
+    assert found["numbers"] == [["256 numbers", "3,072 numbers"], [], ["1,024 numbers", "12,288 numbers"]]
+    assert found["waits"][0] == "1,024 numbers" and "model=stickers" in found["waits"][1]
     assert "“fox” is taken for “fox face”" in found["completed"] and "“tree” may be any of" in found["completed"]
     assert "fox" in found["tokens"][0] and "face" in found["tokens"][0] and found["tokens"][1].startswith("not")
     assert "never met “my”, “own”, “zebra”" in found["unknown"] and "owl" in found["known"]
@@ -387,7 +389,8 @@ def test_wrong_input_is_answered_in_a_line(site, pipe):
             name = {"scale": "guidance"}.get(match[1], match[1])
             assert re.fullmatch(rf"{name}: a (whole )?number from .* to .*, please\.", said), (key, said)
     assert "Without words he paints anything" in found["empty"]
-    assert "2 steps in" in found["long"] and "never met" in found["emoji"] and "“🦊”" in found["emoji"]
+    assert "2 steps in" in found["long"] and "never met “wonderful”;" in found["long"]
+    assert "never met" in found["emoji"] and "“🦊”" in found["emoji"]
     assert "never met “aaaa" in found["one word"] and len(found["one word"]) < 300
     assert "2 steps in" in found["half"] and "2 steps in" in found["special"]
     assert "tep" in found["double"] and "Stopped" not in found["double"]

@@ -37,6 +37,12 @@ class Card {
     );
   }
 
+  clear() {
+    this.made = null;
+    this.body.replaceChildren();
+    this.note.textContent = "";
+  }
+
   // One row for each lane; drawings are made once and drawn on again.
   rows(count, make) {
     if (this.made?.length !== count) {
@@ -99,6 +105,12 @@ export class Cards {
     const loop = [this.noise, this.guidance, this.step].map(card => card.element);
     const again = h("div", { class: "play-loop" }, this.round, h("div", { class: "play-two" }, loop));
     this.element = h("div", { class: "play-cards" }, this.words.element, again, this.wand.element);
+  }
+
+  // Of another model's painting nothing stays.
+  clear() {
+    for (const card of [this.noise, this.guidance, this.step, this.wand]) card.clear();
+    this.round.textContent = "Again at every step";
   }
 
   // The tokens of each lane's prompt.

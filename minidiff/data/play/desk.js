@@ -119,7 +119,7 @@ export class Desk {
     this.known.hidden = !knows;
     const rows = Object.entries(knows ?? {}).map(([name, words]) =>
       h("p", {}, h("b", {}, name), ` ${words.join(", ")}`));
-    const first = "One thing in a picture, or two. Other words he has never met.";
+    const first = "One thing in a picture, or two. Most other words he has never met.";
     this.known.replaceChildren(h("summary", {}, "What can he paint?"), h("p", {}, first), ...rows);
   }
 

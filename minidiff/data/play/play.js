@@ -9,6 +9,8 @@ import { listModels, Painter } from "./painter.js";
 const root = document.getElementById("play");
 const home = root.dataset.home ?? "";
 const megabytes = bytes => `${Math.round(bytes / 1e6)} MB`;
+// Of a very long text, the whole words at its head.
+const head = text => (text.length > 2000 ? text.slice(0, 2000).replace(/\s\S*$/, "") : text);
 const words = text => (text.trim() ? `“${text.slice(0, 80)}${text.length > 80 ? "…" : ""}”` : "no words");
 
 class Play {
@@ -69,8 +71,16 @@ class Play {
     if (this.painter) this.fromAddress();
   }
 
-  // Take another model to the desk; what the reader has typed stays.
-  async choose(name) {
+  // Take another model to the desk; who paints waits until it is there.
+  choose(name) {
+    const opening = this.open(name).finally(() => {
+      if (this.opening === opening) this.opening = null;
+    });
+    return (this.opening = opening);
+  }
+
+  // What the reader has typed stays.
+  async open(name) {
     const turn = ++this.turn;
     const { desk } = this;
     desk.busy(false);
@@ -100,6 +110,7 @@ class Play {
     if (ideas.length && isOurs) desk.take(ideas[0]);
     this.shown = null;
     this.scrubber.hidden = true;
+    this.cards.clear();
     this.still(ideas[0]);
     this.cards.showWords(this.desk.texts(), painter);
     await this.greet();
@@ -170,6 +181,7 @@ class Play {
   // `show`: on a small screen, go to where it is painted.
   async paint({ show = false } = {}) {
     if (this.cannot) return this.say(this.cannot, "error");
+    while (this.opening) await this.opening;
     if (!this.painter) return this.start();
     const turn = ++this.turn;
     const gone = () => turn !== this.turn;
@@ -262,7 +274,7 @@ class Play {
   notes(lanes) {
     const { tokenizer } = this.painter;
     const texts = lanes.flatMap(({ prompt, negative }) => [prompt, negative]);
-    const unknown = [...new Set(texts.flatMap(text => tokenizer.unknownWords(text.slice(0, 2000))))];
+    const unknown = [...new Set(texts.flatMap(text => tokenizer.unknownWords(head(text))))];
     const shown = unknown.slice(0, 5).map(word => `“${word.slice(0, 40)}”`).join(", ");
     const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
     const notes = [...new Set(lanes.flatMap(({ said }) => said))].slice(0, 4).map(line => line.slice(0, 200));
@@ -333,14 +345,19 @@ class Play {
     drawFilm(this.film, shown.films, steps + 1, at);
     this.cards.showStep(now, painter, shown.steps);
     const slow = root.dataset.state === "painting" && this.pace > 200;
-    if (!slow || i % 4 === 0) await this.showAnswers(now, shown);
+    if (!slow || i % 4 === 0) await this.showAnswers(now, shown, painter);
   }
 
   // The two answers of guidance have to be enlarged first, once for each step.
-  async showAnswers(now, shown) {
+  async showAnswers(now, shown, painter) {
     const wanted = (this.wanted = {});
-    for (const step of now)
-      step.answers ??= await this.painter.decode(step.x0Without, step.x0With);
+    try {
+      for (const step of now)
+        step.answers ??= await painter.decode(step.x0Without, step.x0With);
+    } catch (error) {
+      if (shown === this.shown) this.say(`The two answers cannot be shown (${error.message}).`);
+      return;
+    }
     if (wanted !== this.wanted || shown !== this.shown) return;
     const pairs = now.map(({ answers: [without, withText] }) => ({ without, withText }));
     this.cards.showAnswers(pairs, shown.lanes);
