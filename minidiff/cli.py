@@ -17,7 +17,7 @@ from .image_folder import ImageFolder, short_name
 from .latent_diffusion import MODELS, PRESETS, Job, open_run
 from .plots import image_grid
 from .sketchbook import Sketchbook
-from .stickers import StickerBook, complete_names
+from .stickers import MixedBook, StickerBook, complete_names
 from .terminal import (Parser, as_path, as_text, check_folder, command,
                                picture_format, real, say, whole)
 from .tokenizer import clean, split_words
@@ -28,6 +28,7 @@ def _book(options, out):
     size = options.size or (32 if options.preset == "smoke" else 64)
     if options.data is not None: return _folder(options.data, size, out)
     if options.objects == "stickers": return StickerBook(size)
+    if options.objects == "both": return MixedBook(size)
     return Sketchbook(options.size) if options.size else None
 
 def _folder(data, size, out, most=100):
@@ -52,7 +53,8 @@ def train_command(argv):
     parser = Parser("minidiff_train", description="Train a text-to-image model.")
     option = parser.add_argument
     option("--preset", default="cpu", choices=list(PRESETS), help="size (default: cpu)")
-    option("--objects", choices=list(MODELS), help="what to paint (default: shapes)")
+    option("--objects", choices=[*MODELS, "both"],
+           help="what to paint; both: half of each (default: shapes)")
     option("--data", type=as_text, help="pictures with captions to learn from instead: "
                                         "a folder, or hub:owner/name")
     option("--size", type=whole(32, 1024), help="pixels a side (default: 64; 32 for "

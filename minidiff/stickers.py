@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STICKERS', 'SIDE', 'sprites', 'place_stickers', 'paint_stickers', 'StickerBook', 'names_with', 'complete_names',
-           'album', 'outstanding', 'box', 'split_page', 'look_up', 'StickerCritic']
+           'album', 'outstanding', 'box', 'split_page', 'look_up', 'StickerCritic', 'paint_both', 'MixedBook',
+           'MixedCritic']
 
 # %% ../nbs/workshop/stickers.ipynb #cell004
 import json, re
@@ -19,7 +20,7 @@ from .checks import ConfigError, whole_number
 from .critic import Critic, worst_doubts
 from .files import data_folder
 from .hub import patch_to
-from .negatives import describe
+from .negatives import describe, vary as negatives_of_shapes
 from .sketchbook import (BACKGROUNDS, RELATIONS, PLACES, SIZES, SKETCH, Scenes,
                                  Sketchbook, arrange, blank_scenes, check_order,
                                  check_scenes, choose_mentioned, cut_out, in_split,
@@ -374,3 +375,68 @@ class StickerCritic(Critic):
 def _compare(self, images, scenes):  # a sticker has no colour to be asked for
     verdict = Critic._compare(self, images, scenes)
     return {name: pair for name, pair in verdict.items() if name != "color"}
+
+# %% ../nbs/workshop/stickers.ipynb #st_both
+def paint_both(scenes: Scenes, size: int) -> Tensor:  # (n, 3, size, size) in [-1, 1]
+    "Scenes of shapes, which have colours, and of stickers, which have none."
+    images = torch.zeros(len(scenes), 3, size, size)
+    shapes = scenes.color[:, 0] >= 0
+    images[shapes] = sketchbook.paint(scenes[shapes], size)
+    images[~shapes] = paint_stickers(scenes[~shapes], size)
+    return images
+
+def _either(which, first, second):
+    "Scenes of `first` where the mask `which` (n,) says so, elsewhere of `second`."
+    n = len(which)
+    return Scenes.cat([first, second])[torch.arange(n) + n * ~which]
+
+# %% ../nbs/workshop/stickers.ipynb #st_bothbook
+class MixedBook(StickerBook):
+    "Endless captioned pictures of one or two shapes, or of one or two stickers."
+    name = "both"
+    colors = None  # some have one
+    noun = staticmethod(lambda kind, color: STICKERS[kind] if color < 0
+                        else sketchbook._noun(kind, color))
+    painter = staticmethod(paint_both)
+
+    def sample_scenes(self, n: int, generator=None, n_objects=None, split="train"):
+        "As of the two books, half of each."
+        n = check_order(n, generator, n_objects, split)
+        shapes = torch.rand(n, generator=generator) < 0.5
+        books = Sketchbook(self.size), StickerBook(self.size)
+        return _either(shapes, *(book.sample_scenes(n, generator, n_objects, split)
+                                 for book in books))
+
+    def critic(self) -> "MixedCritic":
+        "Who reads pictures of this book."
+        return MixedCritic(self.size)
+
+# %% ../nbs/workshop/stickers.ipynb #st_bothvary
+@patch_to(MixedBook)
+def vary(self, scenes: Scenes, generator=None, split: str = "train") -> Scenes:
+    "Hard negatives: of shapes and of stickers, each as their own book makes them."
+    check_scenes(scenes, self.kinds, self.colors)
+    shapes = scenes.color[:, 0] >= 0
+    order = torch.cat([shapes.nonzero()[:, 0], (~shapes).nonzero()[:, 0]]).argsort()
+    parts = [negatives_of_shapes(scenes[shapes], generator, split),
+             StickerBook(self.size).vary(scenes[~shapes], generator, split)]
+    return Scenes.cat(parts)[order]
+
+# %% ../nbs/workshop/stickers.ipynb #st_mixed
+class MixedCritic(Critic):
+    "Reads from pictures which shapes, or which stickers, are in them."
+    kinds, colors = len(STICKERS), None
+    def read_sketches(
+        self,
+        images: Tensor,  # (n, 3, 32, 32) in [-1, 1]
+        notes: dict | None = None,  # is filled with the `worst_doubts`
+    ) -> Scenes:
+        "As the critic reads it who is surer; stickers have no colours."
+        doubts = {}, {}
+        shapes = Critic.read_sketches(self, images, doubts[0])
+        stickers = StickerCritic(self.size).read_sketches(images, doubts[1])
+        surer = doubts[0]["margin"] >= doubts[1]["margin"]
+        if notes is not None:
+            notes.update({name: torch.where(surer, doubts[0][name], value)
+                          for name, value in doubts[1].items()})
+        return _either(surer, shapes, stickers)

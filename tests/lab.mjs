@@ -7,7 +7,7 @@ const [address, kind, executablePath, screenshot] = process.argv.slice(2);
 const lab = kind == "lab";
 const browser = await chromium.launch({executablePath, args: ["--no-sandbox"]});
 const page = await browser.newPage({viewport: {width: 1000, height: 1000}});
-page.setDefaultTimeout(600000);
+page.setDefaultTimeout(+process.env.PATIENCE || 300000);
 const seen = {errors: []};
 page.on("pageerror", error => seen.errors.push(error.message));
 const output = page.locator(lab ? ".jp-OutputArea-output" : ".output_area, .widget-area");
@@ -32,7 +32,11 @@ if (lab) {
   await page.waitForFunction(() => window.Jupyter?.notebook?.kernel?.is_connected());
   await page.evaluate(() => Jupyter.notebook.execute_all_cells());
 }
-await button.waitFor();
+try { await button.waitFor(); } catch (error) {
+  if (screenshot) await page.screenshot({path: screenshot});
+  console.error((await page.locator("body").innerText()).slice(-3000));
+  throw error;
+}
 seen.before = await picture.count();
 seen.first = await click();
 const box = output.filter({has: button});

@@ -14,7 +14,7 @@ from minidiff.cli import sample_command, train_command
 from minidiff.files import data_folder, load_safetensors, read_json
 from minidiff.latent_diffusion import PRESETS, Job, open_run
 from minidiff.sketchbook import choose_mentioned, is_heldout
-from minidiff.stickers import StickerBook
+from minidiff.stickers import STICKERS as NAMES, MixedBook, StickerBook
 from minidiff.text_encoder import ImageEncoder, TextAndPictures
 from minidiff.tokenizer import caption_tokenizer
 
@@ -154,3 +154,27 @@ def test_names_of_models(capsys):
     assert sample_command(["a", "--model", "dogs"]) == 2 and "--model" in capsys.readouterr().err
     assert sample_command(["a", "--model", "stickers", "--from", "x"]) == 2 and "--from" in capsys.readouterr().err
     assert train_command(["--data", "x", "--objects", "stickers"]) == 2 and "--objects" in capsys.readouterr().err
+
+
+def test_both_books_in_one():
+    """Each picture is of one of the books, as that book paints and captions it; and the critic, untold, finds out of which."""
+    book, generator = MixedBook(64), torch.Generator().manual_seed(3)
+    images, captions, scenes = book.draw(200, generator, split="heldout")
+    shapes = scenes.color[:, 0] >= 0
+    assert 70 < shapes.sum() < 130 and is_heldout(scenes).all()
+    for caption, shape, kind in zip(captions, shapes.tolist(), scenes.kind[:, 0].tolist()): assert (NAMES[kind] in caption) or shape
+    seen = book.critic().read(images)
+    assert ((seen.color[:, 0] >= 0) == shapes).float().mean() > 0.97
+    assert book.critic().judge(images, scenes)["whole"].float().mean() > 0.97
+    near = book.vary(scenes, generator, "all")
+    same = [(getattr(near, name) == getattr(scenes, name)).view(200, -1).all(1) for name in ("kind", "color", "size", "place", "relation", "background")]
+    assert ((near.color[:, 0] >= 0) == shapes).all() and 1 - torch.stack(same).all(0).float().mean() > 0.97
+    for n_objects in (1, 2): assert (book.sample_scenes(50, generator, n_objects).n_objects == n_objects).all()
+    assert all(len(book.sample_scenes(n, generator)) == n == len(book.paint(book.sample_scenes(n, generator))) for n in (0, 1))
+
+
+def test_one_training_on_both_books(tmp_path, capsys):
+    assert train_command(["--objects", "both", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "run")]) == 0
+    results = read_json(tmp_path / "run" / "results.json")
+    assert results["book"] == "both" and "two_objects" in results["accuracy"] and "minidiff_sample" in capsys.readouterr().out
+    assert Job("gpu", tmp_path / "x", book=MixedBook(64)).preset.unet == Job("gpu", tmp_path / "x", book=StickerBook(64)).preset.unet
