@@ -79,7 +79,6 @@ def unet_config(
 MUON = dict(optimizer="muon", channels_last=True)  # what `Trainer` is told
 LATE = dict(decay=0.4, betas=(0.85, 0.99), **MUON)  # a high rate for long
 VAE_RECIPE = {**VAE_TRAINING, "lr": 8e-3, "decay": 0.4, "optimizer": "muon"}
-# `smoke` tries the machinery, `cpu` is for two cores, `gpu` for a graphics card
 PRESETS = dict(
     smoke=Preset(
         vae=dict(widths=(8, 8, 8), groups=4),
@@ -374,7 +373,8 @@ def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipel
     scheduler = DPMSolverMultistepScheduler(**SCHEDULER)
     teacher = DDPMScheduler.from_config(scheduler.config)  # adds noise at any timestep
     config = fitted_unet(self.preset, vae)
-    preset, last = self.preset, self.preset.unet_training["steps"]
+    preset = self.preset
+    last = preset.unet_training["steps"]
     every = max(1, last // 16)
     def pipeline(unet):
         return LatentDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler)

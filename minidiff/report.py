@@ -79,13 +79,23 @@ def judge_pictures(
     book,  # whose critic reads
     images: Tensor,  # (n, 3, size, size) in [-1, 1]
     scenes: Scenes,  # what was asked for
-) -> tuple:  # share right by attribute, as of `Critic.score`; `mistakes` of each picture
+) -> tuple:  # share right by attribute, as `Critic.score`; `mistakes` of each picture
     "Read pictures once: how many are right, and what is wrong in the others."
     reading = book.critic().read(images)
     kinds = STICKERS if isinstance(book, StickerBook) else KINDS
     shares = {name: right[asked].float().mean().item()
               for name, (right, asked) in compare(reading, scenes).items()}
     return shares, mistakes(reading, scenes, kinds)
+
+# %% ../nbs/workshop/report.ipynb #re_kept
+_KEPT = "losses", "captions", "frames", "misses", "numbers"
+PREVIEW = (  # captions to paint while a U-Net learns the shapes
+    "a big red circle", "a small green star on a yellow background",
+    "a blue square above a pink heart",
+    "a turquoise ring to the left of an orange triangle",
+    "a purple heart in the top left corner", "an orange circle on a black background",
+    "a yellow star below a big blue ring",
+    "a small pink triangle right of a big green square")
 
 # %% ../nbs/workshop/report.ipynb #re_class
 class Report:
@@ -127,15 +137,6 @@ class Report:
         file = self.folder/"report.json"
         if file.is_file() and file.read_text(encoding="utf-8") == text: return
         atomic_write(file, lambda path: path.write_text(text, encoding="utf-8"))
-
-_KEPT = "losses", "captions", "frames", "misses", "numbers"
-PREVIEW = (  # captions to paint while a U-Net learns the shapes
-    "a big red circle", "a small green star on a yellow background",
-    "a blue square above a pink heart",
-    "a turquoise ring to the left of an orange triangle",
-    "a purple heart in the top left corner", "an orange circle on a black background",
-    "a yellow star below a big blue ring",
-    "a small pink triangle right of a big green square")
 
 # %% ../nbs/workshop/report.ipynb #re_losses
 @patch_to(Report)
