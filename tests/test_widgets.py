@@ -15,11 +15,15 @@ sticker_painter, painter = open_run("stickers"), open_run()
 """
 
 
+def box_cells():
+    """The last chapter's cells with the box: imports, and the box itself."""
+    notebook = json.loads((root / "nbs" / "16_latent_diffusion.ipynb").read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["id"] in ("playing_i", "playing")]
+
+
 def test_a_click_in_a_browser_paints(tmp_path):
     chromium = ready()
-    notebook = json.loads((root / "nbs" / "16_latent_diffusion.ipynb").read_text(encoding="utf-8"))
-    cell = next("".join(cell["source"]) for cell in notebook["cells"] if cell["id"] == "playing")
-    (tmp_path / "cell.py").write_text(START + cell, encoding="utf-8")
+    (tmp_path / "cell.py").write_text("\n".join([START, *box_cells()]), encoding="utf-8")
     page = subprocess.Popen([sys.executable, here / "widget_page.py", tmp_path / "cell.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                             text=True, env=environment(), cwd=tmp_path)
     try:
