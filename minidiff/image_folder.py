@@ -409,6 +409,7 @@ def _read(self, decoded, workers):
         file = decoded.paths[i].relative_to(self.folder).as_posix()
         self.skipped.append(Skipped(file, why))
 
+# %% ../nbs/workshop/image_folder.ipynb #if_folder_checks
 @patch_to(ImageFolder)
 def _check(self, listing):
     "A `LoadError` for a folder that nothing can be learnt from."

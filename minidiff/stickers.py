@@ -425,7 +425,8 @@ def vary(self, scenes: Scenes, generator=None, split: str = "train") -> Scenes:
 # %% ../nbs/workshop/stickers.ipynb #st_mixed
 class MixedCritic(Critic):
     "Reads from pictures which shapes, or which stickers, are in them."
-    kinds, colors = len(STICKERS), None
+    kinds = len(STICKERS)
+    colors = None
     def read_sketches(
         self,
         images: Tensor,  # (n, 3, 32, 32) in [-1, 1]

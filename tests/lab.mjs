@@ -26,6 +26,7 @@ const click = async () => {
 await page.goto(address, {waitUntil: "domcontentloaded"});
 if (lab) {
   await page.locator(".jp-Notebook .jp-Cell").first().waitFor();
+  await page.locator("#jp-main-statusbar").getByText(/\| Idle/).waitFor();  // or it asks which kernel
   await page.getByRole("menuitem", {name: "Run", exact: true}).click();
   await page.getByText("Run All Cells", {exact: true}).click();
 } else {

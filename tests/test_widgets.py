@@ -1,4 +1,4 @@
-"""The playground's box, from the cells of its page, in a browser with a kernel behind it: a click paints."""
+"""The playground's box, from the cells of the last chapter, in a browser with a kernel behind it: a click paints."""
 import json
 import subprocess
 import sys
@@ -8,19 +8,22 @@ from pages import here, root
 from test_browser import ready
 
 START = """
-import torch
+from minidiff.latent_diffusion import *
 from minidiff.latent_diffusion import open_run
-from minidiff.playground import Playground, open_box
-from minidiff.samplers import *
 from minidiff.samplers import DPMSolverMultistepScheduler
+sticker_painter, painter = open_run("stickers"), open_run()
 """
+
+
+def box_cells():
+    """The last chapter's cells with the box: imports, and the box itself."""
+    notebook = json.loads((root / "nbs" / "16_latent_diffusion.ipynb").read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["id"] in ("playing_i", "playing")]
 
 
 def test_a_click_in_a_browser_paints(tmp_path):
     chromium = ready()
-    notebook = json.loads((root / "nbs" / "appendix" / "playground.ipynb").read_text(encoding="utf-8"))
-    cell = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["id"] in ("pg_make", "pg_open"))
-    (tmp_path / "cell.py").write_text(START + cell, encoding="utf-8")
+    (tmp_path / "cell.py").write_text("\n".join([START, *box_cells()]), encoding="utf-8")
     page = subprocess.Popen([sys.executable, here / "widget_page.py", tmp_path / "cell.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                             text=True, env=environment(), cwd=tmp_path)
     try:
