@@ -279,9 +279,9 @@ def forward(
 # %% ../nbs/15_transformer.ipynb #tr_zero
 def zero_init(model: nn.Module) -> nn.Module:  # itself
     "Close all gates, and let the last layer say 0: where training starts from."
+    last = getattr(model, "proj_out", None) or model.proj_out_2
     layers = [m.linear for m in model.modules() if isinstance(m, AdaLayerNorm)]
-    layers += [m for name, m in model.named_children() if name.startswith("proj_out")]
-    for layer in layers:
+    for layer in (*layers, last):
         for p in layer.parameters(): nn.init.zeros_(p)
     return model
 

@@ -378,14 +378,6 @@ def test_guidance_that_is_no_good_is_called_by_its_name(guidance):
     with pytest.raises(ValueError, match="^guidance: expected"): model(**{**given("flux", {}), "guidance": guidance})
 
 
-def test_a_closed_net_has_no_word_left_in_its_last_norm():
-    """Time and class begin unheard in all three."""
-    for kind, (mine, _, config) in KINDS.items():
-        model = zero_init(mine(**config))
-        last = model.proj_out_1 if kind == "dit" else model.norm_out.linear
-        assert not last.weight.any() and not last.bias.any(), kind
-
-
 def test_the_clock_needs_two_sizes():
     for change in (dict(base_shift=None), dict(max_shift=None), dict(max_image_seq_len=256)):
         with pytest.raises(ConfigError, match="base_shift"): resolution_shift(64, FlowMatchEulerDiscreteScheduler(**change).config)
