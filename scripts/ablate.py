@@ -53,7 +53,7 @@ from minidiff.negatives import contrastive_batches, pick_caption
 from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.sketchbook import Scenes, Sketchbook, choose_mentioned
 from minidiff.text_encoder import ImageEncoder, TextAndPictures, clip_loss, small_clip
-from minidiff.training import Trainer, step_generator
+from minidiff.training import Trainer, best_precision, step_generator
 from minidiff.vae import small_vae
 
 STAGES = ("vae_training", "text_training", "unet_training")
