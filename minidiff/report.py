@@ -337,12 +337,11 @@ def page(self) -> str:
 
 def _drawn(figure, alt, most=150_000):
     "A figure in a page."
-    data, mime = _png(figure), "image/png"
-    if len(data) > most:
-        from PIL import Image
-        data = _webp(Image.open(io.BytesIO(data)).convert("RGB"), most)
-        mime = "image/webp"
-    return _img(data, alt, mime)
+    data = _png(figure)
+    if len(data) <= most: return _img(data, alt)
+    from PIL import Image
+    data = _webp(Image.open(io.BytesIO(data)).convert("RGB"), most)
+    return _img(data, alt, "image/webp")
 
 @patch_to(Report)
 def finish(
