@@ -162,9 +162,8 @@ def add_frame(
         self.frames = [at for at in self.frames if at < step]
     self.captions = list(captions)
     self.frames = sorted({*self.frames, step})
-    small = images.shape[-1] < 48
-    grid = image_grid(images, ncols=4, upscale=1 if small else 2)
-    self._write(f"frames/{step:06}.webp", _webp(grid, 20_000))
+    grid = image_grid(images, ncols=4)
+    self._write(f"frames/{step:06}.webp", _webp(grid, 30_000))
     self.save()
 
 @patch_to(Report)
@@ -173,8 +172,11 @@ def _write(self, name, data):
 
 def _webp(image, most):
     "A picture as WebP: exact, where that takes no more than `most` bytes."
-    exact = _encode(image, format="WEBP", lossless=True)
-    return exact if len(exact) <= most else _encode(image, format="WEBP", quality=85)
+    data = _encode(image, format="WEBP", lossless=True)
+    for quality in (90, 75, 50, 25):
+        if len(data) <= most: break
+        data = _encode(image, format="WEBP", quality=quality)
+    return data
 
 # %% ../nbs/workshop/report.ipynb #re_add_wrong
 @patch_to(Report)
@@ -245,7 +247,9 @@ def stills(self) -> list:
 def film(self):
     "Show the same captions painted again and again, while the model learns."
     if not self.frames: raise LoadError(f"{self.folder} has no frames yet")
-    animate(self.stills(), [f"step {step}" for step in self.frames], fps=2,
+    frames = [frame.resize((2 * frame.width, 2 * frame.height), 0)
+              if 210 < frame.width < 400 else frame for frame in self.stills()]
+    animate(frames, [f"step {step}" for step in self.frames], fps=2,
             alt=f"Pictures after {self.frames[0]} to {self.frames[-1]} steps of these "
                 "captions: " + "; ".join(self.captions))
 
@@ -254,7 +258,7 @@ def _film_file(self):
     "The film as an animated WebP; the last frame stays for a while."
     frames = self.stills()
     times = [500] * (len(frames) - 1) + [2500]
-    for quality in (90, 75, 50):
+    for quality in (90, 75, 50, 25):
         data = _encode(frames[0], format="WEBP", save_all=True, quality=quality,
                        append_images=frames[1:], duration=times, loop=0)
         if len(data) <= 150_000: break
@@ -318,7 +322,7 @@ def page(self) -> str:
     parts = [f"<h2>Numbers</h2><pre>{html.escape(self.table())}</pre>"]
     if self.losses:
         figure, alt = self._curves()
-        parts.append("<h2>Losses</h2>" + _img(_png(figure), alt))
+        parts.append("<h2>Losses</h2>" + _drawn(figure, alt))
     if self.frames:
         alt = "The same captions, painted again and again while the model learns"
         said = "".join(f"<li>{html.escape(line)}" for line in self.captions)
@@ -328,9 +332,16 @@ def page(self) -> str:
                      + f"<ol>{said}</ol>")
     if any(row["pictures"] for row in self.misses.values()):
         figure, alt = self._gallery()
-        parts.append("<h2>What went wrong: the first few</h2>"
-                     + _img(_png(figure), alt))
+        parts.append("<h2>What went wrong: the first few</h2>" + _drawn(figure, alt))
     return _PAGE.format(title=html.escape(title), parts="\n".join(parts))
+
+def _drawn(figure, alt, most=150_000):
+    "A figure in a page."
+    data = _png(figure)
+    if len(data) <= most: return _img(data, alt)
+    from PIL import Image
+    data = _webp(Image.open(io.BytesIO(data)).convert("RGB"), most)
+    return _img(data, alt, "image/webp")
 
 @patch_to(Report)
 def finish(

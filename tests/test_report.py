@@ -122,21 +122,24 @@ def test_a_run_leaves_a_report_of_less_than_a_megabyte(run):
     assert "wrong: two objects" in report.table() and "unet" in report.table()
 
 
-def test_a_killed_run_keeps_what_it_has_and_a_resumed_one_ends_with_the_same(run, tmp_path, monkeypatch):
+def test_a_killed_run_keeps_what_it_has_and_a_resumed_one_ends_with_the_same(tmp_path, monkeypatch):
     class Killed(BaseException): pass
+    preset = replace(QUICK, unet_training={**QUICK.unet_training, "steps": 32})  # saved every 3, painted every 2
     out, show = tmp_path / "run", Job.show_preview
     def dies(self, pipe, step):
-        if step == 6: raise Killed
+        if step == 8: raise Killed
         show(self, pipe, step)
     monkeypatch.setattr(Job, "show_preview", dies)
-    with pytest.raises(Killed): job(out).run()
+    with pytest.raises(Killed): job(out, preset).run()
     monkeypatch.undo()
     kept = Report.open(out)
-    assert kept.losses.keys() == {"vae", "text"} and kept.frames == [1, 2, 3, 4] and kept.table() == "not finished"
+    assert kept.losses.keys() == {"vae", "text"} and kept.frames == [2, 4, 6] and kept.table() == "not finished"
     kept.page()
-    job(out, resume=True).run()
-    mine, whole = Report.open(out), Report.open(run)
+    job(out, preset, resume=True).run()
+    job(tmp_path / "whole", preset).run()
+    mine, whole = Report.open(out), Report.open(tmp_path / "whole")
     assert (mine.losses, mine.frames, mine.misses) == (whole.losses, whole.frames, whole.misses)
+    assert mine.frames == [2, 4, 6, 8, 12, 16, 24, 32] and len(mine.losses["unet"]["at"]) == 32
     for a, b in zip(mine.stills(), whole.stills()): assert a.tobytes() == b.tobytes()
 
 
