@@ -3,12 +3,13 @@
 Neither is among what the tests install. The first is run where `jupyterlab` is installed beside this Python, or where
 LAB_PYTHON names a Python that has it (`python -m venv lab; lab/bin/pip install jupyterlab`); the second, which has the old
 ipywidgets that Colab has, where CLASSIC_PYTHON names one that has minidiff, and
-`pip install "notebook<7" ipywidgets==7.7.1 "setuptools<81"`. Elsewhere they are skipped, and say so; the same
+`pip install "notebook<7" ipywidgets==7.7.1 "jupyter_client<8" "traitlets<5.10" "setuptools<81"`. Elsewhere they are skipped, and say so; the same
 click on the same widgets is tested everywhere in tests/test_widgets.py, with a page of its own around them.
 """
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -46,8 +47,11 @@ def serve(python, kind, kernel, folder):
     places = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "RUNTIME", "DATA")}
     paths = os.pathsep.join([str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
     more = ["-m", "jupyterlab", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"] if kind == "lab" else ["-m", "notebook"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     log = open(folder / "log", "w+")
-    process = subprocess.Popen([python, *more, "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"],
+    process = subprocess.Popen([python, *more, "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"],
                                cwd=folder / "work", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                env={**environment(), **places, "JUPYTER_PATH": str(folder / "share"), "PYTHONPATH": paths})
     until = time.time() + 240
