@@ -1,14 +1,13 @@
-"""The playground's box, from the cells of the last chapter, in JupyterLab and in the classic notebook, in a real browser.
+"""The playground's box, from the cells of the last chapter, in JupyterLab, in a real browser: a click paints.
 
-Neither is among what the tests install. The first is run where `jupyterlab` is installed beside this Python, or where
-LAB_PYTHON names a Python that has it (`python -m venv lab; lab/bin/pip install jupyterlab`); the second, which has the old
-ipywidgets that Colab has, where CLASSIC_PYTHON names one that has minidiff, and
-`pip install "notebook<7" ipywidgets==7.7.1 "setuptools<81"`. Elsewhere they are skipped, and say so; the same
-click on the same widgets is tested everywhere in tests/test_widgets.py, with a page of its own around them.
+JupyterLab is not among what the tests install. The test runs where `jupyterlab` is installed beside this Python, or where
+LAB_PYTHON names a Python that has it (`python -m venv lab; lab/bin/pip install jupyterlab ipywidgets`). Elsewhere it is
+skipped, and says so; the same click on the same widgets is tested in tests/test_widgets.py, with a page of its own around them.
 """
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -46,8 +45,11 @@ def serve(python, kind, kernel, folder):
     places = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "RUNTIME", "DATA")}
     paths = os.pathsep.join([str(root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
     more = ["-m", "jupyterlab", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"] if kind == "lab" else ["-m", "notebook"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     log = open(folder / "log", "w+")
-    process = subprocess.Popen([python, *more, "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"],
+    process = subprocess.Popen([python, *more, "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"],
                                cwd=folder / "work", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                env={**environment(), **places, "JUPYTER_PATH": str(folder / "share"), "PYTHONPATH": paths})
     until = time.time() + 240
@@ -62,12 +64,8 @@ def serve(python, kind, kernel, folder):
     return process, f"http://127.0.0.1:{found[1]}/{where}/box.ipynb?token={found[2]}"
 
 
-@pytest.mark.parametrize("kind", ["lab", "notebook"])
-def test_a_click_in_a_notebook_paints(tmp_path, kind):
-    if kind == "lab":
-        python, kernel = python_with("LAB_PYTHON", "jupyterlab"), sys.executable
-    else:
-        python = kernel = python_with("CLASSIC_PYTHON", "notebook.notebookapp, torch")
+def test_a_click_in_jupyterlab_paints(tmp_path):
+    kind, python, kernel = "lab", python_with("LAB_PYTHON", "jupyterlab"), sys.executable
     chromium = ready()
     process, address = serve(python, kind, kernel, tmp_path)
     try:
