@@ -225,6 +225,7 @@ def halve_weights(model) -> int:  # how many weights stay in float32
     model.graph.node.extend(nodes)
     return kept
 
+# %% ../nbs/appendix/play.ipynb #pl_to_onnx
 @contextmanager
 def _quietly():
     "Without what the exporter says to those who write exporters."
@@ -320,18 +321,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def do_POST(self):
-        try: size = int(self.headers.get("Content-Length", ""))
-        except ValueError: size = -1
-        if not 0 <= size <= _LARGEST: return self._refuse(413, "too much, or no length")
-        body = self.rfile.read(size)
-        told = self.headers.get("X-Dims")
-        if self._is_stranger() or not told:
-            return self._refuse(403, "only for its own page")
-        try: data, dims = self.server.run(*self.path.split("/")[-2:], told, body)
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
-            return self._refuse(400, " ".join(str(error).split())[:300])
-        self._send(data, "application/octet-stream", **{"X-Dims": json.dumps(dims)})
+# %% ../nbs/appendix/play.ipynb #pl_server_post
+@patch_to(_Handler)
+def do_POST(self):
+    "A question to a network."
+    try: size = int(self.headers.get("Content-Length", ""))
+    except ValueError: size = -1
+    if not 0 <= size <= _LARGEST: return self._refuse(413, "too much, or no length")
+    body = self.rfile.read(size)
+    told = self.headers.get("X-Dims")
+    if self._is_stranger() or not told:
+        return self._refuse(403, "only for its own page")
+    try: data, dims = self.server.run(*self.path.split("/")[-2:], told, body)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        return self._refuse(400, " ".join(str(error).split())[:300])
+    self._send(data, "application/octet-stream", **{"X-Dims": json.dumps(dims)})
 
 # %% ../nbs/appendix/play.ipynb #pl_server2
 class PlayServer(ThreadingHTTPServer):

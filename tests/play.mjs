@@ -97,8 +97,8 @@ const tasks = {
     found.noise = await page.getAttribute(".play-pair canvas", "aria-label");
     await page.keyboard.press("End");
     found.end = await page.textContent(".play-where");
-    const { x, y, width } = await page.locator(".levels").boundingBox();
-    await page.mouse.click(x + 0.5 * width, y + 5);
+    const { width } = await page.locator(".levels").boundingBox();
+    await page.click(".levels", { position: { x: 0.5 * width, y: 30 } });
     found.bar = await page.textContent(".play-where");
     found.round = await page.textContent(".play-round");
     await page.click("text=Side by side");
