@@ -267,7 +267,7 @@ def _accuracy(results):
             lines.append(_line("  95% interval", ranges))
     return lines
 
-# %% ../nbs/workshop/runs.ipynb #ru_measured
+# %% ../nbs/workshop/runs.ipynb #ru_of_folder
 def _measured(results):
     "What was measured of pictures without a critic: painted ones, and the held-out."
     both = [results["measured"][name] for name in ("painted", "held_out")]

@@ -218,6 +218,7 @@ def complete_names(
     prompt: str,  # such as "a frog above a pizza"
 ) -> tuple[str, list]:  # with whole names; a line on each completed or unclear
     "Complete the shortened names of stickers that can be only one."
+    prompt = " ".join(prompt.split())
     parts = _BOUNDS.split(prompt)  # phrase, name, other bound, phrase, ...
     notes = []
     for i in range(0, len(parts), 3):
