@@ -53,7 +53,7 @@ from minidiff.negatives import contrastive_batches, pick_caption
 from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.sketchbook import Scenes, Sketchbook, choose_mentioned
 from minidiff.text_encoder import ImageEncoder, TextAndPictures, clip_loss, small_clip
-from minidiff.training import Trainer, best_precision, step_generator
+from minidiff.training import Trainer, best_precision, fingerprint, step_generator
 from minidiff.vae import small_vae
 
 STAGES = ("vae_training", "text_training", "unet_training")
@@ -428,11 +428,11 @@ def train_row(name, seed, preset, parts, work, device, kept={}):
             tokenizer, text = job.train_text_encoder()
             clip = job.clip.requires_grad_(False).eval()
         job.accelerator = SimpleNamespace(device=parts.device, is_main_process=True)
-        job.clip = clip
-        PARTS.update(vae=vae, tokenizer=tokenizer, text=text, eye=clip.image_encoder,
+        job.clip = parts.clip  # who teaches the middle, whatever text encoder reads
+        PARTS.update(vae=vae, tokenizer=tokenizer, text=text, eye=parts.clip.image_encoder,
                      two_objects=changed.two_objects)
         own = name if variant.first == "text" or name == "no_page_mix" else "shipped"
-        data, seconds = latents_of(job, (own, seed), vae, tokenizer, text)
+        data, seconds = latents_of(job, (own, seed, fingerprint(vae)), vae, tokenizer, text)
         pipe = job.train_unet(vae, tokenizer, text, data)
     if name == "no_latent_cache": seconds = 0.0
     told = {k: round(job.seconds[k], 1) for k in ("text", "unet") if k in job.seconds}
