@@ -166,6 +166,7 @@ def add_frame(
     self._write(f"frames/{step:06}.webp", _webp(grid, 30_000))
     self.save()
 
+# %% ../nbs/workshop/report.ipynb #re_write
 @patch_to(Report)
 def _write(self, name, data):
     atomic_write(self.folder/name, lambda path: path.write_bytes(data))
@@ -343,6 +344,7 @@ def _drawn(figure, alt, most=150_000):
     data = _webp(Image.open(io.BytesIO(data)).convert("RGB"), most)
     return _img(data, alt, "image/webp")
 
+# %% ../nbs/workshop/report.ipynb #re_finish
 @patch_to(Report)
 def finish(
     self,
