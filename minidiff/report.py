@@ -166,7 +166,6 @@ def add_frame(
     self._write(f"frames/{step:06}.webp", _webp(grid, 30_000))
     self.save()
 
-# %% ../nbs/workshop/report.ipynb #re_write
 @patch_to(Report)
 def _write(self, name, data):
     atomic_write(self.folder/name, lambda path: path.write_bytes(data))
