@@ -568,14 +568,15 @@ def _check_networks(preset):
     if preset.text_training["batch_size"] % 4:
         raise ConfigError("text_training.batch_size is a multiple of 4; got "
                           f"{preset.text_training['batch_size']}")
-    unet = can_be_built("unet", UNet2DConditionModel,
-                        lambda: fitted_unet(preset, vae)).config
+    unet = can_be_built("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae))
+    if preset.align: can_be_built(f"align={preset.align}", Aligned,
+                                  lambda: dict(unet=unet, channels=1))
     c = vae.config.latent_channels
     width = whole_number("text.width", preset.text.get("width", 128), 1)
     needed = dict(in_channels=c, out_channels=c, cross_attention_dim=width)
     for key, must in needed.items():
-        if unet[key] != must:
-            given = shorten(unet[key])
+        if unet.config[key] != must:
+            given = shorten(unet.config[key])
             raise ConfigError(f"unet.{key} must be {must} here; got {given}")
     side = size // vae.factor
     given = preset.unet.get("sample_size")
