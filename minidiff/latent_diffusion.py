@@ -8,7 +8,7 @@ __all__ = ['MUON', 'LATE', 'VAE_RECIPE', 'PRESETS', 'RICH', 'RICHER', 'PAGES', '
            'latent_batches', 'diffusion_loss', 'fitted_unet', 'open_run']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
-import inspect, os, time, warnings
+import inspect, json, os, time, warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -535,15 +535,18 @@ def _check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3
     if preset.captions % 2:
         raise ConfigError("captions is even, half for one object and half for two; got "
                           f"{preset.captions}")
-    for name in ("two_objects", "drop"): number(name, getattr(preset, name), 0, 1)
-    number("scale", preset.scale, 0, 10_000)
-    number("align", preset.align, 0, 1000)
-    number("center", preset.center, -20, 20)
+    ends = dict(two_objects=(0, 1), drop=(0, 1), scale=(0, 10_000), align=(0, 1000),
+                center=(-20, 20))
+    preset = replace(preset, **{name: number(name, getattr(preset, name), *limits)
+                                for name, limits in ends.items()})
     for name in ("vae", "text", "unet"): check_keys(name, getattr(preset, name))
     losses = dict(vae=vae_training_loss, text=contrastive_loss, unet=vae_training_loss)
     for name, loss in losses.items():
         check_training(f"{name}_training", getattr(preset, f"{name}_training"), loss)
     _check_networks(preset)
+    try: json.dumps(asdict(preset))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"preset: results.json cannot hold it: {error}") from None
     return preset
 
 # %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell_b

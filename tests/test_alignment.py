@@ -1,6 +1,7 @@
 """The loss on the middle of the U-Net: what it takes, what it leaves alone, and what is refused."""
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,12 @@ def job(folder, preset=SMOKE, **more):
 def test_an_odd_weight_or_centre_is_refused_before_the_first_step(tmp_path, name, wrong):
     if name == "center" and wrong == -1: wrong = -21
     with pytest.raises(ConfigError, match=f"^{name} is a number from"): job(tmp_path, replace(SMOKE, **{name: wrong}))
+
+
+def test_what_results_json_cannot_hold_is_said_before_the_first_step(tmp_path):
+    assert type(job(tmp_path, replace(SMOKE, align=np.float32(0.5), scale=3)).preset.align) is float
+    preset = replace(SMOKE, unet_training={**SMOKE.unet_training, "lr": np.float32(1e-3)})
+    with pytest.raises(ConfigError, match="^preset: results.json cannot hold it: .*float32"): job(tmp_path, preset)
 
 
 def test_a_unet_without_a_middle_is_refused_before_the_first_step(tmp_path):
