@@ -270,7 +270,6 @@ def train_text_encoder(self) -> tuple:  # a `CLIPTokenizer` and a `CLIPTextModel
         recipe=dict(size=self.preset.size, text=self.preset.text, **self.book_recipe))
     return tokenizer, self.clip.text_model
 
-
 # %% ../nbs/16_latent_diffusion.ipynb #cell030
 PAGES = dict(black=3.0, gray=2.0)  # how often a page is drawn, where not once
 
