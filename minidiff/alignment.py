@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_tensor, whole_number
+from .checks import ConfigError, check_tensor, whole_number
 
 # %% ../nbs/workshop/alignment.ipynb #al_maps
 @torch.no_grad()
@@ -31,6 +31,7 @@ def even_channels(
 ) -> Tensor:  # (n, c, h, w) in bfloat16
     "The maps with mean 0 and spread 1 in each channel, over all pictures and places."
     check_tensor("maps", maps, "n", "c", "h", "w")
+    most = whole_number("most", most, 1)
     some = maps[::max(1, len(maps) // most)].float()
     std, mean = torch.std_mean(some, (0, 2, 3), correction=0)
     shape = (1, -1, 1, 1)
@@ -50,6 +51,8 @@ class Aligned(nn.Module):
         super().__init__()
         channels = whole_number("channels", channels, 1)
         hidden = whole_number("hidden", hidden, 1)
+        if getattr(unet, "mid_block", None) is None:
+            raise ConfigError("unet: it has no middle block that could guess")
         self.unet = unet
         width = unet.config.block_out_channels[-1]
         self.head = nn.Sequential(nn.Conv2d(width, hidden, 1), nn.SiLU(),

@@ -22,7 +22,7 @@ is_sigma = or_none(is_number(above=0))
 
 # the config keys that schedulers on the straight road have besides those of Euler's
 FLOW_KINDS = dict(
-    shift=is_number(above=0), use_dynamic_shifting=is_flag,
+    shift=is_number(low=1e-9), use_dynamic_shifting=is_flag,
     base_shift=or_none(is_number()), max_shift=or_none(is_number()),
     base_image_seq_len=is_whole(1, 10**9), max_image_seq_len=is_whole(1, 10**9),
     shift_terminal=or_none(is_number(low=0, high=0.999)), invert_sigmas=is_flag,
@@ -60,8 +60,8 @@ def dynamic_shift(
     "What the odds of all levels, level to one minus level, are multiplied by."
     if mu is None:
         raise ValueError("with use_dynamic_shifting=True, set_timesteps needs mu")
-    if kind == "linear": return number("mu", mu, above=0)
-    return math.exp(number("mu", mu, high=700))
+    if kind == "linear": return number("mu", mu, 1e-9)
+    return math.exp(number("mu", mu, -20, 700))
 
 # %% ../nbs/workshop/flow_sigmas.ipynb #fs013
 def stretch_sigmas(

@@ -8,7 +8,7 @@ __all__ = ['MUON', 'LATE', 'VAE_RECIPE', 'PRESETS', 'RICH', 'RICHER', 'PAGES', '
            'latent_batches', 'diffusion_loss', 'fitted_unet', 'open_run']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
-import inspect, os, time, warnings
+import inspect, json, os, time, warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -269,7 +269,6 @@ def train_text_encoder(self) -> tuple:  # a `CLIPTokenizer` and a `CLIPTextModel
         "text", clip, contrastive_loss, batches, self.preset.text_training,
         recipe=dict(size=self.preset.size, text=self.preset.text, **self.book_recipe))
     return tokenizer, self.clip.text_model
-
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell030
 PAGES = dict(black=3.0, gray=2.0)  # how often a page is drawn, where not once
@@ -535,15 +534,18 @@ def _check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3
     if preset.captions % 2:
         raise ConfigError("captions is even, half for one object and half for two; got "
                           f"{preset.captions}")
-    for name in ("two_objects", "drop"): number(name, getattr(preset, name), 0, 1)
-    number("scale", preset.scale, 0, 10_000)
-    number("align", preset.align, 0, 1000)
-    number("center", preset.center, -20, 20)
+    ends = dict(two_objects=(0, 1), drop=(0, 1), scale=(0, 10_000), align=(0, 1000),
+                center=(-20, 20))
+    preset = replace(preset, **{name: number(name, getattr(preset, name), *limits)
+                                for name, limits in ends.items()})
     for name in ("vae", "text", "unet"): check_keys(name, getattr(preset, name))
     losses = dict(vae=vae_training_loss, text=contrastive_loss, unet=vae_training_loss)
     for name, loss in losses.items():
         check_training(f"{name}_training", getattr(preset, f"{name}_training"), loss)
     _check_networks(preset)
+    try: json.dumps(asdict(preset))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"preset: results.json cannot hold it: {error}") from None
     return preset
 
 # %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell_b
@@ -568,14 +570,15 @@ def _check_networks(preset):
     if preset.text_training["batch_size"] % 4:
         raise ConfigError("text_training.batch_size is a multiple of 4; got "
                           f"{preset.text_training['batch_size']}")
-    unet = can_be_built("unet", UNet2DConditionModel,
-                        lambda: fitted_unet(preset, vae)).config
+    unet = can_be_built("unet", UNet2DConditionModel, lambda: fitted_unet(preset, vae))
+    if preset.align: can_be_built(f"align={preset.align}", Aligned,
+                                  lambda: dict(unet=unet, channels=1))
     c = vae.config.latent_channels
     width = whole_number("text.width", preset.text.get("width", 128), 1)
     needed = dict(in_channels=c, out_channels=c, cross_attention_dim=width)
     for key, must in needed.items():
-        if unet[key] != must:
-            given = shorten(unet[key])
+        if unet.config[key] != must:
+            given = shorten(unet.config[key])
             raise ConfigError(f"unet.{key} must be {must} here; got {given}")
     side = size // vae.factor
     given = preset.unet.get("sample_size")

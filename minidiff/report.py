@@ -6,7 +6,7 @@
 __all__ = ['PREVIEW', 'thinned', 'mistakes', 'judge_pictures', 'Report']
 
 # %% ../nbs/workshop/report.ipynb #re_imports
-import html, io, json, textwrap
+import html, io, json, math, textwrap
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +30,17 @@ def thinned(
     most: int = 200,  # points to keep
     smooth: float = 0.95,  # see `plots.smooth_curve`
 ) -> dict:  # "steps", and for each point "at" (its last step), "loss", "low", "high"
-    "A loss curve that fits into a few kilobytes."
-    n = len(losses)
+    "A loss curve that fits into a few kilobytes; what is not finite is left out."
+    finite = [(i, x) for i, x in enumerate(losses, 1) if math.isfinite(x)]
+    steps = [i for i, _ in finite]
+    kept = [x for _, x in finite]
+    n = len(kept)
     points = min(n, whole_number("most", most, 1))
     cuts = np.linspace(0, n, points + 1).round().astype(int)
-    curve = smooth_curve(losses, smooth)
+    curve = smooth_curve(kept, smooth)
     def short(x): return float(f"{x:.5g}")
-    parts = [losses[a:b] for a, b in zip(cuts[:-1], cuts[1:])]
-    return dict(steps=n, at=cuts[1:].tolist(),
+    parts = [kept[a:b] for a, b in zip(cuts[:-1], cuts[1:])]
+    return dict(steps=len(losses), at=[steps[i - 1] for i in cuts[1:]],
                 loss=[short(curve[i - 1]) for i in cuts[1:]],
                 low=[short(min(part)) for part in parts],
                 high=[short(max(part)) for part in parts])
@@ -46,7 +49,7 @@ def thinned(
 def mistakes(
     reading: Scenes,  # what the critic sees in n pictures
     scenes: Scenes,  # what was asked for
-    kinds=tuple(KINDS),  # what the objects are called
+    kinds=tuple(KINDS),  # what objects without a colour are called
 ) -> list[list[str]]:  # of each picture, what is wrong in words; nothing: it is right
     "What was asked, and as what it was read."
     words = dict(kind=list(kinds), color=list(COLORS), size=list(SIZES),
@@ -66,13 +69,21 @@ def _mistakes(reading, scenes, words):
         lines = ["nothing clear"] if seen == 0 else []
         if seen and seen != n: lines.append(f"{seen} object{'s' * (seen > 1)}, not {n}")
         for name, table in words.items() if seen else ():
-            pairs = (getattr(t, name)[i].flatten().tolist() for t in (scenes, reading))
+            pairs = (_in_words(t, i, name, table) for t in (scenes, reading))
             for want, got, said in zip(*pairs, asked[name][i].flatten().tolist()):
-                if not said or want == got or got < 0 and seen != n: continue
-                lines.append(f"{table[want]}, read as "
-                             f"{table[got] if got >= 0 else 'nothing clear'}")
+                if not said or want == got or not got and seen != n: continue
+                lines.append(f"{want or 'no colour'}, read as {got or 'nothing clear'}")
         found.append(lines)
     return found
+
+def _in_words(scenes, i, name, table):
+    "What picture i has of this, a word for each object; empty where there is none."
+    values = getattr(scenes, name)[i].flatten().tolist()
+    tables = [table] * len(values)
+    if name == "kind":  # a shape has a colour, a sticker has none
+        shapes = [*KINDS]
+        tables = [shapes if c >= 0 else table for c in scenes.color[i].tolist()]
+    return [words[v] if v >= 0 else "" for words, v in zip(tables, values)]
 
 # %% ../nbs/workshop/report.ipynb #re_judged
 def judge_pictures(
@@ -116,7 +127,7 @@ class Report:
     def _read(self):
         found = read_json(self.folder/"report.json")
         for name in _KEPT:
-            if not isinstance(found.get(name), type(getattr(self, name))):
+            if not _fits(name, found.get(name)):
                 raise LoadError(f"{self.folder}/report.json is no report of a run: "
                                 f"{name} is {shorten(found.get(name))}")
             setattr(self, name, found[name])
@@ -135,8 +146,21 @@ class Report:
         "Write report.json, where anything is new."
         text = json.dumps({name: getattr(self, name) for name in _KEPT}) + "\n"
         file = self.folder/"report.json"
-        if file.is_file() and file.read_text(encoding="utf-8") == text: return
-        atomic_write(file, lambda path: path.write_text(text, encoding="utf-8"))
+        if file.is_file() and file.read_bytes() == text.encode(): return
+        atomic_write(file, lambda path: path.write_bytes(text.encode()))
+
+def _fits(name, value):
+    "Is this what `save` writes under that name?"
+    if name in ("captions", "frames"):
+        kind = str if name == "captions" else int
+        return isinstance(value, list) and all(type(x) is kind for x in value)
+    if not isinstance(value, dict): return False
+    keys = dict(losses=dict(steps=int, at=list, loss=list, low=list, high=list),
+                misses=dict(n=int, wrong=int, size=int, pictures=list),
+                numbers=dict(seconds=dict, parameters=dict))[name]
+    rows = [value][:len(value)] if name == "numbers" else value.values()
+    return all(isinstance(row, dict) and isinstance(row.get(key), kind)
+               for row in rows for key, kind in keys.items())
 
 # %% ../nbs/workshop/report.ipynb #re_losses
 @patch_to(Report)
@@ -233,15 +257,22 @@ def curves(self):
 @patch_to(Report)
 def stills(self) -> list:
     "The frames, as PIL pictures, the earliest first."
+    return [self._picture(f"frames/{step:06}.webp", f"the frame of step {step}")
+            for step in self.frames]
+
+@patch_to(Report)
+def _picture(self, name, what):
     from PIL import Image
-    found = []
-    for step in self.frames:
-        try: found.append(Image.open(io.BytesIO(
-            (self.folder/f"frames/{step:06}.webp").read_bytes())).convert("RGB"))
-        except OSError as error:
-            raise LoadError(f"{self.folder}: the frame of step {step} cannot be read: "
-                            f"{' '.join(str(error).split())}") from None
-    return found
+    try:
+        with Image.open(self.folder/name) as picture: return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise LoadError(f"{self.folder}: {what} cannot be read: {error}") from None
+
+@patch_to(Report)
+def _is_there(self, step):
+    "Can the frame of this step be read?"
+    try: return bool(self._picture(f"frames/{step:06}.webp", ""))
+    except LoadError: return False
 
 @patch_to(Report)
 def film(self):
@@ -269,11 +300,10 @@ def _film_file(self):
 def _gallery(self):
     "A figure of wrong pictures, each with its caption and what is wrong; and its alt."
     from matplotlib.figure import Figure
-    from PIL import Image
     items = []
     for name, row in self.misses.items():
         if not row["pictures"]: continue
-        sheet = Image.open(self.folder/f"wrong_{name}.webp").convert("RGB")
+        sheet = self._picture(f"wrong_{name}.webp", f"what is wrong of {name}")
         side = row["size"]
         items += [(sheet.crop((i * side, 0, (i + 1) * side, side)), picture)
                   for i, picture in enumerate(row["pictures"])]
@@ -286,9 +316,9 @@ def _gallery(self):
         picture, found = items[i]
         ax.imshow(picture, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
-        ax.set_title(textwrap.fill(found["caption"], 30), fontsize=8)
+        ax.set_title(textwrap.fill(found["caption"], 30), fontsize=8, parse_math=False)
         lines = "\n".join(textwrap.fill(line, 30) for line in found["said"][:4])
-        ax.set_xlabel(lines, fontsize=8, color=PALETTE["red"])
+        ax.set_xlabel(lines, fontsize=8, color=PALETTE["red"], parse_math=False)
     return figure, "Wrong pictures. " + ". ".join(
         f"{found['caption']}: {'; '.join(found['said'])}" for _, found in items)
 
@@ -351,6 +381,7 @@ def finish(
 ):
     "The run is over: write its numbers, the film and the page."
     self.numbers = {k: v for k, v in numbers.items() if k != "preset"}
+    self.frames = [step for step in self.frames if self._is_there(step)]
     self.save()
     if self.frames: self._write("film.webp", self._film_file())
-    self._write("report.html", self.page().encode())
+    self._write("report.html", self.page().encode(errors="backslashreplace"))

@@ -147,7 +147,7 @@ def caption_grid(
         ax.axis("off")
         if i < len(captions):
             ax.imshow(to_uint8(images[i:i + 1])[0], interpolation="nearest")
-            ax.set_title(textwrap.fill(captions[i], 24), fontsize=7)
+            ax.set_title(textwrap.fill(captions[i], 24), fontsize=7, parse_math=False)
     return figure
 
 # %% ../nbs/workshop/runs.ipynb #ru_measures

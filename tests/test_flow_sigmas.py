@@ -208,3 +208,17 @@ def test_the_small_parts():
     assert n == 2 and sigmas.dtype == np.float32 and told.tolist() == [7, 3]
     for asked in ((None, None, None, 10), (3, [1, 0.5], None, 10), (None, [1, 0.5], [3], 10), (None, [1, 0], None, 10), (None, [2, 1], None, 10), (2.5, None, None, 10)):
         with pytest.raises(ValueError): asked_levels(*asked)
+
+
+@pytest.mark.parametrize("config, mu, name", [(dict(shift=1e-17), None, "shift"), (dict(use_dynamic_shifting=True), -40, "mu"),
+                                              (dict(use_dynamic_shifting=True, time_shift_type="linear"), 1e-17, "mu")])
+def test_a_shift_so_small_that_a_level_would_be_infinite_is_refused(config, mu, name):
+    with pytest.raises(ConfigError, match=f"{name} is a number"): FlowMatchEulerDiscreteScheduler(**config).set_timesteps(3, mu=mu)
+
+
+@pytest.mark.parametrize("config, mu", [(dict(shift=1e-9), None), (dict(shift=1e20), None), (dict(use_dynamic_shifting=True), -20),
+                                        (dict(use_dynamic_shifting=True), 700), (dict(use_dynamic_shifting=True, time_shift_type="linear"), 1e-9)])
+def test_levels_of_the_smallest_and_largest_shift_are_numbers(config, mu):
+    scheduler = FlowMatchEulerDiscreteScheduler(**config)
+    scheduler.set_timesteps(3, mu=mu)
+    assert scheduler.sigmas.isfinite().all() and abs(scheduler.sigmas[0].item() - 1) < 1e-6 and scheduler.sigmas[-1] == 0

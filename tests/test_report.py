@@ -2,6 +2,7 @@
 import json
 import shutil
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from minidiff.checks import LoadError
 from minidiff.critic import Critic
 from minidiff.latent_diffusion import PREVIEW, PRESETS, Job
 from minidiff.report import Report, judge_pictures, mistakes, thinned
+from minidiff.runs import caption_grid
 from minidiff.scenes import KINDS
 from minidiff.sketchbook import Sketchbook
-from minidiff.stickers import StickerBook
+from minidiff.stickers import STICKERS, MixedBook, StickerBook
 
 SMOKE = PRESETS["smoke"]
 QUICK = replace(SMOKE, pictures=32, captions=4, steps=2, vae_training={**SMOKE.vae_training, "steps": 4},
@@ -48,6 +50,16 @@ def test_a_thinned_curve_covers_every_step(n):
         assert row["at"][-1] == n and row["at"] == sorted(set(row["at"]))
         assert min(row["low"]) == pytest.approx(min(losses), rel=1e-4) and max(row["high"]) == pytest.approx(max(losses), rel=1e-4)
     assert len(json.dumps(row)) < 8000
+
+
+@pytest.mark.parametrize("losses, at, first", [([nan, 2.0, inf, 4.0], [2, 4], 2.0), ([nan] * 300, [], None), ([-inf, 1e300], [2], 1e300)])
+def test_a_loss_that_is_no_number_is_left_out_of_the_curve(losses, at, first, tmp_path):
+    report = Report(tmp_path / "report")
+    report.add_losses("unet", losses)
+    row = Report.open(tmp_path).losses["unet"]
+    assert row["steps"] == len(losses) and row["at"] == at and row["loss"][:1] == ([] if first is None else [first])
+    assert not {"NaN", "Infinity"} & set((tmp_path / "report" / "report.json").read_text().replace("]", ",").replace("[", ",").split(","))
+    assert "nan" not in report._curves()[1] and report.page()
 
 
 # ----------------------------------------------------------------------------------- mistakes
@@ -105,6 +117,23 @@ def test_stickers_are_called_by_their_names():
     assert shares["whole"] < 1 and not any(f"{kind}, read" in words for kind in KINDS)
 
 
+@pytest.mark.parametrize("objects", [1, 2])
+def test_in_a_mixed_book_shapes_and_stickers_are_called_by_their_own_names(objects):
+    book, generator = MixedBook(64), torch.Generator().manual_seed(0)
+    scenes = book.sample_scenes(24, generator, objects)
+    captions, scenes.mentioned = book.caption(scenes, generator)
+    painted = book.paint(scenes.map(lambda t: t.roll(1, 0)))
+    shares, said = judge_pictures(book, painted, scenes)
+    assert shares["whole"] < 0.5 and [not lines for lines in said] == book.critic().judge(painted, scenes)["whole"].tolist()
+    names, asked = {*STICKERS, *KINDS}, 0
+    for caption, lines in zip(captions, said):
+        for line in lines:
+            want = line.split(", read as ")[0]
+            if want in names: assert want in caption, (caption, line)
+            asked += want in names
+    assert asked > 8
+
+
 # --------------------------------------------------------------------------------- of a job
 
 def test_a_run_leaves_a_report_of_less_than_a_megabyte(run):
@@ -158,6 +187,51 @@ def test_a_broken_report_is_one_line(run, tmp_path):
     for text in ("{", "{}", '{"losses": 3}'):
         (out / "report" / "report.json").write_text(text)
         with pytest.raises(LoadError, match="report.json"): Report.open(out)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("losses", {"unet": 3}), ("losses", {"unet": {}}), ("frames", ["a"]), ("frames", [[1]]), ("frames", [True]), ("misses", {"x": 1}),
+    ("misses", {"x": {"n": 1}}), ("numbers", {"a": 1}), ("numbers", []), ("captions", [1]), ("captions", "abc")])
+def test_a_foreign_report_is_one_line(name, value, tmp_path):
+    report = Report(tmp_path / "report")
+    report.add_losses("unet", [1.0])
+    text = json.loads((tmp_path / "report" / "report.json").read_text())
+    (tmp_path / "report" / "report.json").write_text(json.dumps(text | {name: value}))
+    with pytest.raises(LoadError, match=f"is no report of a run: {name} is"): Report.open(tmp_path)
+
+
+ODD = ["costs $5 and $x_{", "$\\nosuch$", "<b>&\"'", "line\nbreak", "", "a" * 500, "\\frac{a", "\udcff"]
+FINISHED = dict(accuracy=dict(one_object=dict(whole=0)), captions=16, seconds={}, parameters={})
+
+
+def test_captions_are_never_read_as_formulas_or_html(tmp_path):
+    pictures, report = torch.rand(8, 3, 32, 32) * 2 - 1, Report(tmp_path / "report")
+    caption_grid(ODD[:-1], pictures).savefig(tmp_path / "captions.png")
+    report.add_frame(3, pictures, ODD)
+    report.add_wrong("one_object", ODD[:-1], pictures, [["$\\nosuch$, read as $x_{"]] * 7)
+    report.finish(FINISHED)
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "<li>&lt;b&gt;&amp;" in page and "<b>" not in page and Report.open(tmp_path).captions == ODD
+
+
+def test_a_run_whose_frames_were_lost_still_finishes(tmp_path):
+    pictures, report = torch.rand(8, 3, 32, 32) * 2 - 1, Report(tmp_path / "report")
+    for step in (1, 2, 3): report.add_frame(step, pictures, ["a circle"] * 8)
+    report.add_wrong("one_object", ["a circle"] * 8, pictures, [["nothing clear"]] * 8)
+    (tmp_path / "report" / "frames" / "000001.webp").unlink()
+    (tmp_path / "report" / "frames" / "000003.webp").write_bytes(b"broken")
+    with pytest.raises(LoadError, match="frame of step 1 cannot be read"): report.stills()
+    report.finish(FINISHED)
+    assert Report.open(tmp_path).frames == [2] and len(report.stills()) == 1
+    (tmp_path / "report" / "wrong_one_object.webp").unlink()
+    with pytest.raises(LoadError, match="wrong of one_object cannot be read"): report.page()
+
+
+def test_a_report_that_is_no_text_is_replaced_by_a_new_run(tmp_path):
+    (tmp_path / "report.json").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(LoadError, match="is no text"): Report.open(tmp_path)
+    Report(tmp_path).add_losses("unet", [1.0])
+    assert Report.open(tmp_path).losses["unet"]["steps"] == 1
 
 
 def test_noise_of_64_pixels_still_fits(tmp_path):
