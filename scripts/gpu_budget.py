@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What would training take on a T4, an A10, an H100? Counted on `meta`, and held against what was measured.
 
-    python scripts/gpu_budget.py [--preset gpu] [--measure cpu] [--rounds 5]
+    python scripts/gpu_budget.py [--preset gpu] [--measure small] [--rounds 5]
 
 Counts the operations, bytes and memory of a step of each stage of a preset, as `minidiff.budget` does, and estimates what
 the stage takes on each card. Nothing here has run on those cards. Two checks say how far off the method is: steps of the
@@ -104,7 +104,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--preset", choices=[*PRESETS], default="gpu")
-    option("--measure", choices=[*PRESETS], default="cpu", help="whose steps are timed here")
+    option("--measure", choices=[*PRESETS], default="small", help="whose steps are timed here")
     option("--rounds", type=int, default=5)
     option("--threads", type=int, default=1)
     option("--out", type=Path, default=data_folder("results", "budget.json"))
