@@ -21,9 +21,10 @@ import torch
 import minidiff.scheduler
 from minidiff.budget import CARDS, estimate, inference_cost, measured_card, training_cost
 from minidiff.files import data_folder, read_json, write_json
-from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, vae_config
+from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, text_config, vae_config
 from minidiff.negatives import contrastive_batches
 from minidiff.optimizers import Muon, parameter_groups
+from minidiff.runs import resized
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook
@@ -42,7 +43,12 @@ def stage(name, preset):
     with torch.device("meta"): vae = small_vae(**vae_config(preset))
     tokenizer, channels, side = caption_tokenizer(book), vae.config.latent_channels, preset.size // vae.factor
     if name == "vae": return functools.partial(small_vae, **vae_config(preset)), vae_training_loss, vae_batches(book, n, channels, vae.factor)
-    if name == "text": return functools.partial(small_clip, tokenizer, preset.size, **preset.text), contrastive_loss, contrastive_batches(book, tokenizer, n)
+    if name == "text":
+        config, draw = text_config(preset), contrastive_batches(book, tokenizer, n)
+        def batches(generator):
+            found = draw(generator)
+            return found | dict(images=resized(found["images"], config["size"]))
+        return functools.partial(small_clip, tokenizer, **config), contrastive_loss, batches
     latents, width = torch.randn(64, channels, side, side), preset.text.get("width", 128)
     data = Latents(latents, latents.square(), torch.randn(65, tokenizer.model_max_length, width))
     make = functools.partial(UNet2DConditionModel, **fitted_unet(preset, vae))
