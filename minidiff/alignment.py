@@ -69,7 +69,9 @@ def alignment_loss(
     guess: Tensor,  # (n, c, h, w), of `Aligned`'s head
     maps: Tensor,  # (n, c, h, w), of `even_channels`; height and width may differ
 ) -> Tensor:  # a number from 0, all directions right, to 2
-    "One minus the mean cosine between guess and map (Yu et al. 2024, equation 8: without the one)."
+    """One minus the mean cosine between guess and map.
+
+    Without the one it is equation 8 of Yu et al. (2024)."""
     check_tensor("guess", guess, "n", "c", "h", "w")
     check_tensor("maps", maps, *guess.shape[:2], "h", "w")
     size = [min(a, b) for a, b in zip(guess.shape[2:], maps.shape[2:])]
