@@ -27,7 +27,7 @@ def picture_maps(
 
 def even_channels(
     maps: Tensor,  # (n, c, h, w)
-    most: int = 4096,  # pictures to measure
+    most: int = 4096,  # pictures to measure, up to twice as many
 ) -> Tensor:  # (n, c, h, w) in bfloat16
     "The maps with mean 0 and spread 1 in each channel, over all pictures and places."
     check_tensor("maps", maps, "n", "c", "h", "w")
@@ -72,7 +72,9 @@ def alignment_loss(
     guess: Tensor,  # (n, c, h, w), of `Aligned`'s head
     maps: Tensor,  # (n, c, h, w), of `even_channels`; height and width may differ
 ) -> Tensor:  # a number from 0, all directions right, to 2
-    "One minus the mean cosine between guess and map (Yu et al. 2024, equation 8)."
+    """One minus the mean cosine between guess and map.
+
+    Without the one it is equation 8 of Yu et al. (2024)."""
     check_tensor("guess", guess, "n", "c", "h", "w")
     check_tensor("maps", maps, *guess.shape[:2], "h", "w")
     size = [min(a, b) for a, b in zip(guess.shape[2:], maps.shape[2:])]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What would training take on a T4, an A10, an H100? Counted on `meta`, and held against what was measured.
 
-    python scripts/gpu_budget.py [--preset gpu] [--measure cpu] [--rounds 5]
+    python scripts/gpu_budget.py [--preset gpu] [--measure small] [--rounds 5]
 
 Counts the operations, bytes and memory of a step of each stage of a preset, as `minidiff.budget` does, and estimates what
 the stage takes on each card. Nothing here has run on those cards. Two checks say how far off the method is: steps of the
@@ -21,9 +21,10 @@ import torch
 import minidiff.scheduler
 from minidiff.budget import CARDS, estimate, inference_cost, measured_card, training_cost
 from minidiff.files import data_folder, read_json, write_json
-from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, vae_config
+from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, text_config, vae_config
 from minidiff.negatives import contrastive_batches
 from minidiff.optimizers import Muon, parameter_groups
+from minidiff.runs import resized
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook
@@ -42,7 +43,12 @@ def stage(name, preset):
     with torch.device("meta"): vae = small_vae(**vae_config(preset))
     tokenizer, channels, side = caption_tokenizer(book), vae.config.latent_channels, preset.size // vae.factor
     if name == "vae": return functools.partial(small_vae, **vae_config(preset)), vae_training_loss, vae_batches(book, n, channels, vae.factor)
-    if name == "text": return functools.partial(small_clip, tokenizer, preset.size, **preset.text), contrastive_loss, contrastive_batches(book, tokenizer, n)
+    if name == "text":
+        config, draw = text_config(preset), contrastive_batches(book, tokenizer, n)
+        def batches(generator):
+            found = draw(generator)
+            return found | dict(images=resized(found["images"], config["size"]))
+        return functools.partial(small_clip, tokenizer, **config), contrastive_loss, batches
     latents, width = torch.randn(64, channels, side, side), preset.text.get("width", 128)
     data = Latents(latents, latents.square(), torch.randn(65, tokenizer.model_max_length, width))
     make = functools.partial(UNet2DConditionModel, **fitted_unet(preset, vae))
@@ -104,7 +110,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--preset", choices=[*PRESETS], default="gpu")
-    option("--measure", choices=[*PRESETS], default="cpu", help="whose steps are timed here")
+    option("--measure", choices=[*PRESETS], default="small", help="whose steps are timed here")
     option("--rounds", type=int, default=5)
     option("--threads", type=int, default=1)
     option("--out", type=Path, default=data_folder("results", "budget.json"))
