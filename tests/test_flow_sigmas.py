@@ -216,7 +216,7 @@ def test_a_shift_so_small_that_a_level_would_be_infinite_is_refused(config, mu, 
     with pytest.raises(ConfigError, match=f"{name} is a number"): FlowMatchEulerDiscreteScheduler(**config).set_timesteps(3, mu=mu)
 
 
-@pytest.mark.parametrize("config, mu", [(dict(shift=1e-4), None), (dict(shift=1e20), None), (dict(use_dynamic_shifting=True), -20),
+@pytest.mark.parametrize("config, mu", [(dict(shift=0.01), None), (dict(shift=1e20), None), (dict(use_dynamic_shifting=True), -20),
                                         (dict(use_dynamic_shifting=True), 700), (dict(use_dynamic_shifting=True, time_shift_type="linear"), 1e-9)])
 def test_levels_of_the_smallest_and_largest_shift_are_numbers(config, mu):
     scheduler = FlowMatchEulerDiscreteScheduler(**config)
