@@ -22,7 +22,7 @@ is_sigma = or_none(is_number(above=0))
 
 # the config keys that schedulers on the straight road have besides those of Euler's
 FLOW_KINDS = dict(
-    shift=is_number(low=1e-9), use_dynamic_shifting=is_flag,
+    shift=is_number(low=0.01), use_dynamic_shifting=is_flag,
     base_shift=or_none(is_number()), max_shift=or_none(is_number()),
     base_image_seq_len=is_whole(1, 10**9), max_image_seq_len=is_whole(1, 10**9),
     shift_terminal=or_none(is_number(low=0, high=0.999)), invert_sigmas=is_flag,

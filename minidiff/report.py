@@ -95,7 +95,8 @@ def judge_pictures(
     reading = book.critic().read(images)
     kinds = STICKERS if isinstance(book, StickerBook) else KINDS
     shares = {name: right[asked].float().mean().item()
-              for name, (right, asked) in compare(reading, scenes).items()}
+              for name, (right, asked) in compare(reading, scenes).items()
+              if name != "color" or book.colors != 0}  # stickers have none
     return shares, mistakes(reading, scenes, kinds)
 
 # %% ../nbs/workshop/report.ipynb #re_kept
@@ -178,6 +179,7 @@ def add_frame(
     visible: bool = False,  # show them on the page of a notebook
 ):
     "What is painted now: a frame of the film, and preview.png beside the report."
+    step = whole_number("step", step, 0)
     said = f"Eight pictures after {step} steps: " + "; ".join(captions)
     self._shown = show_grid(images, said, self.folder.parent/"preview.png", self._shown,
                             visible)
@@ -316,7 +318,8 @@ def _gallery(self):
         picture, found = items[i]
         ax.imshow(picture, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
-        ax.set_title(textwrap.fill(found["caption"], 30), fontsize=8, parse_math=False)
+        title = textwrap.fill(found["caption"], 30, max_lines=6, placeholder=" ...")
+        ax.set_title(title, fontsize=8, parse_math=False)
         lines = "\n".join(textwrap.fill(line, 30) for line in found["said"][:4])
         ax.set_xlabel(lines, fontsize=8, color=PALETTE["red"], parse_math=False)
     return figure, "Wrong pictures. " + ". ".join(

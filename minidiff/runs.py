@@ -147,7 +147,8 @@ def caption_grid(
         ax.axis("off")
         if i < len(captions):
             ax.imshow(to_uint8(images[i:i + 1])[0], interpolation="nearest")
-            ax.set_title(textwrap.fill(captions[i], 24), fontsize=7, parse_math=False)
+            title = textwrap.fill(captions[i], 24, max_lines=6, placeholder=" ...")
+            ax.set_title(title, fontsize=7, parse_math=False)
     return figure
 
 # %% ../nbs/workshop/runs.ipynb #ru_measures

@@ -571,7 +571,7 @@ def set_timesteps(
 @patch_to(FlowMatchEulerDiscreteScheduler)
 def set_shift(self, shift: float):
     "Another `shift` from the next `set_timesteps` on."
-    self.shift = number("shift", shift, 1e-9)
+    self.shift = number("shift", shift, 0.01)
 
 # %% ../nbs/05_samplers.ipynb #cell076
 @patch_to(FlowMatchEulerDiscreteScheduler)

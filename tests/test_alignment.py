@@ -26,9 +26,9 @@ def batches(generator):
                 timesteps=torch.randint(1000, (4,), generator=generator))
 
 
-def trained(steps=2, **more):
+def trained(**more):
     loss = diffusion_loss(DDPMScheduler(**SCHEDULER), 1.0)
-    return Trainer(Aligned(made(), 16), loss, batches, steps, device="cpu", show_bar=False, **{"precision": "no"} | more).fit()
+    return Trainer(Aligned(made(), 16), loss, batches, 2, device="cpu", show_bar=False, **{"precision": "no"} | more).fit()
 
 
 def job(folder, preset=SMOKE, **more):
@@ -91,13 +91,6 @@ def test_a_scaler_and_halves_of_a_batch_give_the_same_weights():
         assert other.losses == pytest.approx(alone.losses, abs=1e-5)
         for a, b in zip(alone.model.state_dict().values(), other.model.state_dict().values()):
             assert (a - b).abs().max() < near
-
-
-def test_what_overflows_is_left_out_and_not_learnt():
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)  # times a loss above 2: too large for float32
-    before, trainer = made().state_dict(), trained(1, scaler=scaler)
-    assert trainer.losses[0] > 2 and scaler.get_scale() == 2.0**126
-    assert all(torch.equal(before[k], v) for k, v in trainer.model.unet.state_dict().items())
 
 
 def test_the_compiler_takes_the_head_and_changes_nothing():

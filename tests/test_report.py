@@ -1,6 +1,7 @@
 """The report of a run: what is in it, how large it is, and that it survives a kill."""
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from pages import root
 from PIL import Image
 
-from minidiff.checks import LoadError
+from minidiff.checks import ConfigError, LoadError
 from minidiff.critic import Critic
 from minidiff.latent_diffusion import PREVIEW, PRESETS, Job
 from minidiff.report import Report, judge_pictures, mistakes, thinned
@@ -114,6 +115,9 @@ def test_stickers_are_called_by_their_names():
     captions, scenes.mentioned = book.caption(scenes, generator)
     shares, said = judge_pictures(book, book.paint(scenes.map(lambda t: t.roll(1, 0))), scenes)
     words = " ".join(line for lines in said for line in lines)
+    painted = book.paint(scenes.map(lambda t: t.roll(1, 0)))
+    score = book.critic().score(painted, scenes)
+    assert "color" not in shares and {k: v for k, v in shares.items() if v == v} == {k: v for k, v in score.items() if v == v}
     assert shares["whole"] < 1 and not any(f"{kind}, read" in words for kind in KINDS)
 
 
@@ -206,7 +210,9 @@ FINISHED = dict(accuracy=dict(one_object=dict(whole=0)), captions=16, seconds={}
 
 def test_captions_are_never_read_as_formulas_or_html(tmp_path):
     pictures, report = torch.rand(8, 3, 32, 32) * 2 - 1, Report(tmp_path / "report")
-    caption_grid(ODD[:-1], pictures).savefig(tmp_path / "captions.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that no place is left beside the captions
+        caption_grid(ODD[:-1], pictures).savefig(tmp_path / "captions.png")
     report.add_frame(3, pictures, ODD)
     report.add_wrong("one_object", ODD[:-1], pictures, [["$\\nosuch$, read as $x_{"]] * 7)
     report.finish(FINISHED)
@@ -216,6 +222,7 @@ def test_captions_are_never_read_as_formulas_or_html(tmp_path):
 
 def test_a_run_whose_frames_were_lost_still_finishes(tmp_path):
     pictures, report = torch.rand(8, 3, 32, 32) * 2 - 1, Report(tmp_path / "report")
+    with pytest.raises(ConfigError, match="^step is a whole number"): report.add_frame(1.5, pictures, ["a circle"] * 8)
     for step in (1, 2, 3): report.add_frame(step, pictures, ["a circle"] * 8)
     report.add_wrong("one_object", ["a circle"] * 8, pictures, [["nothing clear"]] * 8)
     (tmp_path / "report" / "frames" / "000001.webp").unlink()
