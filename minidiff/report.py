@@ -150,6 +150,7 @@ class Report:
         if file.is_file() and file.read_bytes() == text.encode(): return
         atomic_write(file, lambda path: path.write_bytes(text.encode()))
 
+# %% ../nbs/workshop/report.ipynb #re_fits
 def _fits(name, value):
     "Is this what `save` writes under that name?"
     if name in ("captions", "frames"):
@@ -286,6 +287,7 @@ def film(self):
             alt=f"Pictures after {self.frames[0]} to {self.frames[-1]} steps of these "
                 "captions: " + "; ".join(self.captions))
 
+# %% ../nbs/workshop/report.ipynb #re_film_file
 @patch_to(Report)
 def _film_file(self):
     "The film as an animated WebP; the last frame stays for a while."
@@ -330,6 +332,7 @@ def wrong(self):
     "Show the first pictures that are wrong, with what is wrong in each."
     if any(row["pictures"] for row in self.misses.values()): show(*self._gallery())
 
+# %% ../nbs/workshop/report.ipynb #re_table
 @patch_to(Report)
 def table(self) -> str:
     "The numbers: accuracy with its interval, seconds and parameters of each stage."
