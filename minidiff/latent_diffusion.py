@@ -201,9 +201,9 @@ def train_stage(
         show_bar=self.show_bar, recipe=recipe, **{"ema": 0.995, **training, **more})
     with self.at_work():
         trainer.fit(resume=self.resume)
-        self.losses[name] = trainer.losses
+        self.losses[name] = trainer.losses  # all processes must ask for them
         if trainer.accelerator.is_main_process:
-            self.report.add_losses(name, trainer.losses)
+            self.report.add_losses(name, self.losses[name])
     self.seconds[name] = trainer.seconds
     self.parameters[name] = count_parameters(model)
     self.accelerator = trainer.accelerator
