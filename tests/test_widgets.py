@@ -1,4 +1,4 @@
-"""The playground's box, from the cells of the last chapter, in a browser with a kernel behind it: a click paints."""
+"""The playground's box, from its own page, in a browser with a kernel behind it: a click paints."""
 import json
 import subprocess
 import sys
@@ -16,9 +16,9 @@ sticker_painter, painter = open_run("stickers"), open_run()
 
 
 def box_cells():
-    """The last chapter's cells with the box: imports, and the box itself."""
-    notebook = json.loads((root / "nbs" / "16_latent_diffusion.ipynb").read_text(encoding="utf-8"))
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["id"] in ("playing_i", "playing")]
+    """The playground's cells with the box."""
+    notebook = json.loads((root / "nbs" / "appendix" / "playground.ipynb").read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["id"] in ("pg_make", "pg_open")]
 
 
 def test_a_click_in_a_browser_paints(tmp_path):
