@@ -217,9 +217,9 @@ def test_wrong_arguments_are_refused_by_name(method, reason, options, ours):
 def test_what_belongs_elsewhere(ours, folder):
     with pytest.raises(ConfigError, match="9 channels.*a mask and a masked picture"): ours[9](PROMPT)
     with pytest.raises(ConfigError, match="9 channels"): ours[9].img2img(PROMPT, image=pictures())
-    for name in ("over", "control"):
-        for value in (None, 3):
-            with pytest.raises(TypeError, match=f"knows no '{name}'"): ours[4](PROMPT, **{name: value})
+    for name, value in (("over", None), ("control", None), ("control", 3)):
+        with pytest.raises(TypeError, match=f"knows no '{name}'"): ours[4](PROMPT, **{name: value})
+    with pytest.raises(ConfigError, match="over: expected a PaintOver, got 3"): ours[4](PROMPT, over=3)
     with pytest.raises(TypeError, match="knows no 'mask_image'"): ours[4].img2img(PROMPT, image=pictures(), mask_image=a_mask(), num_inference_steps=1)
 
 
