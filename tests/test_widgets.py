@@ -8,10 +8,10 @@ from pages import here, root
 from test_browser import ready
 
 START = """
-from minidiff.latent_diffusion import *
+import torch
 from minidiff.latent_diffusion import open_run
-from minidiff.samplers import DPMSolverMultistepScheduler
-sticker_painter, painter = open_run("stickers"), open_run()
+from minidiff.playground import *
+from minidiff.samplers import *
 """
 
 
