@@ -24,7 +24,8 @@ is_sigma = or_none(is_number(above=0))
 FLOW_KINDS = dict(
     shift=is_number(low=0.01), use_dynamic_shifting=is_flag,
     base_shift=or_none(is_number()), max_shift=or_none(is_number()),
-    base_image_seq_len=is_whole(1, 10**9), max_image_seq_len=is_whole(1, 10**9),
+    base_image_seq_len=is_whole(1, 1_000_000_000),
+    max_image_seq_len=is_whole(1, 1_000_000_000),
     shift_terminal=or_none(is_number(low=0, high=0.999)), invert_sigmas=is_flag,
     use_beta_sigmas=is_flag, stochastic_sampling=is_flag,
     time_shift_type=is_one_of("exponential", "linear"))
