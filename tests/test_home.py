@@ -1,4 +1,5 @@
 """The home page, its pictures, and the page for those who are lost."""
+import json
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -8,6 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from minidiff.sketchbook import wilson
 from pages import NOTEBOOKS, Tags, cfg, prose, root, without_code
 from test_links import anchors
 
@@ -244,3 +246,19 @@ BAD_DRAWINGS = [
 @pytest.mark.parametrize("markup", BAD_DRAWINGS)
 def test_a_bad_drawing_is_noticed(markup):
     assert drawing_problems(markup) and not drawing_problems(SVG.format(""))
+
+
+def test_the_numbers_of_the_first_page_are_those_that_were_measured():
+    results = root / "minidiff" / "data" / "results"
+    judged, stickers = (json.loads((results / name).read_text()) for name in ("judge.json", "stickers.json"))
+    run = json.loads((root / "minidiff" / "data" / "runs" / "cpu" / "results.json").read_text())
+    said = "{share:.1%} (95% interval {low:.1%} to {high:.1%})".format
+    wanted = [said(**judged[kind]["whole"]) for kind in ("one_object", "two_objects")] + [said(**stickers[kind]["whole"]) for kind in ("one_sticker", "two_stickers")]
+    n = run["captions"] // 2
+    for kind in ("one_object", "two_objects"):
+        share = run["accuracy"][kind]["whole"]
+        low, high = wilson(round(share * n), n)
+        wanted.append(f"{share:.1%} ({low:.1%} to {high:.1%})")
+    for text in ((root / "README.md").read_text(encoding="utf-8"), (root / "nbs" / "index.ipynb").read_text(encoding="utf-8")):
+        assert [number for number in wanted if number not in text] == []
+        assert f"in {run['seconds']['in all'] / 60:.0f} minutes on two processor cores" in text
