@@ -3,7 +3,8 @@
     python scripts/cuda_graph.py         writes minidiff/data/results/cuda_graph.json
 
 Needs a GPU of NVIDIA with some 8 GB, and three minutes. A small U-Net is trained both
-ways, and the losses are compared; a step of each stage of the `gpu` preset is timed;
+ways, and the losses are compared; a step of each stage of the `gpu` preset is timed (the
+result in the repository is of an earlier one, with latents of 16 x 16);
 what cannot be recorded is refused. Where a check fails, the exit status is 1. The page
 "A step, recorded" reads the result.
 """

@@ -4,24 +4,27 @@
     python scripts/gpu_budget.py [--preset gpu] [--measure small] [--rounds 5]
 
 Counts the operations, bytes and memory of a step of each stage of a preset, as `minidiff.budget` does, and estimates what
-the stage takes on each card. Nothing here has run on those cards. Two checks say how far off the method is: steps of the
-preset `--measure` are timed on this processor; and the U-Net's step of the `gpu` preset, forward and backward, was
-measured on an H100 (minidiff/data/results/cuda_graph.json). Writes minidiff/data/results/budget.json.
+the stage takes on each card. Nothing here has run on those cards. Three checks say how far off the method is: steps of the
+preset `--measure` are timed on this processor; of an earlier `gpu` preset, with latents of 16 x 16, the U-Net's step, forward
+and backward, was measured on an H100 (minidiff/data/results/cuda_graph.json), and so was a whole run
+(minidiff/data/runs/h100/results.json). Writes minidiff/data/results/budget.json.
 """
 import argparse
 import functools
 import platform
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 
 import minidiff.scheduler
+from minidiff.alignment import Aligned
 from minidiff.budget import CARDS, estimate, inference_cost, measured_card, training_cost
 from minidiff.files import data_folder, read_json, write_json
-from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, text_config, vae_config
+from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, Preset, diffusion_loss, fitted_unet, latent_batches, text_config, vae_config
 from minidiff.negatives import contrastive_batches
 from minidiff.optimizers import Muon, parameter_groups
 from minidiff.runs import resized
@@ -52,7 +55,13 @@ def stage(name, preset):
     latents, width = torch.randn(64, channels, side, side), preset.text.get("width", 128)
     data = Latents(latents, latents.square(), torch.randn(65, tokenizer.model_max_length, width))
     make = functools.partial(UNet2DConditionModel, **fitted_unet(preset, vae))
-    return make, diffusion_loss(DDPMScheduler(**SCHEDULER)), latent_batches(data, n, preset.drop)
+    loss = diffusion_loss(DDPMScheduler(**SCHEDULER), preset.align, preset.huber)
+    if preset.align:
+        widths = preset.text.get("widths", (32, 64, 128))  # of the image encoder
+        places = text_config(preset)["size"] >> len(widths)
+        data.maps, unet = torch.randn(64, widths[-1], places, places), make
+        make = lambda: Aligned(unet(), widths[-1])
+    return make, loss, latent_batches(data, n, preset.drop)
 
 
 def counted(name, preset, precision, update=True):
@@ -64,6 +73,12 @@ def counted(name, preset, precision, update=True):
     look = lambda t, *args, **more: t  # the numbers of `meta` cannot be checked
     with patch.object(minidiff.scheduler, "check_timesteps", look):
         return training_cost(make, loss_fn, batches(step_generator(0, 0)), optimizer if update else Nothing, update and options.get("ema", 0.995) is not None, precision)
+
+
+def measured():
+    """The results of a whole run on an H100, and its preset."""
+    found = read_json(data_folder("runs", "h100", "results.json"))
+    return found, Preset(**{"huber": 0.0, **found["preset"]})
 
 
 class Nothing(torch.optim.SGD):
@@ -123,16 +138,23 @@ def main():
         print({k: round(1e3 * guess[k], 1) for k in ("products", "moving")})
         checks.append(check(f"{options.measure} preset, {name}, here", guess["seconds"], timed(name, PRESETS[options.measure], options.rounds)))
         print(checks[-1], flush=True)
+    run, former = measured()
     graph = {row["name"]: row for row in read_json(data_folder("results", "cuda_graph.json"))["rows"]}
     for precision in ("bf16", "no"):
-        loss = estimate(counted("unet", PRESETS["gpu"], precision, update=False), CARDS["h100"], precision, recorded=True)
-        checks.append(check(f"gpu preset, unet loss, H100, {precision}", loss["seconds"], graph[f"time, unet {precision}"]["graph_loss_ms"] / 1e3))
+        loss = estimate(counted("unet", replace(former, align=0.0), precision, update=False), CARDS["h100"], precision, recorded=True)
+        checks.append(check(f"16 x 16 places, unet loss, H100, {precision}", loss["seconds"], graph[f"time, unet {precision}"]["graph_loss_ms"] / 1e3))
         print(checks[-1], flush=True)
     memory_checks = []
     for precision in ("bf16", "no"):
-        cost, measured = counted("unet", PRESETS["gpu"], precision), graph[f"time, unet {precision}"]["MiB_allocated_reserved"]["plain"][0]
-        memory_checks.append(dict(what=f"gpu preset, unet, H100, {precision}", estimated_gb=round(sum(cost.memory.values()) / 1e9, 2), measured_gb=round(measured * 2**20 / 1e9, 2)))
+        cost, measured = counted("unet", replace(former, align=0.0), precision), graph[f"time, unet {precision}"]["MiB_allocated_reserved"]["plain"][0]
+        memory_checks.append(dict(what=f"16 x 16 places, unet, H100, {precision}", estimated_gb=round(sum(cost.memory.values()) / 1e9, 2), measured_gb=round(measured * 2**20 / 1e9, 2)))
         print(memory_checks[-1], flush=True)
+    runs = []
+    for name, training in STAGES.items():
+        told = getattr(former, training)
+        guess = estimate(counted(name, former, "bf16"), CARDS["h100"], "bf16", recorded=bool(told.get("cuda_graph")))
+        runs.append(dict(stage=name, steps=told["steps"], estimated_s=round(guess["seconds"] * told["steps"], 1), measured_s=run["seconds"][name]))
+        print(runs[-1], flush=True)
     for key, precision in PRECISIONS.items():
         for name, training in STAGES.items():
             told = getattr(preset, training)
@@ -150,7 +172,7 @@ def main():
     write_json(dict(about="Estimates from counted operations and bytes; see scripts/gpu_budget.py.", preset=options.preset, torch=torch.__version__,
                     machine=platform.machine(), threads=options.threads,
                     assumed={key: dict(flops=card.flops, bandwidth=card.bandwidth, memory=card.memory, utilisation=card.utilisation, moving=card.moving, launch=card.launch, shortest=card.shortest)
-                             for key, card in CARDS.items()}, checks=checks, memory_checks=memory_checks, rows=rows), options.out)
+                             for key, card in CARDS.items()}, checks=checks, memory_checks=memory_checks, run=runs, rows=rows), options.out)
     print(f"in {options.out}")
 
 

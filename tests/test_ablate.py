@@ -87,7 +87,7 @@ TELLS = {
     "steps_5": PAINTS | {"paint.steps"}, "steps_10": PAINTS | {"paint.steps"}, "steps_30": PAINTS | {"paint.steps"},
     "ddim": {"paint.sampler"}, "euler": {"paint.sampler"}, "euler_ancestral": {"paint.sampler"}, "heun": PAINTS | {"paint.sampler"},
 }
-TELLS |= {"no_alignment": {"unet.loss"}, **{name: TELLS[name] | {"unet.maps"} for name in ("no_page_mix", "no_latent_cache")}}
+TELLS |= {"no_alignment": {"unet.loss"}, "mse": {"unet.loss"}, **{name: TELLS[name] | {"unet.maps"} for name in ("no_page_mix", "no_latent_cache")}}
 TELLS |= {"adamw_half": TELLS["adamw_quarter"], "adamw_eighth": TELLS["adamw_quarter"]}
 
 
