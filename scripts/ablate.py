@@ -53,7 +53,8 @@ from minidiff.negatives import contrastive_batches, pick_caption
 from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.sketchbook import Scenes, Sketchbook, choose_mentioned
 from minidiff.text_encoder import ImageEncoder, TextAndPictures, clip_loss, small_clip
-from minidiff.training import Trainer, best_precision, fingerprint, step_generator
+from minidiff.training import (Trainer, best_precision, fingerprint, half_where_fast,
+                               step_generator)
 from minidiff.vae import small_vae
 
 STAGES = ("vae_training", "text_training", "unet_training")
@@ -453,8 +454,9 @@ def run_row(name, seed, preset, parts, work, device, captions, pictures=None):
     options = dict(steps=preset.steps, scale=preset.scale)
     options |= {k: v for k, v in row.paint.items() if k in options}
     start = time.perf_counter()
-    accuracy = judge_all(Painter(pipe, **row.paint), captions, [0],
-                         kinds=("one_object", "two_objects"), **options)
+    with half_where_fast(parts.device):
+        accuracy = judge_all(Painter(pipe, **row.paint), captions, [0],
+                             kinds=("one_object", "two_objects"), **options)
     seconds = seconds | dict(paint=round(time.perf_counter() - start, 1))
     found = dict(row=name, seed=seed, trained=trained, seconds=seconds,
                  loss=round(loss, 5), **{kind: kinds["whole"]
