@@ -151,7 +151,7 @@ class Card:
     utilisation: float = 0.33  # share of `flops` that products get
     moving: float = 0.67  # share of `bandwidth` that everything gets
     shortest: float = 4e-6  # seconds of a kernel that has next to nothing to do
-    launch: float = 33e-6  # seconds in which Python tells the card one operation
+    launch: float = 20e-6  # seconds in which Python tells the card one operation
 
 CARDS = dict(  # from the makers' data sheets, without sparsity
     t4=Card("T4", dict(no=8.1e12, fp16=65e12), 320e9, 16e9),

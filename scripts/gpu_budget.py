@@ -75,7 +75,7 @@ def counted(name, preset, precision, update=True):
         return training_cost(make, loss_fn, batches(step_generator(0, 0)), optimizer if update else Nothing, update and options.get("ema", 0.995) is not None, precision)
 
 
-def measured():
+def whole_run():
     """The results of a whole run on an H100, and its preset."""
     found = read_json(data_folder("runs", "h100", "results.json"))
     return found, Preset(**{"huber": 0.0, **found["preset"]})
@@ -138,7 +138,7 @@ def main():
         print({k: round(1e3 * guess[k], 1) for k in ("products", "moving")})
         checks.append(check(f"{options.measure} preset, {name}, here", guess["seconds"], timed(name, PRESETS[options.measure], options.rounds)))
         print(checks[-1], flush=True)
-    run, former = measured()
+    run, former = whole_run()
     graph = {row["name"]: row for row in read_json(data_folder("results", "cuda_graph.json"))["rows"]}
     for precision in ("bf16", "no"):
         loss = estimate(counted("unet", replace(former, align=0.0), precision, update=False), CARDS["h100"], precision, recorded=True)

@@ -33,7 +33,7 @@ def stage(name, preset, n=8, constant=lambda t: t):
     def make():
         unet = UNet2DConditionModel(**fitted_unet(preset, vae))
         return Aligned(unet, widths[-1]) if preset.align else unet
-    return make, diffusion_loss(scheduler, preset.align), latent_batches(data, n, 0.05)(generator), preset.unet_training
+    return make, diffusion_loss(scheduler, preset.align, preset.huber), latent_batches(data, n, 0.05)(generator), preset.unet_training
 
 
 STAGES = "vae", "text", "unet"

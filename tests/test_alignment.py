@@ -36,7 +36,7 @@ def job(folder, preset=SMOKE, **more):
 
 
 @pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf"), True, None, "1", 1001, torch.tensor(1.0)])
-@pytest.mark.parametrize("name", ["align", "center"])
+@pytest.mark.parametrize("name", ["align", "center", "huber"])
 def test_an_odd_weight_or_centre_is_refused_before_the_first_step(tmp_path, name, wrong):
     if name == "center" and wrong == -1: wrong = -21
     with pytest.raises(ConfigError, match=f"^{name} is a number from"): job(tmp_path, replace(SMOKE, **{name: wrong}))

@@ -1,0 +1,146 @@
+"""What makes the finale's training quick: roots in place of squares, norms that count in float32, and half precision where it is fast."""
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from minidiff.alignment import Aligned, alignment_loss
+from minidiff.latent_diffusion import PRESETS, SCHEDULER, Job, diffusion_loss
+from minidiff.parallel import norms_in_float32
+from minidiff.scheduler import DDPMScheduler, training_target
+from minidiff.sd_unet import UNet2DConditionModel
+from minidiff.training import Trainer, best_precision, half_where_fast
+
+torch.set_num_threads(1)
+SMOKE = PRESETS["smoke"]
+
+
+def unet():
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**(SMOKE.unet | dict(in_channels=4, out_channels=4)))
+
+
+def batch(n=6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    def noise(*shape): return torch.randn(*shape, generator=generator)
+    return dict(latents=noise(n, 4, 8, 8), noise=noise(n, 4, 8, 8), maps=noise(n, 16, 4, 4), states=noise(n, 8, 32),
+                timesteps=torch.randint(1000, (n,), generator=generator))
+
+
+def errors(model, b):
+    """Each picture's mean squared error, without the course's loss."""
+    teacher = DDPMScheduler(**SCHEDULER)
+    noisy = teacher.add_noise(b["latents"], b["noise"], b["timesteps"])
+    answer = model(noisy, b["timesteps"], b["states"])
+    answer = answer[0] if isinstance(answer, tuple) else answer
+    truth = training_target(teacher, b["latents"], b["noise"], b["timesteps"])
+    return torch.stack([F.mse_loss(a, v) for a, v in zip(answer, truth)])
+
+
+@pytest.mark.parametrize("huber", [0.0, 1e-3, 0.03, 2.0])
+@pytest.mark.parametrize("align", [0.0, 0.7])
+def test_the_loss_is_the_formula(huber, align):
+    model, b = unet(), batch()
+    if align: model = Aligned(model, 16)
+    e = errors(model, b)
+    expected = ((e + huber**2).sqrt() - huber).mean() if huber else e.mean()
+    if align: expected = expected + align * alignment_loss(model(*[DDPMScheduler(**SCHEDULER).add_noise(b["latents"], b["noise"], b["timesteps"]),
+                                                                  b["timesteps"], b["states"]])[1], b["maps"])
+    torch.testing.assert_close(diffusion_loss(DDPMScheduler(**SCHEDULER), align, huber)(model, b), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_each_picture_pulls_as_hard_as_its_root_says():
+    """The gradient of picture i is that of its square over twice its root."""
+    model, b = unet(), batch()
+    def gradient(loss): return torch.cat([g.flatten() for g in torch.autograd.grad(loss, model.parameters(), allow_unused=True) if g is not None])
+    e = errors(model, b)
+    total = 0
+    for i in range(len(e)): total = total + gradient(errors(model, b)[i]) / (2 * math.sqrt(e[i].item() + 0.03**2)) / len(e)
+    ours = gradient(diffusion_loss(DDPMScheduler(**SCHEDULER), 0.0, 0.03)(model, b))
+    torch.testing.assert_close(ours, total, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(ours, gradient(e.mean()), rtol=0.1)
+
+
+def test_a_perfect_answer_has_a_finite_slope():
+    class Perfect(nn.Module):
+        def __init__(self): super().__init__(); self.w = nn.Parameter(torch.zeros(()))
+        def forward(self, x, t, states): return self.truth + self.w * x
+    model, b, teacher = Perfect(), batch(), DDPMScheduler(**SCHEDULER)
+    model.truth = training_target(teacher, b["latents"], b["noise"], b["timesteps"])
+    loss = diffusion_loss(teacher, 0.0, 0.03)(model, b)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-8) and model.w.grad.isfinite()
+
+
+def test_the_root_belongs_to_the_recipe(tmp_path):
+    options = dict(device="cpu", show_bar=False)
+    job = Job(SMOKE, tmp_path, **options)
+    vae = job.train_vae()
+    tokenizer, text = job.train_text_encoder()
+    data = job.make_latents(vae, tokenizer, text)
+    job.train_unet(vae, tokenizer, text, data)
+    other = Job(replace(SMOKE, huber=0.5), tmp_path, resume=True, **options)
+    other.train_vae(), other.train_text_encoder()
+    with pytest.raises(ValueError, match="huber=0.03.*huber=0.5"): other.train_unet(vae, tokenizer, text, data)
+
+
+def net(): return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(), nn.GroupNorm(2, 16, affine=False), nn.Conv2d(16, 3, 3, padding=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_norms_of_any_type_go_on_working(dtype):
+    model, x = net().to(dtype), torch.randn(2, 3, 8, 8).to(dtype)
+    plain = model(x)
+    with norms_in_float32(model), norms_in_float32(model): assert torch.equal(model(x), plain) and model(x).dtype == dtype
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_norms_are_as_before_after_an_error():
+    model = net()
+    with pytest.raises(RuntimeError, match="channels"), norms_in_float32(model): model(torch.zeros(1, 4, 8, 8))
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    with norms_in_float32(nn.Linear(2, 2)): pass
+
+
+def test_under_autocast_a_norm_counts_in_float32():
+    seen, model = [], net()
+    model[1].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    x = torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x)
+        with norms_in_float32(model): wide = model(x)
+    assert seen == [torch.bfloat16, torch.float32]
+    torch.testing.assert_close(wide.float(), model(x), rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_trained_model_keeps_no_hooks(last):
+    def mirror(model, b): return F.mse_loss(model(b["x"]), b["x"].flip(-1))
+    def batches(generator): return dict(x=torch.randn(4, 3, 8, 8, generator=generator))
+    inside = []
+    def loss(model, b): inside.append(sum(len(m._forward_pre_hooks) for m in model.modules())); return mirror(model, b)
+    trainer = Trainer(net(), loss, batches, 3, channels_last=last, device="cpu", show_bar=False).fit()
+    assert set(inside) == {int(last)} and not any(m._forward_pre_hooks for m in trainer.model.modules())
+    copy.deepcopy(trainer.ema_model).bfloat16()(torch.randn(1, 3, 8, 8).bfloat16())
+
+
+def test_half_only_where_it_is_fast(monkeypatch):
+    a = torch.randn(4, 4)
+    with half_where_fast("cpu"): fast = (a @ a).dtype
+    assert fast == (torch.bfloat16 if best_precision("cpu") == "bf16" else torch.float32)
+    for precision, dtype in dict(bf16=torch.bfloat16, fp16=torch.float32, no=torch.float32).items():
+        monkeypatch.setattr("minidiff.training.best_precision", lambda device: precision)
+        with half_where_fast(torch.device("cpu")): assert (a @ a).dtype == dtype
+
+
+def test_a_job_paints_numbers_of_32_bits(tmp_path):
+    job = Job(replace(SMOKE, unet_training={**SMOKE.unet_training, "steps": 2}), tmp_path, device="cpu", show_bar=False)
+    pipe = job.run()
+    images = job.paint_captions(pipe, ["a red star", "a blue ring"])
+    assert images.dtype == torch.float32 and images.isfinite().all()
+    data = job.make_latents(pipe.vae, pipe.tokenizer, pipe.text_encoder)
+    assert data.mean.dtype == data.std.dtype == torch.float32 and data.states.dtype == torch.bfloat16
