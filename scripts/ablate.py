@@ -346,7 +346,9 @@ class Painter:
     def __init__(self, pipe, sampler=None, guided=None, **_):
         parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
         scheduler = pipe.scheduler  # of the pipe, which others use too: it stays as it is
-        if sampler: scheduler = getattr(samplers, sampler).from_config(scheduler.config)
+        own = dict(clip_sample=False) if sampler == "DDIMScheduler" else {}  # of latents
+        if sampler: scheduler = getattr(samplers, sampler).from_config(
+            scheduler.config, **own)
         self.pipe = LatentDiffusionPipeline(**parts, scheduler=scheduler)
         self.guided = guided
 
