@@ -56,7 +56,7 @@ def to_device(
 
 # %% ../nbs/workshop/parallel.ipynb #pa_norm
 def _to_float(norm, given):
-    half = given[0].dtype != torch.float32 == norm.weight.dtype
+    half = given and given[0].dtype != torch.float32 == norm.weight.dtype
     return (given[0].float(), *given[1:]) if half else None
 
 @contextmanager

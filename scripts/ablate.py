@@ -377,7 +377,7 @@ def half(preset, fraction):
 
 def latents_of(job, key, *parts, kept={}):
     """The training latents, made once for rows that share them."""
-    key = (*key, job.preset.pictures)
+    key = (*key, job.preset.pictures, bool(job.preset.align))
     if key not in kept:
         for old in [old for old in kept if old[:2] != ("shipped", 0)]:
             del kept[old]  # they are large
