@@ -3,9 +3,9 @@
     python scripts/cuda_graph.py         writes minidiff/data/results/cuda_graph.json
 
 Needs a GPU of NVIDIA with some 8 GB, and three minutes. A small U-Net is trained both
-ways, and the losses are compared; a step of each stage of the `gpu` preset is timed (the
-result in the repository is of an earlier one, with latents of 16 x 16);
-what cannot be recorded is refused. Where a check fails, the exit status is 1. The page
+ways, and the losses are compared; a step of each stage of the `gpu` preset is timed
+(the result in the repository is of an earlier one, with latents of 16 x 16); what
+cannot be recorded is refused. Where a check fails, the exit status is 1. The page
 "A step, recorded" reads the result.
 """
 import argparse
@@ -23,9 +23,11 @@ from minidiff.checks import ConfigError
 from minidiff.cuda_graphs import CountOperations
 from minidiff.files import write_json
 from minidiff.latent_diffusion import (PRESETS, SCHEDULER, Latents, diffusion_loss,
-                                       fitted_unet, latent_batches, vae_config)
+                                       fitted_unet, latent_batches, text_config,
+                                       vae_config)
 from minidiff.negatives import contrastive_batches
 from minidiff.optimizers import EMA, Muon, parameter_groups
+from minidiff.runs import resized
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook
@@ -155,8 +157,12 @@ def times():
                   vae_training_loss, batches, training, precision=precision)
     tokenizer = caption_tokenizer(book)
     training = preset.text_training
-    batches = contrastive_batches(book, tokenizer, training["batch_size"])
-    time_step("text bf16", lambda: small_clip(tokenizer, preset.size, **preset.text),
+    config = text_config(preset)
+    draw = contrastive_batches(book, tokenizer, training["batch_size"])
+    def batches(generator):
+        batch = draw(generator)
+        return batch | dict(images=resized(batch["images"], config["size"]))
+    time_step("text bf16", lambda: small_clip(tokenizer, **config),
               contrastive_loss, batches, training, precision="bf16")
     alone(unet().to("cuda"))
 

@@ -4,6 +4,7 @@ import torch
 from minidiff.alignment import Aligned
 from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, text_config, vae_config
 from minidiff.negatives import contrastive_batches
+from minidiff.runs import resized
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook
@@ -24,8 +25,9 @@ def stage(name, preset, n=8, constant=lambda t: t):
     if name == "vae":
         return lambda: small_vae(**vae_config(preset)), vae_training_loss, vae_batches(book, n, channels, vae.factor)(generator), preset.vae_training
     if name == "text":
-        batch = contrastive_batches(book, tokenizer, n)(generator)
-        return lambda: small_clip(tokenizer, preset.size, **preset.text), contrastive_loss, batch, preset.text_training
+        config, batch = text_config(preset), contrastive_batches(book, tokenizer, n)(generator)
+        batch["images"] = resized(batch["images"], config["size"])
+        return lambda: small_clip(tokenizer, **config), contrastive_loss, batch, preset.text_training
     latents = torch.randn(20, channels, side, side)
     widths = text_config(preset).get("widths", (32, 64, 128))
     maps = torch.randn(20, widths[-1], *2 * [text_config(preset)["size"] // 2 ** len(widths)]).bfloat16() if preset.align else None
