@@ -15,7 +15,7 @@ import minidiff.latent_diffusion as course
 torch.set_num_threads(1)
 ablate.PICTURES = 16  # whose caption is to be found
 CPU = course.PRESETS["small"]  # whose VAE and text encoder are in the package
-TINY = replace(CPU, align=1.0, drop=0.5, pictures=32, captions=2, steps=3, unet=course.unet_config((16, 32), 8, norm_num_groups=8),
+TINY = replace(CPU, align=1.0, huber=0.03, drop=0.5, pictures=32, captions=2, steps=3, unet=course.unet_config((16, 32), 8, norm_num_groups=8),
                unet_training={**CPU.unet_training, "steps": 8, "batch_size": 12}, text=dict(widths=(8, 16)),
                text_training={**CPU.text_training, "steps": 3, "batch_size": 8})
 ROWS = ("baseline", "one_caption", "no_caption_drop", "no_drop_no_guidance", "heun")

@@ -82,6 +82,7 @@ def test_the_gate_catches(told, name):
 
 def test_a_folder_without_its_parts(tmp_path):
     """The 404 page and the search's index are looked for; no pages are no success."""
+    ready()  # the packages that `good` looks into
     write(tmp_path, {name: good()[name] for name in ("00_good", "api/good", "index")})
     found, _, code = gate(tmp_path)
     kinds = {name: {kind for kind, _, _ in lines} for name, lines in found.items()}
@@ -94,6 +95,7 @@ def test_a_folder_without_its_parts(tmp_path):
 
 def test_pictures_of_the_pages(tmp_path):
     """What is asked for is photographed: a page in two themes at two widths."""
+    ready()  # the packages that `good` looks into
     (tmp_path / "site").mkdir()
     write(tmp_path / "site", {name: good()[name] for name in ("00_good", "index")})
     gate(tmp_path / "site", tmp_path / "shots", "00_")
