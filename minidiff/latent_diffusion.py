@@ -421,7 +421,7 @@ def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipel
     batches = partial(latent_batches, data, drop=preset.drop, center=preset.center)
     unet = self.train_stage("unet", model, diffusion_loss(teacher, align, preset.huber),
                             batches, preset.unet_training, recipe=recipe,
-                             preview=preview, preview_every=every)
+                            preview=preview, preview_every=every)
     self.parameters["unet"] = n_parameters  # without the head
     if self.accelerator.is_main_process and last not in self.report.frames:
         with self.at_work(): self.show_preview(pipeline(unet), last)
