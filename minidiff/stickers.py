@@ -159,6 +159,7 @@ def vary(self, scenes: Scenes, generator=None, split: str = "train") -> Scenes:
     result = self.sample_scenes(n, generator, split=split)
     todo = torch.ones(n, dtype=torch.bool)
     for _ in range(12):  # after that, which is rare: a random scene
+        if not todo.any(): break
         changes, shows = zip(*_edits(scenes, rand))
         shows = torch.stack(shows, 1)
         choice = (shows * rand(*shows.shape)).argmax(1)

@@ -21,7 +21,7 @@ from .hub import Pretrained, patch_to, register_config
 from .sd_unet import (
     ACTIVATIONS, Attention, Downsample2D, ResnetBlock2D, Upsample2D, check_dtype,
     check_levels, check_size)
-from .sketchbook import Sketchbook
+from .sketchbook import Sketchbook, draw_pages
 
 # %% ../nbs/09_vae.ipynb #cell028
 class DiagonalGaussianDistribution:
@@ -381,6 +381,7 @@ def vae_batches(
     latent_channels: int = 4,  # of the VAE
     factor: int = 4,  # how many times smaller a latent is than its picture
     n_objects: int | None = 2,  # objects in a picture; None: one or two
+    pages: dict | None = None,  # which to draw more often, as `draw_pages` is told
 ):  # a `batch_fn` for `Trainer`
     "Pictures, and the noise that their latents will be shaken with."
     if book.size % whole_number("factor", factor, 1):
@@ -390,6 +391,7 @@ def vae_batches(
     def batch(generator):
         scenes = book.sample_scenes(batch_size, generator, n_objects=n_objects,
                                     split="train")
+        if pages: scenes.background = draw_pages(batch_size, pages, generator)
         images = book.paint(scenes)
         side = book.size // factor
         noise = torch.randn(batch_size, channels, side, side, generator=generator)
