@@ -221,11 +221,11 @@ def train_vae(self) -> AutoencoderKL:
     "Stage one: pictures to latents and back."
     seed_all(self.seed)
     vae = small_vae(**vae_config(self.preset))
-    shape = vae.config.latent_channels, vae.factor
-    pages = VAE_PAGES if type(self.book) is Sketchbook else None
+    more = dict(latent_channels=vae.config.latent_channels, factor=vae.factor,
+                pages=VAE_PAGES if type(self.book) is Sketchbook else None)
     vae = self.train_stage(
         "vae", vae, vae_training_loss,
-        lambda n: vae_batches(self.book, n, *shape, pages=pages), self.preset.vae_training,
+        lambda n: vae_batches(self.book, n, **more), self.preset.vae_training,
         recipe=dict(vae=vae_config(self.preset), **self.book_recipe))
     n = min(512, self.preset.pictures)
     images = self.book.draw(n, step_generator(self.seed, 1))[0]

@@ -8,12 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from minidiff import latent_diffusion as course
+from minidiff import negatives
 from minidiff.alignment import Aligned, alignment_loss
-from minidiff.latent_diffusion import PRESETS, SCHEDULER, Job, diffusion_loss
+from minidiff.latent_diffusion import PRESETS, SCHEDULER, VAE_PAGES, Job, diffusion_loss
 from minidiff.parallel import norms_in_float32
 from minidiff.scheduler import DDPMScheduler, training_target
 from minidiff.sd_unet import UNet2DConditionModel
+from minidiff.sketchbook import BACKGROUNDS, Sketchbook, draw_pages, in_split, sample_scenes
+from minidiff.stickers import StickerBook
 from minidiff.training import Trainer, best_precision, half_where_fast
+from minidiff.vae import vae_batches
 
 torch.set_num_threads(1)
 SMOKE = PRESETS["smoke"]
@@ -144,3 +149,55 @@ def test_a_job_paints_numbers_of_32_bits(tmp_path):
     assert images.dtype == torch.float32 and images.isfinite().all()
     data = job.make_latents(pipe.vae, pipe.tokenizer, pipe.text_encoder)
     assert data.mean.dtype == data.std.dtype == torch.float32 and data.states.dtype == torch.bfloat16
+
+
+def pages_of(pages, n): return torch.bincount(pages, minlength=len(BACKGROUNDS)) / n
+
+
+def test_pages_come_as_often_as_asked():
+    n, generator = 20_000, torch.Generator().manual_seed(0)
+    found = pages_of(draw_pages(n, dict(gray=4.0, black=0), generator), n)
+    wanted = torch.tensor([dict(gray=4.0, black=0.0).get(name, 1.0) for name in BACKGROUNDS])
+    assert (found - wanted / wanted.sum()).abs().max() < 4 * (0.25 / n) ** 0.5
+    assert torch.equal(*[draw_pages(50, dict(gray=2), torch.Generator().manual_seed(3)) for _ in range(2)])
+
+
+@pytest.mark.parametrize("often, said", [(dict(grey=2), "often: expected"), (["gray"], "often: expected"), (None, "often: expected"),
+                                         (dict(gray=-1), "often\\['gray'\\]"), (dict(gray=float("nan")), "often\\['gray'\\]"),
+                                         (dict(gray="twice"), "often\\['gray'\\]"), (dict.fromkeys(BACKGROUNDS, 0), "0 times")])
+def test_pages_that_cannot_be_drawn(often, said):
+    with pytest.raises(ValueError, match=said): draw_pages(5, often, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "many"])
+def test_how_many_pages(n):
+    with pytest.raises(ValueError, match="n"): draw_pages(n, {}, torch.Generator().manual_seed(0))
+
+
+def test_the_wand_of_the_shapes_sees_grey_pages_more_often(tmp_path, monkeypatch):
+    """And that of another book as its book draws them; nothing else of a batch changes."""
+    plain, pages = (vae_batches(Sketchbook(32), 600, pages=pages)(torch.Generator().manual_seed(1)) for pages in (None, VAE_PAGES))
+    assert plain["images"].shape == pages["images"].shape and plain["noise"].shape == pages["noise"].shape
+    grey = (BACKGROUNDS["gray"].view(1, 3) if torch.is_tensor(BACKGROUNDS["gray"]) else torch.tensor(BACKGROUNDS["gray"]).view(1, 3)).float()
+    share = [((batch["images"][:, :, 0, 0] - grey).abs().amax(1) < 0.02).float().mean().item() for batch in (plain, pages)]
+    assert abs(share[0] - 1 / 6) < 0.06 and abs(share[1] - 4 / 9) < 0.08, share
+    told = []
+    monkeypatch.setattr(course, "vae_batches", lambda book, n, **more: told.append(more["pages"]) or (lambda generator: 1 / 0))
+    for i, book in enumerate((None, StickerBook(32))):
+        with pytest.raises(ZeroDivisionError): Job(SMOKE, tmp_path / str(i), device="cpu", show_bar=False, book=book).train_vae()
+    assert told == [VAE_PAGES, None]
+
+
+def test_near_misses_stop_when_all_are_found(monkeypatch):
+    """And are what they were: one thing changed, of the training split."""
+    rounds = []
+    edits = negatives._edits
+    monkeypatch.setattr(negatives, "_edits", lambda *args: rounds.append(1) or edits(*args))
+    generator = torch.Generator().manual_seed(0)
+    scenes = sample_scenes(200, generator)
+    near = negatives.vary(scenes, generator)
+    assert 1 <= len(rounds) < 10 and in_split(near, "train").all()
+    columns = ("kind", "color", "size", "place", "relation", "background")
+    changed = torch.stack([(getattr(near, c) != getattr(scenes, c)).flatten(1).any(1) if getattr(near, c).dim() > 1 else getattr(near, c) != getattr(scenes, c)
+                           for c in columns]).sum(0)
+    assert (changed == 1).float().mean() > 0.95
