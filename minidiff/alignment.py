@@ -34,6 +34,7 @@ def even_channels(
     most = whole_number("most", most, 1)
     some = maps[::max(1, len(maps) // most)].float()
     std, mean = torch.std_mean(some, (0, 2, 3), correction=0)
+    if not (std + mean).isfinite().all(): raise ValueError("maps: not all are numbers")
     shape = (1, -1, 1, 1)
     return torch.cat([
         ((lot.float() - mean.view(shape)) / std.clamp(min=1e-6).view(shape)).bfloat16()
@@ -57,6 +58,7 @@ class Aligned(nn.Module):
         width = unet.config.block_out_channels[-1]
         self.head = nn.Sequential(nn.Conv2d(width, hidden, 1), nn.SiLU(),
                                   nn.Conv2d(hidden, channels, 1))
+        self.head.to(next(unet.parameters()))
 
     def forward(self, *args, **options) -> tuple[Tensor, Tensor]:
         "What the U-Net answers; and (n, channels, h, w), what its middle guesses."

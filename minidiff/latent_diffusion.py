@@ -8,7 +8,7 @@ __all__ = ['MUON', 'LATE', 'VAE_RECIPE', 'RICH', 'PRESETS', 'RICHER', 'PAGES', '
            'latent_batches', 'diffusion_loss', 'fitted_unet', 'open_run']
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell004
-import inspect, json, os, time, warnings
+import inspect, json, time, warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -16,13 +16,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import metrics
 from .alignment import (Aligned, alignment_loss, even_channels,
                                 picture_maps)
-from .checks import (ConfigError, LoadError, check_path, number, one_of,
-                             shorten, whole_number)
+from .checks import ConfigError, number, one_of, shorten, whole_number
 from .files import atomic_write, data_folder, read_json, staged, write_json
 from .hub import patch_to
 from .image_folder import ImageFolder
@@ -35,7 +33,7 @@ from .runs import (MODELS, RunFolder, can_be_built, caption_grid, check_keys,
 from .samplers import DPMSolverMultistepScheduler
 from .scheduler import DDPMScheduler, training_target
 from .sd_unet import UNet2DConditionModel
-from .sketchbook import Scenes, Sketchbook, draw_pages, wilson
+from .sketchbook import Scenes, Sketchbook, draw_pages
 from .stickers import StickerBook
 from .text_encoder import contrastive_loss, small_clip
 from .tokenizer import (CLIPTokenizer, caption_tokenizer, clean,
@@ -226,7 +224,7 @@ def train_vae(self) -> AutoencoderKL:
     vae = self.train_stage(
         "vae", vae, vae_training_loss,
         lambda n: vae_batches(self.book, n, **more), self.preset.vae_training,
-        recipe=dict(vae=vae_config(self.preset), **self.book_recipe))
+        recipe=dict(vae=vae_config(self.preset), **more, **self.book_recipe))
     n = min(512, self.preset.pictures)
     images = self.book.draw(n, step_generator(self.seed, 1))[0]
     measure_scaling_factor(vae, images.to(self.accelerator.device))
@@ -243,8 +241,7 @@ def book_tokenizer(book) -> CLIPTokenizer:
     merges = min(often, 4000, 20_000_000 // len(words))  # a few minutes at most
     learnt = train_bpe(captions, 514 + merges)
     rows = CLIPTokenizer(*learnt, model_max_length=None)(captions).input_ids
-    longest = max(map(len, rows))
-    return CLIPTokenizer(*learnt, model_max_length=min(77, max(8, longest)))
+    return CLIPTokenizer(*learnt, model_max_length=min(77, max(8, *map(len, rows))))
 
 def text_config(preset: Preset) -> dict:
     "What `small_clip` is told; its pictures may be smaller than the painter's."
@@ -344,6 +341,8 @@ def draw_timesteps(
     spread: float = 1.2,  # its standard deviation
 ) -> Tensor:  # (n,) in [0, timesteps)
     "Timesteps from a logit-normal distribution (Esser et al. 2024, section 3.1)."
+    n, timesteps = whole_number("n", n, 0), whole_number("timesteps", timesteps, 1)
+    center, spread = number("center", center, -20, 20), number("spread", spread, 0, 20)
     share = torch.sigmoid(center + spread * torch.randn(n, generator=generator))
     return (share * timesteps).long().clamp(max=timesteps - 1)
 
@@ -355,6 +354,7 @@ def latent_batches(
 ):
     "A `batch_fn` for `Trainer`: latents, noise, timesteps, states of the captions."
     n = len(data.mean)
+    drop = number("drop", drop, 0, 1)
     def batch(generator):
         i = torch.randint(n, (batch_size,), generator=generator)
         noise, wobble = torch.randn(2, *data.mean[i].shape, generator=generator)
@@ -372,6 +372,7 @@ def diffusion_loss(
     huber: float = 0.0,  # above it a picture's error counts as its root; 0: never
 ):
     "A `loss_fn` for `Trainer`: how far off the U-Net is on `latent_batches`."
+    align, huber = number("align", align, 0, 1000), number("huber", huber, 0, 1000)
     def loss(unet, batch):
         x0, noise, t = batch["latents"], batch["noise"], batch["timesteps"]
         scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(x0.device)  # once
@@ -380,7 +381,7 @@ def diffusion_loss(
         answer = unet(noisy, t, batch["states"])
         if align: answer, guess = answer
         error = (answer.float() - target).square().flatten(1).mean(1)
-        if huber: error = (error + huber**2).sqrt() - huber
+        if huber: error = error / ((error + huber**2).sqrt() + huber)  # exactly
         more = align * alignment_loss(guess, batch["maps"]) if align else 0
         return error.mean() + more
     return loss
@@ -416,7 +417,7 @@ def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipel
     model = Aligned(unet, data.maps.shape[1]) if align else unet
     recipe = dict(unet=config, pictures=preset.pictures, two_objects=preset.two_objects,
                   drop=preset.drop, center=preset.center, align=align,
-                  huber=preset.huber, vae_weights=fingerprint(vae),
+                  huber=preset.huber, vae_weights=fingerprint(vae), pages=PAGES,
                   text_weights=fingerprint(text_encoder))
     batches = partial(latent_batches, data, drop=preset.drop, center=preset.center)
     unet = self.train_stage("unet", model, diffusion_loss(teacher, align, preset.huber),
@@ -529,8 +530,8 @@ def finish(self, pipe):
 # %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell
 def _check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3.0
     "A `ConfigError` for what cannot be trained."
-    names = ("size", "pictures", "captions", "steps")
-    whole = {name: whole_number(name, getattr(preset, name), 1) for name in names}
+    most = dict(size=None, pictures=None, captions=None, steps=1000)
+    whole = {k: whole_number(k, getattr(preset, k), 1, top) for k, top in most.items()}
     preset = replace(preset, **whole)
     if preset.captions % 2:
         raise ConfigError("captions is even, half for one object and half for two; got "
@@ -552,8 +553,7 @@ def _check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3
 # %% ../nbs/16_latent_diffusion.ipynb #check_preset_cell_b
 def _check_networks(preset):
     "Can they be built, and do they fit each other and the size of the pictures?"
-    arguments = list(inspect.signature(small_clip).parameters)
-    check_keys("text", preset.text, arguments[1:])
+    check_keys("text", preset.text, [*inspect.signature(small_clip).parameters][1:])
     size = preset.size
     vae = can_be_built("vae", small_vae, lambda: vae_config(preset))
     if size % vae.factor or vae.config.sample_size != size:

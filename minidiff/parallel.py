@@ -56,14 +56,16 @@ def to_device(
 
 # %% ../nbs/workshop/parallel.ipynb #pa_norm
 def _to_float(norm, given):
-    half = given and given[0].dtype != torch.float32 == norm.weight.dtype
+    half = (given and given[0].dtype in (torch.bfloat16, torch.float16)
+            and norm.weight.dtype == torch.float32
+            and torch.is_autocast_enabled(given[0].device.type))
     return (given[0].float(), *given[1:]) if half else None
 
 @contextmanager
 def norms_in_float32(
     model: nn.Module,  # whose `GroupNorm`s, while it is used
 ):
-    "Inside, norms with weights in float32 take and give float32, whatever comes in."
+    "Inside, and under autocast, norms with weights in float32 take and give float32."
     norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm) and m.affine]
     hooks = [norm.register_forward_pre_hook(_to_float) for norm in norms]
     try: yield

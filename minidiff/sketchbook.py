@@ -116,14 +116,14 @@ def draw_pages(
     generator: torch.Generator | None = None,  # of the CPU
 ) -> Tensor:  # (n,) indices into BACKGROUNDS
     "Pages, some of them drawn more often than others."
-    check_order(whole_number("n", n, 1), generator)
+    n = check_order(whole_number("n", n, 1), generator)
     if not isinstance(often, dict) or not {*often} <= {*BACKGROUNDS}:
         raise ValueError(f"often: expected a dict with keys among {[*BACKGROUNDS]}, "
                          f"got {shorten(often)}")
-    share = [float(number(f"often[{name!r}]", often.get(name, 1), 0, 1e6))
-             for name in BACKGROUNDS]
-    if not any(share): raise ValueError("often: every page is to be drawn 0 times")
-    return torch.multinomial(torch.tensor(share), n, True, generator=generator)
+    share = torch.tensor([float(number(f"often[{name!r}]", often.get(name, 1), 0, 1e6))
+                          for name in BACKGROUNDS])
+    if not share.any(): raise ValueError("often: every page is to be drawn 0 times")
+    return torch.multinomial(share, n, True, generator=generator)
 
 
 # %% ../nbs/workshop/sketchbook.ipynb #cell124

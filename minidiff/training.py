@@ -56,10 +56,10 @@ def best_precision(device: torch.device | str) -> str:
     fast = has("_is_avx512_bf16_supported") or has("_is_amx_tile_supported")
     return "bf16" if fast and device.type == "cpu" else "no"
 
-def half_where_fast(device: torch.device | str) -> torch.autocast:
+def half_where_fast(device: torch.device | str):  # a context manager
     "Autocast to bfloat16 where the hardware is made for it; elsewhere it does nothing."
-    fast = best_precision(device) == "bf16"
-    return torch.autocast(torch.device(device).type, torch.bfloat16, fast)
+    if best_precision(device) != "bf16": return nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 # %% ../nbs/workshop/training.ipynb #cell037
 class Trainer:

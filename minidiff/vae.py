@@ -388,6 +388,7 @@ def vae_batches(
         raise ValueError("factor: expected a divisor of the pictures' side, "
                          f"{book.size}, got {factor}")
     channels = whole_number("latent_channels", latent_channels, 1)
+    if pages is not None: draw_pages(1, pages, torch.Generator())  # can it be?
     def batch(generator):
         scenes = book.sample_scenes(batch_size, generator, n_objects=n_objects,
                                     split="train")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from minidiff import latent_diffusion as course
 from minidiff import negatives
-from minidiff.alignment import Aligned, alignment_loss
+from minidiff.alignment import Aligned, alignment_loss, even_channels
 from minidiff.latent_diffusion import PRESETS, SCHEDULER, VAE_PAGES, Job, diffusion_loss
 from minidiff.parallel import norms_in_float32
 from minidiff.scheduler import DDPMScheduler, training_target
@@ -201,3 +201,62 @@ def test_near_misses_stop_when_all_are_found(monkeypatch):
     changed = torch.stack([(getattr(near, c) != getattr(scenes, c)).flatten(1).any(1) if getattr(near, c).dim() > 1 else getattr(near, c) != getattr(scenes, c)
                            for c in columns]).sum(0)
     assert (changed == 1).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("told", [dict(huber=-0.1), dict(huber=float("nan")), dict(huber="a"), dict(align=-1), dict(align=None)])
+def test_a_loss_that_cannot_be(told):
+    with pytest.raises(ValueError, match=next(iter(told))): diffusion_loss(DDPMScheduler(**SCHEDULER), **told)
+
+
+def test_a_tiny_root_is_no_negative_number():
+    b = batch() | dict(latents=torch.zeros(6, 4, 8, 8), noise=torch.zeros(6, 4, 8, 8))
+    for huber in (1e-6, 1.0, 1000.0):
+        def slightly_off(x, t, states): return x * 0 + 1e-3
+        found = diffusion_loss(DDPMScheduler(**SCHEDULER), huber=huber)(slightly_off, b)
+        e = torch.tensor(1e-6, dtype=torch.float64)
+        torch.testing.assert_close(found.double(), (e + huber**2).sqrt() - huber if huber < 10 else e / (2 * huber), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("told", [dict(n=-1), dict(n=1.5), dict(center=float("nan")), dict(center="a"), dict(spread=-1), dict(spread=float("nan")),
+                                  dict(timesteps=0), dict(timesteps=2.5)])
+def test_timesteps_that_cannot_be(told):
+    with pytest.raises(ValueError, match=next(iter(told))): course.draw_timesteps(**{"n": 4, "generator": torch.Generator(), **told})
+
+
+def test_whole_numbers_may_come_as_floats():
+    for n in (4.0, torch.tensor(4).item()):
+        assert len(draw_pages(n, {}, torch.Generator())) == len(course.draw_timesteps(n, torch.Generator())) == 4
+    with pytest.raises(ValueError, match="0 times"): draw_pages(3, dict.fromkeys(BACKGROUNDS, 1e-60))
+    with pytest.raises(ValueError, match="often"): vae_batches(Sketchbook(32), 4, pages="gray")
+
+
+@pytest.mark.parametrize("name, stage", [("VAE_PAGES", "vae"), ("PAGES", "unet")])
+def test_pages_belong_to_the_recipe(tmp_path, monkeypatch, name, stage):
+    preset = replace(SMOKE, **{f"{s}_training": {**getattr(SMOKE, f"{s}_training"), "steps": 2} for s in ("vae", "text", "unet")})
+    Job(preset, tmp_path, device="cpu", show_bar=False).run()
+    monkeypatch.setattr(course, name, dict(gray=7.0))
+    with pytest.raises(ValueError, match="pages"): Job(preset, tmp_path, device="cpu", show_bar=False, resume=True).run()
+
+
+def test_more_steps_than_the_clock_has():
+    with pytest.raises(ValueError, match="steps"): Job(replace(SMOKE, steps=1001))
+
+
+def test_norms_leave_a_network_in_halves_alone():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3).bfloat16(), nn.GroupNorm(4, 16), nn.Conv2d(16, 3, 3).bfloat16())
+    x = torch.randn(2, 3, 8, 8).bfloat16()
+    with norms_in_float32(model): found = model(x)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, model(x))
+    with norms_in_float32(model), pytest.raises(RuntimeError): model[1](torch.randn(2, 16, 4, 4).double())
+
+
+def test_half_where_slow_leaves_an_autocast_around_it(monkeypatch):
+    monkeypatch.setattr("minidiff.training.best_precision", lambda device: "no")
+    with torch.autocast("cpu", torch.bfloat16), half_where_fast("cpu"): assert torch.is_autocast_enabled("cpu")
+
+
+def test_an_aligned_network_of_any_type_and_maps_that_are_no_numbers():
+    model = Aligned(unet().double(), 5)
+    answer, guess = model(torch.zeros(2, 4, 8, 8).double(), torch.tensor([1, 2]), torch.zeros(2, 8, 32).double())
+    assert answer.dtype == guess.dtype == torch.float64
+    with pytest.raises(ValueError, match="maps"): even_channels(torch.full((4, 3, 2, 2), float("nan")))
