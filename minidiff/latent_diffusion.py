@@ -381,7 +381,7 @@ def diffusion_loss(
         answer = unet(noisy, t, batch["states"])
         if align: answer, guess = answer
         error = (answer.float() - target).square().flatten(1).mean(1)
-        if huber: error = error / ((error + huber**2).sqrt() + huber)  # exactly
+        if huber: error = error / ((error + huber**2).sqrt() + huber)  # = root - huber
         more = align * alignment_loss(guess, batch["maps"]) if align else 0
         return error.mean() + more
     return loss

@@ -125,7 +125,6 @@ def draw_pages(
     if not share.any(): raise ValueError("often: every page is to be drawn 0 times")
     return torch.multinomial(share, n, True, generator=generator)
 
-
 # %% ../nbs/workshop/sketchbook.ipynb #cell124
 class Sketchbook:
     "Endless captioned pictures of one or two objects, determined by the generator."

@@ -2,7 +2,7 @@
 """Our trainer and pipeline against diffusers' own classes and a plain loop: same model, data, steps, machine and run.
 
     python scripts/against_diffusers.py [--blocks 6] [--block 8] [--images 32]
-    python scripts/against_diffusers.py --preset cpu --from runs/cpu --accuracy 1400
+    python scripts/against_diffusers.py --preset cpu --from runs/cpu --accuracy 1100
                                                               also train each for so many steps, and judge it
 
 Four train the U-Net of the package (or of `--from`), from the same first weights, on the same batches:
@@ -12,10 +12,11 @@ Four train the U-Net of the package (or of `--from`), from the same first weight
 * diffusers: `diffusers.UNet2DConditionModel`, `DDPMScheduler`, `EMAModel` and a plain loop in float32 with AdamW;
 * diffusers_best: the same with channels_last, bf16 autocast (where the hardware is made for it), fused AdamW and foreach EMA.
 
-All four minimise the mean square, without a loss on the middle. They take turns, a block of steps each, so that a busy machine
-is as busy for all. Then our pipeline and diffusers' `StableDiffusionPipeline`, opened from one folder, paint the same captions in
-turns: both as they are, in float32, and both at their best (`ours_best` is how `Job` paints its captions: `half_where_fast`). Times are processor seconds (all threads)
-and seconds on the clock; a ratio is ours over theirs, of medians over blocks, with the least and the most of the blocks.
+All four minimise the mean square, without a loss on the middle, at timesteps as `latent_batches` draws them where no centre is
+named. They take turns, a block of steps each, so that a busy machine is as busy for all. Then our pipeline and diffusers'
+`StableDiffusionPipeline`, opened from one folder, paint the same captions in turns: both as they are, in float32, and both at
+their best (`ours_best` is how `Job` paints its captions: `half_where_fast`). Times are processor seconds (all threads) and seconds
+on the clock; a ratio is ours over theirs, of medians over blocks, with the least and the most of the blocks.
 Writes minidiff/data/results/against_diffusers.json.
 """
 import argparse
@@ -35,11 +36,11 @@ from judge import held_out, judge_all
 from minidiff.files import data_folder, write_json
 from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, latent_batches, open_run, training_scenes
 from minidiff.optimizers import lr_factor
+from minidiff.parallel import norms_in_float32
 from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook
-from minidiff.parallel import norms_in_float32
 from minidiff.training import Trainer, best_precision, half_where_fast, seed_all, step_generator
 
 
