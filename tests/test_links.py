@@ -95,3 +95,22 @@ def test_the_gates_can_fail(gate, cell):
 def test_the_gate_can_pass():
     cells = [*TOP, md("## One *good* thing: `x`\n\nsee [above](#one-good-thing-x) and [index](index.ipynb)\n\n    indented [code](nowhere)")]
     assert broken_links({**OTHERS, X: cells}) == []
+
+
+PLACEHOLDERS = re.compile(r'\{add|\{explain|\[INSERT|\[ADD_|\[REPLACE|\bTODO\b|"""|\]\(\s*\)|Continued in next message|(?<![\w`])_\(')
+
+
+def placeholders(books):
+    return [f"{name}, cell {i}: {found[0]}" for name, cells in books.items() for i, markdown in prose(cells)
+            for found in PLACEHOLDERS.finditer(re.sub(r"\$[^$]*\$", "", without_code(markdown)))]
+
+
+def test_no_placeholder_is_left():
+    assert placeholders(NOTEBOOKS) == []
+
+
+@pytest.mark.parametrize("left", ["{add a picture}", "{explain this}", "[INSERT figure]", "[ADD_LINK]", "[REPLACE me]", "TODO: more", '"""text', "[a link]()",
+                                  "Continued in next message", "_(why?)_"])
+def test_a_placeholder_is_found(left):
+    assert placeholders({"x.ipynb": [md("Before.\n\n" + left + "\n\nAfter.")]})
+    assert placeholders({"x.ipynb": [md("Before `" + left + "` after.")]}) == []
