@@ -112,7 +112,7 @@ def sample_scenes(
 # %% ../nbs/workshop/sketchbook.ipynb #pages_fn
 def draw_pages(
     n: int,  # how many
-    often: dict,  # how many times as often as the rest; by name, where not once
+    often: dict,  # how often, by name; 1 where not named
     generator: torch.Generator | None = None,  # of the CPU
 ) -> Tensor:  # (n,) indices into BACKGROUNDS
     "Pages, some of them drawn more often than others."
