@@ -89,9 +89,9 @@ def unknown_words(tokenizer, prompt: str) -> list:
 
 # %% ../nbs/appendix/cli.ipynb #names
 def _paints_stickers(model):
-    "Is it the model of stickers, or a run's folder whose results say so?"
+    "Is it the model of stickers, or a run's folder whose results say that it learnt them?"
     if not model or model in MODELS: return model == "stickers"
-    try: return read_json(Path(model, "results.json")).get("book") == "stickers"
+    try: return read_json(Path(model, "results.json")).get("book") in ("stickers", "both")
     except (OSError, ValueError, AttributeError): return False
 
 def _complete_names(options):
@@ -111,7 +111,7 @@ def _note_words(tokenizer, prompt):
     shown = ", ".join(words[:5])[:300]
     if len(words) > 5: shown += f" and {len(words) - 5} more"
     rest = "it paints what it understands of the rest"
-    if words: say("note", f"this model has never seen {shown}; {rest}")
+    if words: say("note", f"not in this model's vocabulary: {shown}; {rest}")
 
 def _paint(pipe, options):
     "Paint what the options say, part by part, and write the sheet."

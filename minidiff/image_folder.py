@@ -500,13 +500,13 @@ def draw(self, n: int, generator=None, n_objects=None, split="train") -> tuple:
 # %% ../nbs/workshop/image_folder.ipynb #if_contrast
 @patch_to(ImageFolder)
 def contrastive_batches(self, tokenizer, batch_size: int):
-    "A `batch_fn` for `Trainer`: images, and ids (n, 2, L) of two captions of each."
+    "A `batch_fn` for `Trainer`: images, and ids (n, 2, L): two captions of each, different where it has two."
     n = min(whole_number("batch_size", batch_size, 4), len(self.indices()))
     def batch(generator):
         scenes = self.sample_scenes(n, generator)
-        again = self.sample_scenes(n, generator).which
         many = torch.tensor([len(self.captions[i]) for i in scenes.index.tolist()])
-        other = Picks(scenes.index, again % many)
+        steps = 1 + (torch.rand(n, generator=generator) * (many - 1)).long()
+        other = Picks(scenes.index, (scenes.which + steps) % many)
         captions = self.caption(scenes)[0] + self.caption(other)[0]
         ids = tokenizer(captions, padding="longest", return_tensors="pt").input_ids
         ids = ids.unflatten(0, (2, -1)).transpose(0, 1).contiguous()

@@ -234,7 +234,8 @@ def complete_names(
             notes.append(f"{short!r} may be any of {some}; which one?")
         if len(found) != 1: continue
         notes.append(f"{short!r} is taken for {found[0]!r}")
-        parts[i] = parts[i].replace(short, found[0])
+        before, _, after = parts[i].rpartition(short)
+        parts[i] = before + found[0] + after
         if first == 0 and i and (parts[i - 1] or "").lower() in ("a", "an"):
             parts[i - 1] = parts[i - 1][0] + "n" * (found[0][0] in "aeiou")
     return "".join(part or "" for part in parts), notes

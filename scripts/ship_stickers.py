@@ -6,11 +6,13 @@
 
 Writes minidiff/data/weights_stickers, its card and its results.json, and what the critic
 of the stickers found into minidiff/data/results/stickers.json: shares of held-out captions
-that are painted right, each with its 95% interval (Wilson), and which sticker was seen
-where another was asked for. The captions are shared out between the seeds; a seed decides
+that are painted right, each with its 95% interval (Wilson), which sticker was seen
+where another was asked for, and all pictures that are not wholly right. The captions are shared out between the seeds; a seed decides
 scenes, words and noise.
 """
 import argparse
+import base64
+import io
 import shutil
 import time
 from collections import Counter
@@ -21,6 +23,7 @@ import torch
 from judge import share, table
 from minidiff.files import data_folder, read_json, write_json
 from minidiff.latent_diffusion import open_run
+from minidiff.plots import image_grid
 from minidiff.sketchbook import choose_mentioned, compare
 from minidiff.stickers import STICKERS, StickerBook
 from minidiff.text_encoder import ImageEncoder
@@ -87,21 +90,38 @@ def pairs_seen(reading, scenes):
                 yield asked, STICKERS[reading.kind[i, there[gaps.argmin()]]]
 
 
+def faults(reading, found, i):
+    """What is wrong in picture `i`: that nothing was clear, or the names of what is not as asked."""
+    if not reading.n_objects[i]: return ["nothing clear"]
+    return [name for name, (right, asked) in found.items() if name != "whole" and (asked & ~right)[i].any()]
+
+
+def sheet(pictures, ncols=8):
+    """Pictures side by side, as WebP in base64, `ncols` in a row, without gaps."""
+    file = io.BytesIO()
+    image_grid(pictures, ncols=ncols, pad=0).save(file, "WEBP", quality=90)
+    return base64.b64encode(file.getvalue()).decode()
+
+
 def judge(pipe, captions=1000, seeds=(0, 1, 2, 3)):
     """What results/stickers.json holds."""
     start = time.perf_counter()
     critic = StickerBook(64).critic()
-    shares, seen = {}, Counter()
+    shares, seen, wrong, pictures = {}, Counter(), [], []
     for kind in KINDS:
         lots, by_seed = [], {}
         for seed in seeds:
             words, scenes = held_out(captions // len(seeds), kind, seed)
-            reading = critic.read(paint(pipe, words, kind, seed, **SETTINGS))
+            painted = paint(pipe, words, kind, seed, **SETTINGS)
+            reading = critic.read(painted)
             found = compare(reading, scenes)
             found.pop("color")  # a sticker has none to be asked for
             seen.update(pairs_seen(reading, scenes))
             lots.append({name: (right | ~asked).all(1)[asked.any(1)]
                          for name, (right, asked) in found.items() if asked.any()})
+            failed = (~lots[-1]["whole"]).nonzero()[:, 0].tolist()
+            wrong += [dict(kind=kind, seed=seed, caption=words[i], wrong=faults(reading, found, i)) for i in failed]
+            pictures.append(painted[failed])
             by_seed[str(seed)] = round(lots[-1]["whole"].float().mean().item(), 4)
             print(kind, seed, by_seed[str(seed)], f"{time.perf_counter() - start:.0f} s",
                   flush=True)
@@ -121,7 +141,7 @@ def judge(pipe, captions=1000, seeds=(0, 1, 2, 3)):
         model="weights_stickers", captions=captions, seeds=list(seeds), **SETTINGS,
         device=str(pipe.device), threads=torch.get_num_threads(),
         torch=torch.__version__, seconds=round(time.perf_counter() - start, 1),
-        **shares, kinds=kinds, confusions=confusions)
+        **shares, kinds=kinds, confusions=confusions, wrong=wrong, sheet=sheet(torch.cat(pictures)))
 
 
 def said_wrong(judged):
@@ -130,8 +150,9 @@ def said_wrong(judged):
     wrong = sum(row["n"] for row in judged["confusions"])
     clear = [row for row in judged["confusions"] if row["seen"] != "nothing clear"]
     unclear = wrong - sum(row["n"] for row in clear)
-    said = (f"of {total:,} stickers asked for, {wrong} were not read as themselves: of "
-            f"{unclear} the critic could make out nothing")
+    places = sum("place" in row["wrong"] for row in judged["wrong"])
+    said = (f"of {total:,} stickers asked for, {wrong} were not read as themselves, {unclear} of them in pictures in which "
+            f"the critic could not make out everything; {places} pictures have a sticker in another place than asked for")
     names = ", ".join(f"a {row['asked']} was read as a {row['seen']} ({row['n']})"
                       for row in clear[:3])
     return said + (f"; {names}" if clear else "")

@@ -4,6 +4,9 @@
     nice -n 19 python scripts/transformer_train.py [--size small] [--seconds 60] [--only NAME ...]
     python scripts/transformer_train.py --judge     what is trained paints once more; nothing is trained
 
+Chapter 15 shows `--seconds 400` (27 minutes), and beside it `--seconds 60` and `--seconds 150 --only unet-flow mmdit-flow`,
+each with an `--out` of its own and `--results minidiff/data/results/transformer_training_60.json` (or `_150.json`).
+
 Everything but the net that paints is the package's: VAE, text encoder, critic. The runs
 (see `RUNS`) meet the same pictures, noises, captions and moments, batch by batch:
 

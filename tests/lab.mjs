@@ -28,7 +28,7 @@ if (lab) {
   await page.locator(".jp-Notebook .jp-Cell").first().waitFor();
   await page.locator("#jp-main-statusbar").getByText(/\| Idle/).waitFor();  // or it asks which kernel
   await page.getByRole("menuitem", {name: "Run", exact: true}).click();
-  await page.getByText("Run All Cells", {exact: true}).click();
+  await page.getByText("Run All Cells", {exact: true}).locator("visible=true").first().click();
 } else {
   await page.waitForFunction(() => window.Jupyter?.notebook?.kernel?.is_connected());
   await page.evaluate(() => Jupyter.notebook.execute_all_cells());

@@ -179,7 +179,7 @@ def test_the_picture_has_the_mode_of_the_umask(tmp_path):
 # -------------------------------------------------------------------------------- prompts and batches
 
 @pytest.mark.parametrize("prompt, note", [
-    ("🦓", "'🦓'"), ("红", "'红'"), ("a red zebra " * 50, "'zebra'"), (" \t\n", "empty"), ("zig zag zog zug zeg zeb", "and 1 more"), ("a red \udcff circle", "never seen"), ("a \ud800", "never seen"), ("a red\x00circle", None), ("!?", None),
+    ("🦓", "'🦓'"), ("红", "'红'"), ("a red zebra " * 50, "'zebra'"), (" \t\n", "empty"), ("zig zag zog zug zeg zeb", "and 1 more"), ("a red \udcff circle", "vocabulary"), ("a \ud800", "vocabulary"), ("a red\x00circle", None), ("!?", None),
 ])
 def test_odd_prompts(capsys, tmp_path, prompt, note):
     assert sample_command([prompt, "--steps", "1", "--out", str(tmp_path / "x.png")]) == 0
@@ -189,7 +189,7 @@ def test_odd_prompts(capsys, tmp_path, prompt, note):
 
 def test_a_thousand_special_tokens(capsys, tmp_path):
     assert sample_command(["<|endoftext|>" * 1000, "--steps", "1", "--out", str(tmp_path / "x.png")]) == 0
-    assert "never seen" not in capsys.readouterr().err
+    assert "vocabulary" not in capsys.readouterr().err
 
 
 def test_unknown_words():

@@ -10,6 +10,7 @@ import sys
 import time
 import types
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,23 @@ def test_several_captions_of_a_picture(tmp_path, opened):
     book = opened(tmp_path / "d")
     assert book.captions[0] == ["a red disc, number 0", "a disc", "a spot"] and book.captions[1][-1] == "a dot" and book.skipped == []
     assert len(book.all_scenes("all")) == 23 and len(set(book.caption(book.all_scenes("all"))[0])) >= 21
+
+
+def test_the_contrastive_loss_gets_two_different_captions(tmp_path, opened):
+    captioned(tmp_path / "d", 30)
+    with open(tmp_path / "d" / "metadata.jsonl", "a") as file:
+        for i in range(15): file.write(json.dumps(dict(file_name=f"./{i:04}.png", text=["a disc", "a spot"])) + "\n")
+    book, seen = opened(tmp_path / "d"), []
+    tokenizer = lambda captions, **_: seen.append(captions) or type("", (), dict(input_ids=torch.zeros(len(captions), 4)))
+    pairs = Counter()
+    for seed in range(60):
+        book.contrastive_batches(tokenizer, 20)(torch.Generator().manual_seed(seed))
+        n = len(seen[-1]) // 2
+        pairs.update(zip(seen[-1][:n], seen[-1][n:]))
+    three = sum(n for (a, b), n in pairs.items() if {a, b} & {"a disc", "a spot"})
+    assert three > 200 and not any(a == b for a, b in pairs if a in ("a disc", "a spot"))
+    assert abs(pairs["a disc", "a spot"] / three - 1 / 6) < 0.06  # each of six ordered pairs equally often
+    assert any(a == b for a, b in pairs)  # of a single caption
 
 
 def test_another_column(tmp_path, opened):

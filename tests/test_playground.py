@@ -38,7 +38,7 @@ def test_a_whole_name_is_left_alone(name):
     ("a traffic light at the top left", "a vertical traffic light at the top left", 1),
     ("a tree", "a tree", 1), ("an apple", "an apple", 1), ("a zebra", "a zebra", 0), ("a bird house", "a bird house", 0),
     ("in red on a green background", "in red on a green background", 0), ("", "", 0), ("...", "...", 0),
-    ("a frog above a frog", "a frog face above a frog face", 2)])
+    ("a frog above a frog", "a frog face above a frog face", 2), ("a catlike cat", "a catlike cat face", 1)])
 def test_what_people_type(typed, wanted, notes):
     completed, told = complete_names(typed)
     assert completed == wanted and len(told) == notes
@@ -57,16 +57,16 @@ def test_the_command_completes_only_for_stickers(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines() == ["note: 'frog' is taken for 'frog face'", "note: 'pizza' is taken for 'slice of pizza'"]
     assert sample_command(["a frog"]) == 0
     assert painted == [("a frog face", "a slice of pizza"), ("a frog", "")]
-    assert "never seen 'frog'" in capsys.readouterr().err
+    assert "vocabulary: 'frog'" in capsys.readouterr().err
 
 
 def test_a_folder_says_whether_it_paints_stickers(tmp_path):
     said = {}
-    for name, text in dict(stickers='{"book": "stickers"}', folder='{"book": "mine"}', shapes="{}", broken="{", listed="[]").items():
+    for name, text in dict(stickers='{"book": "stickers"}', both='{"book": "both"}', folder='{"book": "mine"}', shapes="{}", broken="{", listed="[]").items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(text)
         said[name] = cli._paints_stickers(str(tmp_path / name))
-    assert said == dict(stickers=True, folder=False, shapes=False, broken=False, listed=False)
+    assert said == dict(stickers=True, both=True, folder=False, shapes=False, broken=False, listed=False)
     assert not any(map(cli._paints_stickers, (None, "shapes", "hub:someone/stickers", str(tmp_path / "nowhere"))))
 
 

@@ -45,7 +45,8 @@ export class Names {
       if (found.length > 1) notes.push(`“${said}” may be any of ${some}: which one?`);
       if (found.length !== 1) continue;
       notes.push(`“${said}” is taken for “${found[0]}”.`);
-      parts[i] = parts[i].replaceAll(said, () => found[0]);
+      const at = parts[i].lastIndexOf(said);
+      parts[i] = parts[i].slice(0, at) + found[0] + parts[i].slice(at + said.length);
       if (short.length === words.length && /^an?$/i.test(parts[i - 1] ?? ""))
         parts[i - 1] = parts[i - 1][0] + (/^[aeiou]/.test(found[0]) ? "n" : "");
     }
