@@ -89,10 +89,11 @@ def unknown_words(tokenizer, prompt: str) -> list:
 
 # %% ../nbs/appendix/cli.ipynb #names
 def _paints_stickers(model):
-    "Is it the model of stickers, or a run's folder whose results say that it learnt them?"
+    "Is it the model of stickers, or the folder of a run that learnt them?"
     if not model or model in MODELS: return model == "stickers"
-    try: return read_json(Path(model, "results.json")).get("book") in ("stickers", "both")
+    try: book = read_json(Path(model, "results.json")).get("book")
     except (OSError, ValueError, AttributeError): return False
+    return book in ("stickers", "both")
 
 def _complete_names(options):
     "Complete the stickers' names in both prompts, and say what was done."

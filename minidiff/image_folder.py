@@ -500,7 +500,8 @@ def draw(self, n: int, generator=None, n_objects=None, split="train") -> tuple:
 # %% ../nbs/workshop/image_folder.ipynb #if_contrast
 @patch_to(ImageFolder)
 def contrastive_batches(self, tokenizer, batch_size: int):
-    "A `batch_fn` for `Trainer`: images, and ids (n, 2, L): two captions of each, different where it has two."
+    """A `batch_fn` for `Trainer`: images, and ids (n, 2, L) of two captions of each,
+    different ones where it has several."""
     n = min(whole_number("batch_size", batch_size, 4), len(self.indices()))
     def batch(generator):
         scenes = self.sample_scenes(n, generator)
