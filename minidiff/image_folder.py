@@ -76,9 +76,12 @@ def _rows_of_table(path):
     while True:
         try: row = next(rows)
         except StopIteration: return
-        except csv.Error as error: row = f"broken, and so is the rest ({error})"
+        except csv.Error as error:
+            yield rows.line_num, f"broken, and so is the rest ({error})"
+            return
+        more = any(row.pop(None, ()))
+        if more: row = "more cells than columns; a comma without quotes?"
         yield rows.line_num, row
-        if isinstance(row, str): return
 
 def read_metadata(path: Path):
     "Of each line of a metadata file: its number, and a dictionary, or what is wrong."

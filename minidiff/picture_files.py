@@ -60,7 +60,7 @@ def open_picture(data: bytes, size: int):
     try:
         picture.draft("RGB", (4 * size, 4 * size))  # a large JPEG is read at a fraction
         picture.load()
-        return ImageOps.exif_transpose(as_rgb(picture))
+        return as_rgb(ImageOps.exif_transpose(picture))
     except Exception as error:
         said = " ".join(str(error).split())[:100] or type(error).__name__
         raise ValueError(f"broken or cut off ({said})") from None

@@ -181,8 +181,15 @@ def as_pictures(
                          f"{height} x {width}; resize it first")
     return check_finite(name, x)
 
+def _check_bits(name, picture):
+    "Pillow would cut off 16 bits, and floating point, at 255."
+    if str(getattr(picture, "mode", "RGB"))[:1] in ("I", "F"):
+        raise ValueError(f"{name}: expected a picture of 8 bits a colour, got the mode "
+                         f"{picture.mode!r}")
+
 def _as_picture(name, picture, signed):
     "One, or a tensor of several."
+    _check_bits(name, picture)
     if torch.is_tensor(picture) and picture.dtype != torch.uint8 and picture.numel():
         x = picture[None] if picture.ndim == 3 else picture
         return check_tensor(name, x, "n", "channels", "h", "w")
@@ -214,6 +221,7 @@ def as_masks(
 
 def _as_mask(name, mask, size):
     "One (1, 1, h, w), or a tensor of several (n, 1, h, w)."
+    _check_bits(name, mask)
     x = np.array(mask.convert("L")) / 255 if hasattr(mask, "convert") else mask
     if isinstance(x, np.ndarray) and x.dtype.kind in "fb":
         if x.ndim > 2 and x.shape[-1] == 1: x = x[..., 0]

@@ -301,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(why.encode(), "text/plain; charset=utf-8", code)
 
     def _is_stranger(self):
-        host = self.headers.get("Host", "").rpartition(":")[0]
+        host = self.headers.get("Host", "").partition(":")[0]  # ":80" may be left out
         origin = self.headers.get("Origin", "")
         own = f"http://{self.headers.get('Host', '')}"
         return host not in ("127.0.0.1", "localhost") or origin not in ("", own)

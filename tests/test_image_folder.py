@@ -242,6 +242,31 @@ def test_the_contrastive_loss_gets_two_different_captions(tmp_path, opened):
     assert any(a == b for a, b in pairs)  # of a single caption
 
 
+def test_a_comma_without_quotes_is_no_shorter_caption(tmp_path, opened):
+    captioned(tmp_path / "d", 20)
+    (tmp_path / "d" / "metadata.jsonl").unlink()
+    rows = [f"{i:04}.png,a disc of number {i}" for i in range(20)]
+    rows[3] += ", red"
+    rows[4] += ","  # an empty cell says nothing
+    (tmp_path / "d" / "metadata.csv").write_text("\n".join(["file_name,text", *rows]))
+    book = opened(tmp_path / "d")
+    assert len(book) == 19 and "0003.png" not in book.files and "0004.png" in book.files
+    assert any("more cells than columns" in str(skipped) for skipped in book.skipped)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "LA"])
+def test_turned_by_exif_in_every_mode(tmp_path, mode):
+    upright = Image.new("RGB", (16, 16), "black")
+    upright.paste((255, 255, 255), (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    if mode == "I;16": stored = Image.fromarray(np.asarray(stored.convert("L")).astype("uint16") * 257)
+    else: stored = stored.convert(mode)
+    pixels = saved(tmp_path, stored, exif=exif)
+    assert pixels[:, 1, 1].min() > 200 and pixels[:, 6, 6].max() < 60 and pixels[:, 1, 6].min() > 200
+
+
 def test_another_column(tmp_path, opened):
     captioned(tmp_path / "d", 20)
     path = tmp_path / "d" / "metadata.jsonl"
