@@ -15,7 +15,8 @@ Everything but the net that paints is the package's: VAE, text encoder, critic. 
 * mmdit-steps: the same MMDiT, as many steps as the U-Nets (only where asked for by name: a step of both costs about
   the same).
 
-The straight road is walked in strides of one length: of n levels the last is 1 / n, so that all n calls count. (Those
+The noise is walked from timestep 925 in even strides, whatever their number (diffusers' "leading" would begin a walk of four
+steps at 751, with pure noise where the net has learnt to expect some picture; `four_from_751` says what that costs). The straight road is walked in strides of one length: of n levels the last is 1 / n, so that all n calls count. (Those
 that diffusers' scheduler chooses by itself end at 1 / 1000, and the last call then moves next to nothing.)
 
 A step's price is measured first; the U-Nets get as many steps as fit into `--seconds`.
@@ -37,7 +38,8 @@ from minidiff.files import data_folder, read_json, write_json
 from minidiff.latent_diffusion import (LATE, PRESETS, SCHEDULER, draw_timesteps, fitted_unet, open_run,
                                        training_scenes)
 from minidiff.maths import straight_path
-from minidiff.samplers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from minidiff.samplers import (DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler,
+                               FlowMatchEulerDiscreteScheduler)
 from minidiff.scheduler import DDPMScheduler, sample, training_target
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Critic, Sketchbook, compare
@@ -53,7 +55,8 @@ COSINE = {**SCHEDULER, "prediction_type": "epsilon"}
 # the sampler of each objective: all of first order; then the shipped model's own, of second order
 SAMPLERS = dict(
     flow=FlowMatchEulerDiscreteScheduler(), v=DDIMScheduler(**SCHEDULER, clip_sample=False, set_alpha_to_one=True),
-    eps=DDIMScheduler(**{**COSINE, "timestep_spacing": "leading"}, clip_sample=False, set_alpha_to_one=True))
+    eps=EulerDiscreteScheduler(**COSINE))
+EPS_START = 925  # where a walk of the noise begins; at the last timestep no picture is left to divide out
 SECOND = dict(v=DPMSolverMultistepScheduler(**SCHEDULER))
 # pairs of nets with about as many parameters; the large U-Net is the shipped model's
 WIDTHS = dict(small=(32, 64), large=(64, 128))
@@ -162,7 +165,7 @@ def train(name, pipe, data, size, steps, out):
 
 
 @torch.no_grad()
-def paint(net, objective, pipe, captions, steps, seed, scale=2.0, scheduler=None):
+def paint(net, objective, pipe, captions, steps, seed, scale=2.0, scheduler=None, start=EPS_START):
     told = [torch.cat(pair) for pair in zip((x.expand(len(captions), *x.shape[1:]) for x in read(pipe, [""])),
                                             read(pipe, captions))]
 
@@ -173,6 +176,8 @@ def paint(net, objective, pipe, captions, steps, seed, scale=2.0, scheduler=None
     scheduler = scheduler or SAMPLERS[objective]
     if objective == "flow":
         scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps))
+    elif objective == "eps":
+        scheduler.set_timesteps(timesteps=[round(start * (steps - i) / steps) for i in range(steps)])
     else:
         scheduler.set_timesteps(steps)
     z = sample(guided, scheduler, noise * scheduler.init_noise_sigma, timesteps=scheduler.timesteps)
@@ -196,6 +201,8 @@ def judged(name, net, pipe, n):
     two, seconds = right(net, objective, pipe, "two_objects", n, 15)
     rows = dict(two_objects=two, one_object=right(net, objective, pipe, "one_object", n // 2, 15)[0])
     rows["few"] = {steps: right(net, objective, pipe, "two_objects", n // 2, steps)[0] for steps in (4, 8)}
+    if objective == "eps":
+        rows["four_from_751"] = right(net, objective, pipe, "two_objects", n // 2, 4, start=751)[0]
     if objective in SECOND:
         rows["second_order"] = right(net, objective, pipe, "two_objects", n, 15, scheduler=SECOND[objective])[0]
     return {**rows, "pictures_a_second": round(1 / seconds, 2)}
