@@ -164,7 +164,7 @@ def check_finite(name, x, *shape):
 # %% ../nbs/workshop/pipeline_checks.ipynb #pc_pictures
 def as_pictures(
     name: str,  # of the argument
-    pictures,  # PIL, arrays (n, h, w, 3) in [0, 1], tensors (n, c, h, w); or a list
+    pictures,  # PIL (8 bits), arrays (n, h, w, 3) in [0, 1], tensors (n, c, h, w), lists
     factor: int = 1,  # of which the sides must be multiples
     signed: bool = True,  # is 0 of a file or array -1 of the tensor?
 ) -> Tensor:  # (n, c, h, w)
@@ -181,6 +181,7 @@ def as_pictures(
                          f"{height} x {width}; resize it first")
     return check_finite(name, x)
 
+# %% ../nbs/workshop/pipeline_checks.ipynb #pc_picture
 def _check_bits(name, picture):
     "Pillow would cut off 16 bits, and floating point, at 255."
     if str(getattr(picture, "mode", "RGB"))[:1] in ("I", "F"):

@@ -7,8 +7,8 @@
 Writes minidiff/data/weights_stickers, its card and its results.json, and what the critic
 of the stickers found into minidiff/data/results/stickers.json: shares of held-out captions
 that are painted right, each with its 95% interval (Wilson), which sticker was seen
-where another was asked for, and all pictures that are not wholly right. The captions are shared out between the seeds; a seed decides
-scenes, words and noise.
+where another was asked for, and all pictures that are not wholly right. The captions are
+shared out between the seeds; a seed decides scenes, words and noise.
 """
 import argparse
 import base64
