@@ -164,7 +164,7 @@ def check_finite(name, x, *shape):
 # %% ../nbs/workshop/pipeline_checks.ipynb #pc_pictures
 def as_pictures(
     name: str,  # of the argument
-    pictures,  # PIL (8 bits), arrays (n, h, w, 3) in [0, 1], tensors (n, c, h, w), lists
+    pictures,  # PIL (8 bits), array (n, h, w, 3) in [0, 1], tensor (n, c, h, w), list
     factor: int = 1,  # of which the sides must be multiples
     signed: bool = True,  # is 0 of a file or array -1 of the tensor?
 ) -> Tensor:  # (n, c, h, w)
