@@ -24,7 +24,7 @@ from judge import share, table
 from minidiff.files import data_folder, read_json, write_json
 from minidiff.latent_diffusion import open_run
 from minidiff.plots import image_grid
-from minidiff.sketchbook import choose_mentioned, compare
+from minidiff.sketchbook import PLACES, choose_mentioned, compare
 from minidiff.stickers import STICKERS, StickerBook
 from minidiff.text_encoder import ImageEncoder
 from minidiff.training import step_generator
@@ -108,6 +108,7 @@ def judge(pipe, captions=1000, seeds=(0, 1, 2, 3)):
     start = time.perf_counter()
     critic = StickerBook(64).critic()
     shares, seen, wrong, pictures = {}, Counter(), [], []
+    met, missed = Counter(), Counter()  # combinations of one sticker and a place
     for kind in KINDS:
         lots, by_seed = [], {}
         for seed in seeds:
@@ -122,6 +123,10 @@ def judge(pipe, captions=1000, seeds=(0, 1, 2, 3)):
             failed = (~lots[-1]["whole"]).nonzero()[:, 0].tolist()
             wrong += [dict(kind=kind, seed=seed, caption=words[i], wrong=faults(reading, found, i)) for i in failed]
             pictures.append(painted[failed])
+            if KINDS[kind] == 1:
+                pairs = [f"{STICKERS[k]}, {list(PLACES)[p]}" for k, p in zip(scenes.kind[:, 0], scenes.place)]
+                met.update(pairs)
+                missed.update(pairs[i] for i in failed)
             by_seed[str(seed)] = round(lots[-1]["whole"].float().mean().item(), 4)
             print(kind, seed, by_seed[str(seed)], f"{time.perf_counter() - start:.0f} s",
                   flush=True)
@@ -141,7 +146,8 @@ def judge(pipe, captions=1000, seeds=(0, 1, 2, 3)):
         model="weights_stickers", captions=captions, seeds=list(seeds), **SETTINGS,
         device=str(pipe.device), threads=torch.get_num_threads(),
         torch=torch.__version__, seconds=round(time.perf_counter() - start, 1),
-        **shares, kinds=kinds, confusions=confusions, wrong=wrong, sheet=sheet(torch.cat(pictures)))
+        **shares, kinds=kinds, confusions=confusions, combinations=len(met),
+        missed={pair: dict(asked=met[pair], wrong=n) for pair, n in missed.most_common()}, wrong=wrong, sheet=sheet(torch.cat(pictures)))
 
 
 def said_wrong(judged):

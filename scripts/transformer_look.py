@@ -4,7 +4,8 @@
     nice -n 19 python scripts/transformer_look.py [--size small]
 
 Paints eight held-out captions with the U-Net and the MMDiT of the straight road, from the same noise, and records the
-joint attention of the MMDiT's blocks, averaged over heads, for one caption in the middle of the road. Writes
+joint attention of the MMDiT's blocks, averaged over heads, in the middle of the road: whole maps for one caption, and for
+sixty who listens to whom. Writes
 minidiff/data/results/transformer_look.json: a PNG sheet (base64), captions, tokens, maps.
 """
 import argparse
@@ -43,6 +44,25 @@ def joint_maps(net, x, words, pooled, t):
     return torch.stack(maps)
 
 
+@torch.no_grad()
+def listened(net, pipe, n=60):
+    "How much each block listens, as means over captions: patches to caption and padding, the caption to patches."
+    captions, scenes = held_out(32, n, "two_objects", 1)
+    clean = pipe.vae.scale(pipe.vae.encode(Sketchbook(32).paint(scenes)).mean)
+    noise = torch.randn(clean.shape, generator=step_generator(1, 7))
+    rows = []
+    for i, caption in enumerate(captions):
+        maps = joint_maps(net, (clean + noise)[i:i + 1] / 2, *read(pipe, [caption]), 500.0)
+        k = len(pipe.tokenizer(caption).input_ids)
+        rows.append(torch.stack([maps[:, WORDS:, :k].sum(-1).mean(-1), maps[:, WORDS:, k:WORDS].sum(-1).mean(-1),
+                                 maps[:, :k, WORDS:].sum(-1).mean(-1)]))
+    means = torch.stack(rows).mean(0)
+    lengths = [len(pipe.tokenizer(caption).input_ids) for caption in captions]
+    return dict(captions=n, tokens=sum(lengths) / n, **{
+        name: [round(v, 4) for v in row.tolist()]
+        for name, row in zip(("patches_to_caption", "patches_to_padding", "caption_to_patches"), means)})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", default="small")
@@ -65,11 +85,10 @@ def main():
         maps = joint_maps(nets["mmdit"], (z + noise) / 2, words, pooled, 500.0)
     ids = pipe.tokenizer(caption).input_ids
     tokens = [pipe.tokenizer.decode([i]).strip() for i in ids]
-    shares = dict(patches_to_words=maps[:, WORDS:, :WORDS].sum(-1).mean(-1), words_to_patches=maps[:, :WORDS, WORDS:].sum(-1).mean(-1))
     rows = {block: [[round(v, 3) for v in row] for row in maps[block].tolist()] for block in (0, 4)}
     write_json(dict(size=args.size, captions=captions, sheet=base64.b64encode(file.getvalue()).decode(), caption=caption,
                     tokens=tokens, words=WORDS, maps=rows,
-                    shares={k: [round(v, 4) for v in x.tolist()] for k, x in shares.items()}, torch=torch.__version__, device="cpu", threads=1,
+                    shares=listened(nets["mmdit"], pipe), torch=torch.__version__, device="cpu", threads=1,
                     command=f"scripts/transformer_look.py --size {args.size}"),
                data_folder("results") / "transformer_look.json")
 
