@@ -85,7 +85,7 @@ def _rows_of_table(path):
 
 def read_metadata(path: Path):
     "Of each line of a metadata file: its number, and a dictionary, or what is wrong."
-    return (_rows_of_table if path.suffix == ".csv" else _rows_of_lines)(path)
+    return (_rows_of_table if path.suffix.lower() == ".csv" else _rows_of_lines)(path)
 
 # %% ../nbs/workshop/image_folder.ipynb #if_inside
 def inside(
@@ -121,12 +121,20 @@ class _Listing:
         self.files = sorted(self._walk())
         self.present = set(self.files)
         for file in self.files:
-            if posixpath.basename(file) in METADATA: self._take_metadata(file)
+            if posixpath.basename(file).lower() in METADATA: self._take_metadata(file)
         for file in self.files: self._take_file(file)
 
+    def _left_out(self, error):
+        where = Path(error.filename).relative_to(self.folder).as_posix()
+        self.skipped.append(Skipped(f"{where}/", f"cannot be read: {error.strerror}"))
+
     def _walk(self):
-        for path, folders, files in os.walk(self.folder):
+        for path, folders, files in os.walk(self.folder, onerror=self._left_out):
             folders[:] = [name for name in folders if not name.startswith(".")]
+            for link in filter(os.path.islink, (Path(path, name) for name in folders)):
+                where = link.relative_to(self.folder).as_posix()
+                self.skipped.append(Skipped(f"{where}/", "a link to a folder; links "
+                                                         "are not followed"))
             for name in files:
                 file = Path(path, name).relative_to(self.folder).as_posix()
                 if not name.startswith("."): yield file
@@ -170,7 +178,7 @@ def _take_file(self, file):
     "A file that no metadata named: a picture with a text beside it, or something else."
     stem, ending = posixpath.splitext(file)
     short = posixpath.basename(stem).lower()
-    if file in self.named or posixpath.basename(file) in METADATA: return
+    if file in self.named or posixpath.basename(file).lower() in METADATA: return
     if ending.lower() in PICTURES:
         beside = [stem + e for e in TEXTS if stem + e in self.present]
         if beside: self._add(file, _decode(self.folder/beside[0]), file)
@@ -224,10 +232,12 @@ def reasons(self) -> dict:
     "Why the files without a picture have none, by their number."
     found = {}
     path = self.folder/"reasons.jsonl"
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-        try: i, why = json.loads(line)
-        except ValueError: continue  # half a line of one that was killed
-        found[i] = why
+    text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        try:
+            i, why = json.loads(line)
+            found[int(i)] = str(why)
+        except (ValueError, TypeError): continue  # half a line of one that was killed
     return found
 
 # %% ../nbs/workshop/image_folder.ipynb #if_fill

@@ -82,7 +82,8 @@ def count_parameters(module: nn.Module) -> int:
 def orthogonalize(
     matrices: Tensor,  # (..., m, n)
     steps: int = 5,  # of the iteration
-) -> Tensor:  # (..., m, n) in bfloat16
+    dtype: torch.dtype = torch.bfloat16,  # of the products
+) -> Tensor:  # (..., m, n) of that dtype
     """Nearly `U @ V.T` of each matrix.
 
     It keeps the singular vectors. Singular values above some 1/700 of the matrix's
@@ -90,10 +91,12 @@ def orthogonalize(
     """
     if matrices.dim() < 2:
         raise ValueError(f"matrices: expected (..., m, n), got {tuple(matrices.shape)}")
-    x = matrices.bfloat16().reshape(-1, *matrices.shape[-2:])
+    small = dtype == torch.float16  # holds no small numbers: make them larger first
+    x = matrices.float() if small else matrices.to(dtype)
+    x = x.reshape(-1, *matrices.shape[-2:])
     tall = x.shape[-2] > x.shape[-1]
     if tall: x = x.mT
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)).to(dtype)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750,
@@ -107,13 +110,18 @@ def _by_shape(params):
     for p in params: same.setdefault((len(p), p[0].numel()), []).append(p)
     return same.values()
 
+def _half(device):
+    "float16 on a card too old for bfloat16, which it would multiply many times slower."
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float16 if old else torch.bfloat16
+
 def _turn(params, averages, lr, momentum, weight_decay):
     "The orthogonal step of matrices of one shape, all at once."
     grads = [p.grad for p in params]
     torch._foreach_lerp_(averages, grads, 1 - momentum)
     ahead = torch._foreach_lerp(grads, averages, momentum)  # Nesterov: look ahead
     matrices = torch.stack([step.flatten(1) for step in ahead])
-    steps = orthogonalize(matrices).float()
+    steps = orthogonalize(matrices, dtype=_half(matrices.device)).float()
     steps = [step.view(p.shape) for p, step in zip(params, steps)]
     torch._foreach_mul_(params, 1 - lr * weight_decay)
     size = max(matrices.shape[1:]) ** 0.5

@@ -7,7 +7,7 @@ __all__ = ['IDEAS', 'noise_bits', 'seeded_noise', 'page_networks', 'page_schedul
            'model_facts', 'paint_as_page', 'halve_weights', 'to_onnx', 'export_model', 'PlayServer', 'play_command']
 
 # %% ../nbs/appendix/play.ipynb #pl004
-import base64, hashlib, io, json, logging, math, warnings
+import base64, hashlib, io, json, logging, math, os, sys, warnings
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -313,9 +313,9 @@ class _Handler(BaseHTTPRequestHandler):
         except (OSError, ValueError, RuntimeError) as error:
             return self._refuse(500, " ".join(str(error).split())[:300])
         kind = _KINDS.get(name.rpartition(".")[2])
-        path = data_folder("play")/name
         if made is not None: body = json.dumps(made).encode()
-        elif kind and "/" not in name and path.is_file(): body = path.read_bytes()
+        elif kind and name in os.listdir(data_folder("play")):
+            body = data_folder("play", name).read_bytes()
         else: return self._refuse(404, f"there is no {name[:60]} here")
         self._send(body, f"{kind}; charset=utf-8")
 
@@ -351,6 +351,11 @@ class PlayServer(ThreadingHTTPServer):
         self.opened = {}
         self.opening = Lock()
         super().__init__(("127.0.0.1", port), _Handler)
+
+    def handle_error(self, request, client_address):
+        "A reader who has gone is no error."
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str: return f"http://127.0.0.1:{self.server_port}/"

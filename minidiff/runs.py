@@ -176,10 +176,13 @@ def measures(
                 found[name] = metrics.interval_by_halves(metric, known, seen,
                                                          generator=generator)
     scores = metrics.clip_score(seen, texts[own]).double()
-    reach = 1.96 * scores.std().item() / n ** 0.5
     mean = scores.mean().item()
+    ends = None, None  # of one picture nobody knows how far the next would lie
+    if n > 1:
+        reach = 1.96 * scores.std().item() / n ** 0.5
+        ends = mean - reach, mean + reach
     right = ((seen @ texts.T).argmax(1) == own).sum().item()
-    return found | dict(clip_score=(mean, mean - reach, mean + reach),
+    return found | dict(clip_score=(mean, *ends),
                         retrieval=(right / n, *wilson(right, n)))
 
 # %% ../nbs/workshop/runs.ipynb #ru_measured
@@ -281,7 +284,8 @@ def _measured(results):
         cells = [row[name] for row in both]
         form = _percent if name == "retrieval" else "{:.3g}".format
         line(title, [form(c[0]) if c else "-" for c in cells])
-        line("  95% interval", [f"{form(c[1])} to {form(c[2])}" if c else "-"
+        line("  95% interval", [f"{form(c[1])} to {form(c[2])}"
+                                 if c and c[1] is not None else "-"
                                 for c in cells])
     line("  by chance", [_percent(row["chance"]) for row in both])
     if copied := results["measured"]["copied"]:

@@ -5,14 +5,15 @@
     python scripts/against_diffusers.py --preset cpu --from runs/cpu --accuracy 1100
                                                               also train each for so many steps, and judge it
 
-Four train the U-Net of the package (or of `--from`), from the same first weights, on the same batches:
+These train the U-Net of the package (or of `--from`), from the same first weights, on the same batches:
 
 * ours: `Trainer` with the optimiser of the preset (Muon);
 * ours_adamw: the same with AdamW, the optimiser of the other two;
 * diffusers: `diffusers.UNet2DConditionModel`, `DDPMScheduler`, `EMAModel` and a plain loop in float32 with AdamW;
-* diffusers_best: the same with channels_last, bf16 autocast (where the hardware is made for it), fused AdamW and foreach EMA.
+* diffusers_best: the same with bf16 autocast (where the hardware is made for it), fused AdamW and foreach EMA;
+* diffusers_channels_last: that in the other order of memory, to see whether it is faster; only its time is taken.
 
-All four minimise the mean square, without a loss on the middle, at timesteps as `latent_batches` draws them where no centre is
+All minimise the mean square, without a loss on the middle, at timesteps as `latent_batches` draws them where no centre is
 named. They take turns, a block of steps each, so that a busy machine is as busy for all. Then our pipeline and diffusers'
 `StableDiffusionPipeline`, opened from one folder, paint the same captions in turns: both as they are, in float32, and both at
 their best (`ours_best` is how `Job` paints its captions: `half_where_fast`). Times are processor seconds (all threads) and seconds
@@ -33,7 +34,7 @@ import torch
 import torch.nn.functional as F
 
 from judge import held_out, judge_all
-from minidiff.files import data_folder, write_json
+from minidiff.files import data_folder, read_json, write_json
 from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, latent_batches, open_run, training_scenes
 from minidiff.optimizers import lr_factor
 from minidiff.parallel import norms_in_float32
@@ -86,13 +87,13 @@ class Ours:
 class Theirs:
     """diffusers' classes and the loop that its training examples have."""
 
-    def __init__(self, weights, config, batch_fn, told, steps, best=False):
+    def __init__(self, weights, config, batch_fn, told, steps, best=False, channels_last=False):
         import diffusers
         from diffusers.training_utils import EMAModel
         self.unet = diffusers.UNet2DConditionModel(**config)
         self.unet.load_state_dict(weights)
-        if best: self.unet.to(memory_format=torch.channels_last)
-        self.best, self.batch_fn, self.seen = best, batch_fn, []
+        if channels_last: self.unet.to(memory_format=torch.channels_last)
+        self.channels_last, self.batch_fn, self.seen = channels_last, batch_fn, []
         keys = ("beta_schedule", "prediction_type", "timestep_spacing", "steps_offset")
         self.scheduler = diffusers.DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k in keys})
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=told["lr"], betas=(0.9, 0.99), weight_decay=0.01, fused=best or None)
@@ -106,7 +107,7 @@ class Theirs:
         batch = self.batch_fn(step_generator(0, i))
         x0, noise, t = batch["latents"], batch["noise"], batch["timesteps"]
         noisy = self.scheduler.add_noise(x0, noise, t)
-        if self.best: noisy = noisy.contiguous(memory_format=torch.channels_last)
+        if self.channels_last: noisy = noisy.contiguous(memory_format=torch.channels_last)
         with self.half():
             answer = self.unet(noisy, t, batch["states"]).sample
         v = self.scheduler.config.prediction_type == "v_prediction"
@@ -133,7 +134,8 @@ def contestants(weights, config, batch_fn, told, steps):
     adamw = dict(optimizer="adamw", lr=told["lr"] / 4, betas=(0.9, 0.99))
     theirs = {**told, "lr": told["lr"] / 4}  # AdamW wants a smaller rate than Muon; the same for all three
     return dict(ours=lambda: Ours(weights, config, batch_fn, told, steps), ours_adamw=lambda: Ours(weights, config, batch_fn, told, steps, **adamw),
-                diffusers=lambda: Theirs(weights, config, batch_fn, theirs, steps), diffusers_best=lambda: Theirs(weights, config, batch_fn, theirs, steps, best=True))
+                diffusers=lambda: Theirs(weights, config, batch_fn, theirs, steps), diffusers_best=lambda: Theirs(weights, config, batch_fn, theirs, steps, best=True),
+                diffusers_channels_last=lambda: Theirs(weights, config, batch_fn, theirs, steps, best=True, channels_last=True))
 
 
 def in_turns(runs, rounds):
@@ -184,7 +186,7 @@ def training(pipe, preset, data, blocks, block):
     times = in_turns({name: lambda name=name: run(name) for name in racers}, blocks)
     firsts = {name: round(racer.losses()[0], 6) for name, racer in racers.items()}
     return dict(batch_size=told["batch_size"], blocks=blocks, block=block, seconds_per_step=medians(times, block), first_loss=firsts,
-                ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_adamw") for b in ("diffusers", "diffusers_best")})
+                ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_adamw") for b in ("diffusers", "diffusers_best", "diffusers_channels_last")})
 
 
 def sampling(pipe, preset, images, rounds):
@@ -197,20 +199,20 @@ def sampling(pipe, preset, images, rounds):
         warnings.simplefilter("ignore")
         pipe.save_pretrained(folder)
         theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
-        best = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
-    for each in (theirs, best): each.set_progress_bar_config(disable=True)
-    for part in (best.unet, best.vae): part.to(memory_format=torch.channels_last)
+        other = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    for each in (theirs, other): each.set_progress_bar_config(disable=True)
+    for part in (other.unet, other.vae): part.to(memory_format=torch.channels_last)
     half = best_precision("cpu") == "bf16"
-    def paint_best():
-        with torch.autocast("cpu", torch.bfloat16, enabled=half): return best(captions, latents=noise.clone(), **options).images
+    def paint_best(pipe):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half): return pipe(captions, latents=noise.clone(), **options).images
     def ours_best():
         with half_where_fast("cpu"): return pipe(captions, latents=noise.clone(), **options)
-    runs = dict(ours=lambda: pipe(captions, latents=noise.clone(), **options), ours_best=ours_best, diffusers=lambda: theirs(captions, latents=noise.clone(), **options).images, diffusers_best=paint_best)
+    runs = dict(ours=lambda: pipe(captions, latents=noise.clone(), **options), ours_best=ours_best, diffusers=lambda: theirs(captions, latents=noise.clone(), **options).images, diffusers_best=lambda: paint_best(theirs), diffusers_channels_last=lambda: paint_best(other))
     gap = (runs["ours"]().clamp(-1, 1) - (2 * runs["diffusers"]() - 1)).abs().max().item()  # theirs are in [0, 1]
-    for name in ("ours_best", "diffusers_best"): runs[name]()
+    for name in ("ours_best", "diffusers_best", "diffusers_channels_last"): runs[name]()
     times = in_turns(runs, rounds)
     return dict(images=images, rounds=rounds, steps=preset.steps, scale=preset.scale, largest_gap=round(gap, 5), seconds_per_image=medians(times, images),
-                ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_best") for b in ("diffusers", "diffusers_best")})
+                ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_best") for b in ("diffusers", "diffusers_best", "diffusers_channels_last")})
 
 
 def accuracy(pipe, preset, data, steps, captions):
@@ -220,6 +222,7 @@ def accuracy(pipe, preset, data, steps, captions):
     weights = UNet2DConditionModel(**config).zero_init().state_dict()
     found = {}
     for name, make in contestants(weights, config, latent_batches(data, told["batch_size"], preset.drop), told, steps).items():
+        if name == "diffusers_channels_last": continue
         racer, cpu, wall = make(), time.process_time(), time.perf_counter()
         for i in range(steps): racer.step(i)
         seconds = dict(cpu=round(time.process_time() - cpu, 1), wall=round(time.perf_counter() - wall, 1))
@@ -259,6 +262,7 @@ def main():
     found["sampling"] = sampling(pipe, preset, options.images, options.rounds)
     print(found["sampling"], flush=True)
     if options.accuracy: found["accuracy"] = accuracy(pipe, preset, data, options.accuracy, options.captions)
+    elif options.out.exists(): found["accuracy"] = read_json(options.out)["accuracy"]  # measured before, and kept
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(found | dict(minutes=round((time.perf_counter() - start) / 60, 2)), options.out)
     print(f"in {options.out}")

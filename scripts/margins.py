@@ -6,8 +6,9 @@
 Judges the model of the package and writes minidiff/data/results/margins.json, or the
 pipeline in FOLDER, and writes margins.json there. Rows: held-out scenes as they are drawn
 (the ceiling), the same after the model's VAE (what a perfect U-Net would give), and
-what the model paints for captions of one and of two objects. For comparison, the drawn
-ones with a Gaussian blur of one pixel of 32, and with noise of 0.12.
+what the model paints for captions of one and of two objects: with its own sampler, and
+with one that adds fresh noise in each step (`ancestral`), in as many. For comparison, the
+drawn ones with a Gaussian blur of one pixel of 32, and with noise of 0.12.
 
 `margin`: 1 is perfect, 0 the limit of being refused; `lead`: by how much more the page
 of the album that was chosen explains than the best one of another kind or size, 0 is a
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from judge import held_out, share
 from minidiff.files import data_folder, write_json
 from minidiff.latent_diffusion import open_run
+from minidiff.samplers import EulerAncestralDiscreteScheduler
 from minidiff.sketchbook import Critic, Sketchbook, compare
 from minidiff.training import step_generator
 
@@ -57,7 +59,7 @@ def painted(pipe, kind, seed, n, steps, scale, batch):
     """Pictures for held-out captions, as scripts/judge.py paints them."""
     captions, scenes = held_out(pipe.vae.config.sample_size, n, kind, seed)
     noise = pipe.start_latents(n, generator=step_generator(seed, 2**24 + PAINTED.index(kind)))
-    options = dict(num_inference_steps=steps, guidance_scale=scale, output_type="pt")
+    options = dict(num_inference_steps=steps, guidance_scale=scale, output_type="pt", generator=step_generator(seed, 2**25))
     images = [pipe(captions[i:i + batch], latents=noise[i:i + batch], **options).cpu() for i in range(0, n, batch)]
     return torch.cat(images), scenes
 
@@ -74,10 +76,14 @@ def report(pipe, captions=500, seeds=(0,), steps=15, scale=2.0, batch=250):
     noise = torch.randn(drawn.shape, generator=generator)
     rows = dict(drawn=drawn, decoded=decoded, blur=blurred(drawn, size / 32), noise=drawn + 0.12 * noise)
     rows = {name: row(critic, images, scenes) for name, images in rows.items()}
-    for kind in PAINTED:
-        lots = [painted(pipe, kind, seed, n, steps, scale, batch) for seed in seeds]
-        images, asked = torch.cat([lot[0] for lot in lots]), type(scenes).cat([lot[1] for lot in lots])
-        rows[kind] = row(critic, images, asked)
+    own = pipe.scheduler
+    samplers = {"": own, "ancestral": EulerAncestralDiscreteScheduler.from_config(own.config)}
+    for more, pipe.scheduler in samplers.items():
+        for kind in PAINTED:
+            lots = [painted(pipe, kind, seed, n, steps, scale, batch) for seed in seeds]
+            images, asked = torch.cat([lot[0] for lot in lots]), type(scenes).cat([lot[1] for lot in lots])
+            rows[f"{kind[:3]}_{more}" if more else kind] = row(critic, images, asked)
+    pipe.scheduler = own
     return rows
 
 

@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+import math
 import os
 import signal
 import struct
@@ -20,7 +21,7 @@ from conftest import BIN, environment
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from minidiff import image_folder, picture_files
+from minidiff import image_folder, metrics, picture_files, runs
 from minidiff.checks import ConfigError, LoadError
 from minidiff.image_folder import DecodedPictures, ImageFolder, check_caption, inside
 from minidiff.picture_files import read_picture, read_pictures
@@ -323,6 +324,34 @@ def test_odd_files_of_a_breaker(tmp_path, opened):
         assert sum(why in line for line in said) == n, (why, said)
 
 
+def test_a_folder_that_is_a_link_or_cannot_be_read_has_a_line(tmp_path, opened, monkeypatch):
+    folder = captioned(tmp_path / "d", 20)
+    captioned(tmp_path / "other", 5, ".txt")
+    (folder / "linked").symlink_to(tmp_path / "other"), (folder / "locked").mkdir()
+    real = os.scandir
+    def scandir(path):
+        if str(path).endswith("locked"): raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert whys(opened(folder)) == {"linked/": "a link to a folder; links are not followed", "locked/": "cannot be read: Permission denied"}
+
+
+def test_the_name_of_a_metadata_file_may_be_in_capitals(tmp_path, opened):
+    folder = captioned(tmp_path / "d", 20, "csv")
+    (folder / "metadata.csv").rename(folder / "METADATA.CSV")
+    book = opened(folder)
+    assert len(book) == 20 and book.skipped == []
+
+
+def test_measures_of_one_picture_have_no_interval():
+    generator = torch.Generator().manual_seed(0)
+    texts, seen = torch.randn(2, 3, 8, generator=generator)
+    found = runs.measures(seen, texts, generator, metrics, seen[:1], torch.tensor([0]))
+    assert found["clip_score"][1:] == (None, None) and math.isfinite(found["clip_score"][0])
+    row = dict(measured=dict(painted=found, held_out=found, copied=None), seconds={}, parameters={})
+    assert "nan" not in runs.results_table(json.loads(json.dumps(row, allow_nan=False)))
+
+
 def test_a_long_caption_is_cut_and_a_file_may_be_named_often(tmp_path, opened):
     folder = captioned(tmp_path / "d", 20)
     with open(folder / "metadata.jsonl", "a") as file:
@@ -410,7 +439,7 @@ def test_workers_do_not_change_the_result(tmp_path):
 
 
 FILL = """
-import sys; from pathlib import Path; from minidiff import image_folder, picture_files
+import sys; from pathlib import Path; from minidiff import image_folder, metrics, picture_files, runs
 image_folder.PART = 8
 read = picture_files.read_picture
 def slow(path, size): import time; time.sleep(0.01); return read(path, size)
@@ -463,7 +492,7 @@ def test_a_changed_file_is_read_again_and_half_a_line_of_reasons_is_no_harm(tmp_
     folder = captioned(tmp_path / "d", 20)
     (folder / "0005.png").write_bytes(b"no")
     first = opened(folder)
-    for path in (tmp_path / "cache").glob("*/reasons.jsonl"): path.write_text(path.read_text() + "[3, \"ha")
+    for path in (tmp_path / "cache").glob("*/reasons.jsonl"): path.write_bytes(path.read_bytes() + b"[3, \"ha\n5\n[[1], 2]\n\xff\xfe")
     assert [str(s) for s in opened(folder).skipped] == [str(s) for s in first.skipped] and len(first) == 19
     sketch(5).save(folder / "0005.png")
     assert len(opened(folder)) == 20 and opened(folder).skipped == []

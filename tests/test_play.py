@@ -5,10 +5,14 @@ import random
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import unicodedata
+import urllib.error
+import urllib.request
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -439,6 +443,11 @@ def test_the_command_serves_a_page_that_paints(pipe):
         address = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
         try:
             found = browse(address, "served")
+            with pytest.raises(urllib.error.HTTPError, match="404"): urllib.request.urlopen(address + 5000 * "x" + ".js")
+            for asked in (b"GET /play.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"POST /run/shapes/unet HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n"):
+                with socket.create_connection(("127.0.0.1", int(address[:-1].rpartition(":")[2]))) as gone:  # and it is reset at once
+                    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    gone.sendall(asked)
             taken = started("--port", address.rstrip("/").rpartition(":")[2]).communicate(timeout=120)[1]
         finally:
             process.send_signal(signal.SIGINT)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from minidiff.checks import ConfigError, LoadError
 from minidiff.files import remove_temporaries
+from minidiff import optimizers
 from minidiff.optimizers import EMA, Muon, orthogonalize
 from minidiff.files import only_run
 from minidiff.latent_diffusion import PRESETS, SCHEDULER, Latents, diffusion_loss, fitted_unet, latent_batches, vae_config
@@ -885,3 +886,34 @@ def test_orthogonalize_wants_matrices():
     with pytest.raises(ValueError, match="matrices"):
         orthogonalize(torch.zeros(3))
     assert orthogonalize(torch.zeros(2, 3, 4)).abs().max() == 0
+    assert orthogonalize(torch.zeros(2, 3, 4), dtype=torch.float16).abs().max() == 0
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e6])
+def test_orthogonalize_in_float16_is_nearer_to_float32_than_bfloat16(size):
+    matrices = size * torch.randn(3, 48, 96, generator=torch.Generator().manual_seed(0))
+    exact = orthogonalize(matrices, dtype=torch.float32)
+    error = {dtype: (orthogonalize(matrices, dtype=dtype).float() - exact).norm() / exact.norm() for dtype in (torch.float16, torch.bfloat16)}
+    assert error[torch.float16] < 0.01 and error[torch.float16] < error[torch.bfloat16] / 4
+
+
+@pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_muon_multiplies_in_the_half_precision_that_a_card_is_made_for(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert optimizers._half(torch.device("cuda")) == dtype
+    assert optimizers._half(torch.device("cpu")) == optimizers._half(torch.device("meta")) == torch.bfloat16
+
+
+def test_muon_in_float16_goes_the_same_way(monkeypatch):
+    start, target = torch.randn(2, 48, 32, generator=torch.Generator().manual_seed(0))
+    paths = []
+    for dtype in (torch.bfloat16, torch.float16):
+        monkeypatch.setattr(optimizers, "_half", lambda device: dtype)
+        w = start.clone().requires_grad_()
+        optimizer = Muon([w], lr=0.05, weight_decay=0.1)
+        for _ in range(10):
+            optimizer.zero_grad()
+            (1e-6 * (w - target) ** 2).sum().backward()
+            optimizer.step()
+        paths.append(w.detach())
+    assert (paths[0] - start).norm() > 1 and (paths[1] - paths[0]).norm() < 0.02 * (paths[0] - start).norm()
