@@ -111,6 +111,7 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 NO_NEWS = ("readme", "license", "licence", "copying", "thumbs", "desktop",
            "dataset_infos", "dataset_dict", "state")  # files that may lie there
 
+# %% ../nbs/workshop/image_folder.ipynb #if_walk
 class _Listing:
     "What a folder offers: `captions` of files, and what is `skipped`."
     def __init__(self, folder, column):
@@ -124,17 +125,16 @@ class _Listing:
             if posixpath.basename(file).lower() in METADATA: self._take_metadata(file)
         for file in self.files: self._take_file(file)
 
-    def _left_out(self, error):
-        where = Path(error.filename).relative_to(self.folder).as_posix()
-        self.skipped.append(Skipped(f"{where}/", f"cannot be read: {error.strerror}"))
+    def _skip_folder(self, path, why):
+        where = Path(path).relative_to(self.folder).as_posix()
+        self.skipped.append(Skipped(f"{where}/", why))
 
     def _walk(self):
-        for path, folders, files in os.walk(self.folder, onerror=self._left_out):
+        def unread(e): self._skip_folder(e.filename, f"cannot be read: {e.strerror}")
+        for path, folders, files in os.walk(self.folder, onerror=unread):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            for link in filter(os.path.islink, (Path(path, name) for name in folders)):
-                where = link.relative_to(self.folder).as_posix()
-                self.skipped.append(Skipped(f"{where}/", "a link to a folder; links "
-                                                         "are not followed"))
+            for link in filter(os.path.islink, [Path(path, name) for name in folders]):
+                self._skip_folder(link, "a link to a folder; links are not followed")
             for name in files:
                 file = Path(path, name).relative_to(self.folder).as_posix()
                 if not name.startswith("."): yield file

@@ -338,40 +338,42 @@ class StickerCritic(Critic):
     def __init__(self, size: int = 32):  # pixels a side of the pictures to be read
         self.size = whole_number("size", size, 32, 4096)
 
-    def read_sketches(
-        self,
-        images: Tensor,  # (n, 3, 32, 32) in [-1, 1]
-        notes: dict | None = None,  # is filled with the `worst_doubts`
-    ) -> Scenes:
-        "Which stickers, how large, and where; colours are -1."
-        page, background = page_color(images)
-        scenes = blank_scenes(len(images))
-        raised = images - page[:, :, None, None]
-        mask = length(raised) > 0.25
-        mask &= F.avg_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0.3  # no specks
-        halves = split_page(mask)[0]
-        unclear = ~mask.flatten(1).any(1) | (background < 0)
-        parts = halves & mask[:, None]
-        doubts = [(torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(0))]
-        for p in background[background >= 0].unique():
-            here = parts.flatten(2).any(2) & (background == p)[:, None]
-            which, i = here.nonzero().T
-            seen = raised[which] * halves[which, i][:, None]
-            middle = box(parts[which, i])[0]
-            best, center, fit, flaw = look_up(seen, middle, sketchbook._backgrounds[p])
-            doubts.append((which, fit, flaw))
-            scenes.kind[which, i] = album()[0][best]
-            scenes.size[which, i] = album()[1][best]
-            scenes.position[which, i] = center / SKETCH
-            unclear[which[(fit < self.least_fit) | (flaw > self.largest_flaw)]] = True
-        for name in ("kind", "size"): getattr(scenes, name)[unclear] = -1
-        scenes.background = background
-        scenes.n_objects = (scenes.kind >= 0).sum(1)
-        if notes is not None:
-            notes.update(worst_doubts(self, scenes, *map(torch.cat, zip(*doubts))))
-        locate(scenes)
-        scenes.mentioned = sketchbook.everything_mentioned(scenes)
-        return scenes
+# %% ../nbs/workshop/stickers.ipynb #cell026b
+@patch_to(StickerCritic)
+def read_sketches(
+    self,
+    images: Tensor,  # (n, 3, 32, 32) in [-1, 1]
+    notes: dict | None = None,  # is filled with the `worst_doubts`
+) -> Scenes:
+    "Which stickers, how large, and where; colours are -1."
+    page, background = page_color(images)
+    scenes = blank_scenes(len(images))
+    raised = images - page[:, :, None, None]
+    mask = length(raised) > 0.25
+    mask &= F.avg_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0.3  # no specks
+    halves = split_page(mask)[0]
+    unclear = ~mask.flatten(1).any(1) | (background < 0)
+    parts = halves & mask[:, None]
+    doubts = [(torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(0))]
+    for p in background[background >= 0].unique():
+        here = parts.flatten(2).any(2) & (background == p)[:, None]
+        which, i = here.nonzero().T
+        seen = raised[which] * halves[which, i][:, None]
+        middle = box(parts[which, i])[0]
+        best, center, fit, flaw = look_up(seen, middle, sketchbook._backgrounds[p])
+        doubts.append((which, fit, flaw))
+        scenes.kind[which, i] = album()[0][best]
+        scenes.size[which, i] = album()[1][best]
+        scenes.position[which, i] = center / SKETCH
+        unclear[which[(fit < self.least_fit) | (flaw > self.largest_flaw)]] = True
+    for name in ("kind", "size"): getattr(scenes, name)[unclear] = -1
+    scenes.background = background
+    scenes.n_objects = (scenes.kind >= 0).sum(1)
+    if notes is not None:
+        notes.update(worst_doubts(self, scenes, *map(torch.cat, zip(*doubts))))
+    locate(scenes)
+    scenes.mentioned = sketchbook.everything_mentioned(scenes)
+    return scenes
 
 # %% ../nbs/workshop/stickers.ipynb #criticcolor
 @patch_to(StickerCritic)
