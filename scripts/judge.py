@@ -51,7 +51,7 @@ def judge(pipe, n, kind, seed, batch=500, steps=15, scale=2.0):
     captions, scenes = held_out(size, n, kind, seed)
     generator = step_generator(seed, 2**25 + KINDS.index(kind))
     noise = pipe.start_latents(n, generator=generator)
-    options = dict(num_inference_steps=steps, guidance_scale=scale, output_type="pt")
+    options = dict(num_inference_steps=steps, guidance_scale=scale, output_type="pt", generator=generator)
     images = [pipe(captions[i:i + batch], latents=noise[i:i + batch], **options).cpu()
               for i in range(0, n, batch)]
     verdict = compare(Critic(size).read(torch.cat(images)), scenes)

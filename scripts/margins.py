@@ -6,9 +6,9 @@
 Judges the model of the package and writes minidiff/data/results/margins.json, or the
 pipeline in FOLDER, and writes margins.json there. Rows: held-out scenes as they are drawn
 (the ceiling), the same after the model's VAE (what a perfect U-Net would give), and
-what the model paints for captions of one and of two objects: with its own sampler, and
-with one that adds fresh noise in each step (`ancestral`), in as many. For comparison, the
-drawn ones with a Gaussian blur of one pixel of 32, and with noise of 0.12.
+what the model paints for captions of one and of two objects: with its own sampler, and in
+as many steps with the other of `SAMPLERS` (`ancestral` adds fresh noise in each step). For
+comparison, the drawn ones with a Gaussian blur of one pixel of 32, and with noise of 0.12.
 
 `margin`: 1 is perfect, 0 the limit of being refused; `lead`: by how much more the page
 of the album that was chosen explains than the best one of another kind or size, 0 is a
@@ -24,8 +24,7 @@ import torch.nn.functional as F
 
 from judge import held_out, share
 from minidiff.files import data_folder, write_json
-from minidiff.latent_diffusion import open_run
-from minidiff.samplers import EulerAncestralDiscreteScheduler
+from minidiff.latent_diffusion import SAMPLERS, open_run
 from minidiff.sketchbook import Critic, Sketchbook, compare
 from minidiff.training import step_generator
 
@@ -77,8 +76,8 @@ def report(pipe, captions=500, seeds=(0,), steps=15, scale=2.0, batch=250):
     rows = dict(drawn=drawn, decoded=decoded, blur=blurred(drawn, size / 32), noise=drawn + 0.12 * noise)
     rows = {name: row(critic, images, scenes) for name, images in rows.items()}
     own = pipe.scheduler
-    samplers = {"": own, "ancestral": EulerAncestralDiscreteScheduler.from_config(own.config)}
-    for more, pipe.scheduler in samplers.items():
+    name = "dpm" if isinstance(own, SAMPLERS["ancestral"]) else "ancestral"
+    for more, pipe.scheduler in {"": own, name: SAMPLERS[name].from_config(own.config)}.items():
         for kind in PAINTED:
             lots = [painted(pipe, kind, seed, n, steps, scale, batch) for seed in seeds]
             images, asked = torch.cat([lot[0] for lot in lots]), type(scenes).cat([lot[1] for lot in lots])
