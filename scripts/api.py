@@ -187,7 +187,7 @@ def index(package):
              "These pages say what it holds and how it is called."]
     for part, notebooks in package.parts:
         modules = [m for m in package.modules.values() if m.notebook in notebooks]
-        if modules: parts.append(f"## {part}")
+        if modules: parts.append(f"## {part} {{#part-{part.lower().replace(' ', '-')}}}")  # a module has its part's name
         for m in modules:
             title = docstrings.escape(f"{package.name}.{m.name}")
             said = docstrings.inline(m.doc.rstrip("."))

@@ -169,12 +169,27 @@ CONTENTS = re.compile(r'<nav id="TOC".*?</h2>\s*(<ul.*?)</nav>', re.S)
 TITLE = re.compile(r'<header id="title-block-header".*?</header>', re.S)
 IMPORTS = re.compile(
     r"^[ \t]*(?:import \w.*|from [\w.]+ import (?:\([^)]*\).*|(?:.*\\\n)*.*))(?:\n|\Z)", re.M)
+# What Quarto's frame leaves unsaid, or says wrongly: landmarks without names, links that
+# pass for landmarks, and parts of the sidebar that a keyboard can't open.
+FRAME = [(re.compile(found), put) for found, put in (
+    (r'<nav class="navbar (?![^>]*aria-label)', r'<nav aria-label="Site" class="navbar '),
+    (r'<nav class="quarto-secondary-nav">', '<nav class="quarto-secondary-nav" aria-label="Where you are">'),
+    (r'<nav id="quarto-sidebar"(?![^>]*aria-label)', '<nav id="quarto-sidebar" aria-label="All pages"'),
+    (r'<div id="quarto-sidebar-glass"(?= class)', '<div id="quarto-sidebar-glass" aria-hidden="true"'),
+    (r'<nav class="page-navigation">', '<nav class="page-navigation" aria-label="Before and after">'),
+    (r' role="menu"(?= aria-expanded)', ""),
+    (r'(<a class="sidebar-item-text[^>]* data-bs-target="(#[\w-]+)") role="navigation"',
+     r'\1 href="\2"'),
+    (r'(<a class="(?:sidebar-item-toggle|flex-grow-1)"?[^>]*) role="navigation"([^>]*) aria-label="[^"]*"',
+     r'\1\2 aria-hidden="true"'))]
 CARDS = re.compile(r'<meta (?:property|name)="(?:og|twitter):image[^>]*>\s*')
 
 
 def finished(page, up):
     """One built page, as it is published."""
     page = ELSEWHERE.sub(f"{up}site_libs/katex/", LOADERS.sub("", page))
+    for found, put in FRAME:
+        page = found.sub(put, page)
     cards = "".join(f'<meta {kind}="{name}" content="{value}">\n' for kind, name, value in (
         ("property", "og:image", SITE + CARD), ("property", "og:image:width", 1200),
         ("property", "og:image:height", 630), ("property", "og:image:alt", CARD_ALT),

@@ -117,6 +117,21 @@ def test_a_page_is_finished():
     assert docs.searchable(long) == docs.searchable(docs.searchable(long)) == {"text": "Look.\nx = 1\n"}
 
 
+FRAME = """<nav class="navbar navbar-expand-lg " data-bs-theme="dark"><button class="navbar-toggler" role="menu" aria-expanded="false"></button></nav>
+<nav class="quarto-secondary-nav"><a class="flex-grow-1" role="navigation" data-bs-toggle="collapse" aria-label="Toggle"></a></nav>
+<nav id="quarto-sidebar" class="sidebar">
+<a class="sidebar-item-text" data-bs-target="#section-1" role="navigation" aria-expanded="false">Maths</a>
+<a class="sidebar-item-toggle" data-bs-target="#section-1" role="navigation" aria-expanded="false" aria-label="Toggle section"></a></nav>
+<div id="quarto-sidebar-glass" class="collapse"></div><nav class="page-navigation"></nav>"""
+
+
+def test_the_frame_is_named():
+    page = docs.finished(FRAME, "")
+    assert re.findall('aria-label="(.*?)"', page) == ["Site", "Where you are", "All pages", "Before and after"]
+    assert "role=" not in page and page.count('href="#section-1"') == 1 and page.count('aria-hidden="true"') == 3
+    assert docs.finished(page, "") == page
+
+
 CELLS = [
     ("import torch\nfrom minidiff import dali", '#| code-fold: true\n#| code-summary: "imports"\n'),
     ("#| export\ndef _a(): pass\n_B = 3", '#| code-fold: true\n#| code-summary: "helpers: _a, _B"\n'),

@@ -176,7 +176,7 @@ export function words(tools, { scheme, name, git }) {
     if (!quarto) return;
     if (!all("#quarto-search").some(shown)) say("search", "no search box");
     if (!has(".quarto-color-scheme-toggle")) say("switch", "no switch of the theme");
-    const listed = all("#quarto-sidebar a[href]");
+    const listed = all("#quarto-sidebar a[href]:not([data-bs-toggle])"); // pages, not sections
     // The chapters and the page that paints lie beside the home page, others in folders.
     const chapters = listed.filter(
       a => a.pathname.split("/").length === 3 && !/\/((index|play)\.html)?$/.test(a.pathname),
