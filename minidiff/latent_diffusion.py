@@ -25,6 +25,7 @@ from .files import atomic_write, data_folder, read_json, staged, write_json
 from .hub import patch_to
 from .image_folder import ImageFolder
 from .negatives import contrastive_batches
+from .parallel import norms_in_float32
 from .pipeline import LatentDiffusionPipeline
 from .report import PREVIEW, Report, judge_pictures
 from .runs import (MODELS, RunFolder, can_be_built, caption_grid, check_keys,
@@ -166,10 +167,9 @@ class Job(RunFolder):
         self.seed = whole_number("seed", seed, -2**63, 2**63 - 3)  # a stage adds 2
         self.device = one_of("device", device, None, "cpu")
         self.show_bar = one_of("show_bar", show_bar, True, False)
-        self.seconds, self.parameters, self.losses = {}, {}, {}  # of each stage
+        self.seconds, self.parameters, self.losses, self.missed = {}, {}, {}, {}
         self.report = Report(self.out/"report", self.resume)
         self.previews = []  # (step, pictures)
-        self.missed = {}  # captions, pictures and what is wrong in them
         self.clip = None  # what stage two trained
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell012
@@ -437,7 +437,7 @@ def paint_captions(self, pipe, captions, seed=0):
     noise = pipe.start_latents(len(captions), generator=generator)
     settings = dict(num_inference_steps=self.preset.steps, output_type="pt",
                     guidance_scale=self.preset.scale, generator=generator)
-    with half_where_fast(pipe.device): images = [
+    with half_where_fast(pipe.device), norms_in_float32(pipe.unet): images = [
         pipe(list(captions[i:i + 128]), latents=noise[i:i + 128], **settings)
         for i in range(0, len(captions), 128)]
     return torch.cat(images).float().cpu()
