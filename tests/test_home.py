@@ -1,5 +1,6 @@
 """The home page, its pictures, and the page for those who are lost."""
 import json
+import math
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -9,7 +10,6 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from minidiff.sketchbook import wilson
 from pages import NOTEBOOKS, Tags, cfg, prose, root, without_code
 from test_links import anchors
 
@@ -249,16 +249,13 @@ def test_a_bad_drawing_is_noticed(markup):
 
 
 def test_the_numbers_of_the_first_page_are_those_that_were_measured():
-    results = root / "minidiff" / "data" / "results"
-    judged, stickers = (json.loads((results / name).read_text()) for name in ("judge.json", "stickers.json"))
-    run = json.loads((root / "minidiff" / "data" / "runs" / "cpu" / "results.json").read_text())
+    data = root / "minidiff" / "data"
+    judged, stickers, more = (json.loads((data / name).read_text()) for name in ("results/judge.json", "results/stickers.json", "runs/cpu/judge.json"))
+    run = json.loads((data / "runs" / "cpu" / "results.json").read_text())
     said = "{share:.1%} (95% interval {low:.1%} to {high:.1%})".format
     wanted = [said(**judged[kind]["whole"]) for kind in ("one_object", "two_objects")] + [said(**stickers[kind]["whole"]) for kind in ("one_sticker", "two_stickers")]
-    n = run["captions"] // 2
-    for kind in ("one_object", "two_objects"):
-        share = run["accuracy"][kind]["whole"]
-        low, high = wilson(round(share * n), n)
-        wanted.append(f"{share:.1%} ({low:.1%} to {high:.1%})")
+    wanted += ["{share:.1%} ({low:.1%} to {high:.1%})".format(**more[kind]["whole"]) for kind in ("one_object", "two_objects")]
+    wanted.append(f"of {more['one_object']['whole']['n']:,} each")
     for text in ((root / "README.md").read_text(encoding="utf-8"), (root / "nbs" / "index.ipynb").read_text(encoding="utf-8")):
         assert [number for number in wanted if number not in text] == []
-        assert f"in {run['seconds']['in all'] / 60:.0f} minutes on two processor cores" in text
+        assert f"in {math.ceil(run['seconds']['in all'] / 60)} minutes on two processor cores" in text
