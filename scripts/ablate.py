@@ -135,10 +135,9 @@ def flow():
     """Flow matching in place of v: its loss, and the scheduler that paints with it."""
     stack = ExitStack()
     path = lambda **_: samplers.FlowMatchEulerDiscreteScheduler()
-    teacher = SimpleNamespace(from_config=lambda config: None)
-    for name, other in (("diffusion_loss", flow_loss), ("DDPMScheduler", teacher),
-                        ("DPMSolverMultistepScheduler", path)):
-        stack.enter_context(patch.object(course, name, other))
+    stack.enter_context(patch.object(course, "diffusion_loss", flow_loss))
+    stack.enter_context(patch.object(course, "DDPMScheduler", lambda **_: None))
+    stack.enter_context(patch.dict(course.SAMPLERS, dict.fromkeys(course.SAMPLERS, path)))
     return stack
 
 

@@ -270,6 +270,32 @@ const tasks = {
     found.stopped = await status(page);
     await page.waitForTimeout(500);
     found.still = await status(page);
+    await paint(page);
+    await state(page, "painting");
+    await set(page, "seed", "-1");
+    await paint(page);
+    found.halted = await status(page);
+    await set(page, "seed", "0");
+    // Who has gone on to another field is left there.
+    await page.fill("#play [name=steps]", "200");
+    await page.focus("#play [name=prompt]");
+    found.corrected = [await page.evaluate(() => document.activeElement.name), await status(page)];
+    // What it is not to be is the first of the two answers.
+    await set(page, "steps", "2");
+    await set(page, "negative", "a blue circle");
+    const answers = ".play-two > :nth-child(2)";
+    for (const scale of ["0", "1", "3"]) {
+      await set(page, "scale", scale);
+      await paint(page);
+      await state(page, "done");
+      await page.waitForFunction(([card, scale]) => document.querySelector(`${card} .play-note`).textContent.includes(`Guidance ${scale}:`), [answers, scale], WAIT);
+      found[`guidance ${scale}`] = await page.textContent(`${answers} .play-note`);
+    }
+    found.answers = await page.$$eval(`${answers} figcaption`, all => all.map(one => one.textContent));
+    // An address that somebody sent.
+    await page.goto(`${address}?prompt=a+big+green+star&seed=7&steps=3&scale=2`);
+    await state(page, "idle");
+    found.sent = [await page.textContent(".play-still"), await page.textContent(".play-tokens")];
     return { ...found, ...heard };
   },
 

@@ -402,6 +402,12 @@ def test_wrong_input_is_answered_in_a_line(site, pipe):
     expected = to_uint8(play.paint_as_page(pipe, "a blue star", 0, steps=40)).reshape(-1).astype(int)
     assert np.abs(np.array(found["picture"]) - expected).max() <= 2
     assert found["stopped"].startswith("Stopped") and found["still"] == found["stopped"]
+    assert found["halted"].startswith("seed: ") and found["halted"].endswith("The painting was stopped.")
+    assert found["corrected"] == ["prompt", "steps: a whole number from 1 to 100, please."]
+    assert found["answers"] == ["but no", "with", "difference"]
+    assert "only what it is not to be is heard" in found["guidance 0"] and "is not heard" in found["guidance 1"] and "3 times the way" in found["guidance 3"]
+    assert found["sent"][0] == "noise from seed 7" and "green" in found["sent"][1] and "circle" not in found["sent"][1]
+    assert "reads only the first 30 pieces" in found["long"]
 
 
 def test_the_live_figure_of_a_chapter(site, pipe):

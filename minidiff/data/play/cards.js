@@ -75,25 +75,25 @@ export class Cards {
       title: "Your words become numbers",
       code: ["CLIPTokenizer", "CLIPTextModel"],
       chapters: ["06", "07"],
-      text: "Dali reads no letters. Each word is looked up in a list, and what it means beside the others is worked out.",
+      text: "Dali reads no letters. Each word is looked up in a list, and what it means beside the others is worked out. What stands in the list is called a token.",
     });
     this.noise = new Card(home, {
       title: "Dali finds the noise",
       code: ["UNet2DConditionModel"],
       chapters: ["03", "04"],
-      text: "The canvas is a few small sheets of numbers, orange above zero and blue below, and begins as noise from your seed. He says what of it is noise; what is left is his picture.",
+      text: "The canvas is a few small sheets of numbers (latents), orange above zero and blue below, and begins as noise from your seed. He says what of it is noise; what is left is his picture.",
     });
     this.guidance = new Card(home, {
       title: "He answers twice, and you turn up your words",
       code: ["guidance_scale"],
       chapters: ["08"],
-      text: "Once without your words and once with them. Where the two differ is what your words do.",
+      text: "Once without your words (or for what it is not to be, the negative prompt) and once with them. Where the two differ is what your words do.",
     });
     this.step = new Card(home, {
       title: "A step, and not a leap",
       code: ["DPMSolverMultistepScheduler"],
       chapters: ["05", "04"],
-      text: "At first he only guesses. So the wand takes away a little of the noise, and he looks again. Grey is noise, green is picture.",
+      text: "At first he only guesses. So the wand takes away a little of the noise, and he looks again. Grey is noise, green is picture: the shares of card 2, squared.",
     });
     this.wand = new Card(home, {
       title: "Auto's wand makes it large",
@@ -204,12 +204,15 @@ export class Cards {
     );
     for (const [lane, { without, withText }] of pairs.entries()) {
       const [one, other, far] = rows[lane].easels;
+      const { negative } = lanes[lane];
+      one.nextSibling.textContent = negative ? "but no" : "without";
+      one.setAttribute("aria-label", `The picture that the net sees ${negative ? "of what it is not to be" : "without your words"}`);
       drawPicture(one, without);
       drawPicture(other, withText);
       drawDifference(far, without, withText);
     }
     this.guidance.note.textContent = lanes
-      .map(({ scale }, lane) => (lanes.length > 1 ? `${"AB"[lane]}: ` : "") + guidanceText(scale))
+      .map(({ scale, negative }, lane) => (lanes.length > 1 ? `${"AB"[lane]}: ` : "") + guidanceText(scale, negative))
       .join(" ");
   }
 }
@@ -237,9 +240,11 @@ function stepText({ kept, gain, bend }) {
   return `New canvas = ${fixed(kept)} × canvas + ${fixed(gain)} × picture${on}.`;
 }
 
-function guidanceText(scale) {
-  if (scale === 0) return "Guidance 0: your words are not heard.";
-  if (scale === 1) return "Guidance 1: the second answer, as it is.";
+function guidanceText(scale, negative) {
+  if (scale === 0)
+    return `Guidance 0: ${negative ? "only what it is not to be is heard" : "your words are not heard"}.`;
+  if (scale === 1)
+    return `Guidance 1: the second answer, as it is${negative ? "; what it is not to be is not heard" : ""}.`;
   if (scale < 0) return `Guidance ${number(scale)}: away from your words.`;
   const on = scale > 1 ? ", through it and on" : "";
   return `Guidance ${number(scale)}: ${number(scale)} times the way from the first answer to the second${on}.`;

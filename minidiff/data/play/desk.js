@@ -147,14 +147,15 @@ export class Desk {
     }));
   }
 
-  // What is to be painted, or an Error that says which field is wrong and what it wants.
-  read() {
+  // What is to be painted, or an Error that says which field is wrong and what it wants;
+  // `go` there, unless the reader is at another one.
+  read(go) {
     for (const input of this.form.querySelectorAll("[aria-invalid]"))
       input.removeAttribute("aria-invalid");
-    const [seed, steps] = [whole(this.seed, "seed"), whole(this.steps.input, "steps")];
+    const [seed, steps] = [whole(this.seed, "seed", go), whole(this.steps.input, "steps", go)];
     return this.texts().map((texts, lane) => ({
       ...texts,
-      scale: between(this.scales[lane].input, "guidance", ...SCALE),
+      scale: between(this.scales[lane].input, "guidance", ...SCALE, go),
       seed,
       steps,
     }));
@@ -166,14 +167,14 @@ export class Desk {
   }
 }
 
-function between(input, name, low, high, kind = "a number", fits = Number.isFinite) {
+function between(input, name, low, high, go, kind = "a number", fits = Number.isFinite) {
   const value = input.value.trim() === "" ? NaN : Number(input.value);
   if (fits(value) && value >= low && value <= high) return value;
   input.setAttribute("aria-invalid", "true");
-  input.focus();
+  if (go) input.focus();
   const said = value => value.toLocaleString("en");
   throw new RangeError(`${name}: ${kind} from ${said(low)} to ${said(high)}, please`);
 }
 
-const whole = (input, name) =>
-  between(input, name, ...WHOLE[name], "a whole number", Number.isInteger);
+const whole = (input, name, go) =>
+  between(input, name, ...WHOLE[name], go, "a whole number", Number.isInteger);

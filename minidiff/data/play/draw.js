@@ -83,21 +83,24 @@ export function drawFilm(canvas, films, count, chosen) {
   canvas.height = canvas.clientHeight * devicePixelRatio || 1;
   const pen = canvas.getContext("2d");
   pen.imageSmoothingEnabled = false;
-  const wide = canvas.width / count;
   const high = canvas.height / films.length;
-  const every = Math.max(1, Math.ceil((0.7 * high) / wide));
-  const side = Math.min(high, every * wide) - devicePixelRatio;
+  const every = Math.max(1, Math.ceil((0.7 * high * count) / canvas.width));
+  const slots = Math.max(1, Math.floor(count / every)); // where there is room for fewer
+  const room = canvas.width / slots;
+  const side = Math.min(high, room) - devicePixelRatio;
   for (const [lane, pictures] of films.entries())
-    for (let i = 0; i < pictures.length; i += every) {
-      const room = Math.min(every, count - i) * wide;
-      const left = i * wide + Math.max(0, (room - side) / 2);
-      pen.drawImage(tileOf(pictures[i]), left, lane * high + (high - side) / 2, side, side);
+    for (let slot = 0; slot < slots; slot++) {
+      const picture = pictures[Math.round(((slot + 1) * count) / slots) - 1];
+      if (!picture) break; // not painted yet
+      const left = (slot + 0.5) * room - side / 2;
+      pen.drawImage(tileOf(picture), left, lane * high + (high - side) / 2, side, side);
     }
   pen.strokeStyle = getComputedStyle(canvas).color;
   pen.lineWidth = 3 * devicePixelRatio;
   const edge = pen.lineWidth / 2;
-  const framed = Math.max(wide, 3 * pen.lineWidth);
-  const left = Math.min(chosen * wide, canvas.width - framed);
+  const framed = Math.max(room, 3 * pen.lineWidth);
+  const slot = Math.ceil(((chosen + 1) * slots) / count) - 1;
+  const left = Math.min(slot * room, canvas.width - framed);
   pen.strokeRect(left + edge, edge, framed - 2 * edge, canvas.height - 2 * edge);
 }
 

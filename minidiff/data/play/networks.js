@@ -6,7 +6,8 @@ const CACHE = "minidiff-play";
 const here = name => new URL(name, import.meta.url).href;
 
 export async function fetchJson(name) {
-  const response = await fetch(here(name));
+  const response = await fetch(here(name)).catch(() => null);
+  if (!response) throw new Error("offline, or the server has gone");
   if (!response.ok) throw new Error(`${name} is not there (${response.status})`);
   return response.json();
 }
@@ -147,7 +148,7 @@ export class ServerNetworks {
     const sent = { method: "POST", body, headers };
     const response = await fetch(here(`${this.folder}/${name}`), sent).catch(() => null);
     if (!response) throw new Error("the server has gone: is `minidiff play` still running?");
-    if (!response.ok) throw new Error(await response.text());
+    if (!response.ok) throw new Error((await response.text()).split("\n")[0].slice(0, 200));
     const data = new Float32Array(await response.arrayBuffer());
     return { data, dims: JSON.parse(response.headers.get("x-dims")) };
   }

@@ -68,7 +68,7 @@ class Play {
     const { models } = this.index;
     const asked = new URLSearchParams(location.search).get("model");
     await this.choose((models.find(({ name }) => name === asked) ?? models[0]).name);
-    if (this.painter) this.fromAddress();
+    if (this.painter && this.fromAddress()) this.stillOfFields();
   }
 
   // Take another model to the desk; who paints waits until it is there.
@@ -106,6 +106,7 @@ class Play {
     desk.showKnown(painter.facts.knows);
     desk.steps.set(steps);
     desk.scales[0].set(scale);
+    if (before.some(({ prompt }) => prompt === desk.prompts[1].value)) desk.prompts[1].value = ideas[0]?.prompt ?? "";
     const isOurs = !typed || before.some(({ prompt }) => prompt === typed);
     if (ideas.length && isOurs) desk.take(ideas[0]);
     this.shown = null;
@@ -119,15 +120,26 @@ class Play {
   // Until the first painting: the noise of the seed, and a picture that was made of it.
   still({ seed, picture, prompt } = {}) {
     this.stage.classList.remove("several");
-    if (!picture) return this.stage.replaceChildren();
+    if (!picture && seed === undefined) return this.stage.replaceChildren();
     const { channels, side } = this.painter.facts;
     const noise = easel(`Noise from seed ${seed}, as sheets of numbers`);
     drawLatents(noise, seededNoise(channels * side ** 2, seed), channels);
-    const image = h("img", { src: picture, class: "play-easel", alt: `Painted before: ${prompt}` });
+    const image = picture && h("figure", {},
+      h("img", { src: picture, class: "play-easel", alt: `Painted before: ${prompt}` }),
+      h("figcaption", {}, "what the same model made of it before"));
     const pair = h("div", { class: "play-pair play-still" },
-      h("figure", {}, noise, h("figcaption", {}, `noise from seed ${seed}`)),
-      h("figure", {}, image, h("figcaption", {}, "what the same model made of it before")));
+      h("figure", {}, noise, h("figcaption", {}, `noise from seed ${seed}`)), image || null);
     this.stage.replaceChildren(pair);
+  }
+
+  // The same, where the words and the seed came with the address.
+  stillOfFields() {
+    const { painter, desk } = this;
+    const [{ prompt }] = desk.texts();
+    const seed = Number(desk.seed.value);
+    const idea = painter.facts.ideas.find(one => one.prompt === prompt && one.seed === seed);
+    this.still(idea ?? (Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32 ? { seed } : {}));
+    this.cards.showWords(desk.texts(), painter);
   }
 
   async greet() {
@@ -148,13 +160,15 @@ class Play {
         "It stays in this browser; what you type never leaves it.", "idle");
   }
 
-  // ?prompt=...&seed=... as an earlier painting left it in the address.
+  // ?prompt=...&seed=... as an earlier painting left it in the address; was there any?
   fromAddress() {
     const given = new URLSearchParams(location.search);
     const { desk } = this;
     const put = { prompt: v => (desk.prompts[0].value = v), negative: v => (desk.negatives[0].value = v),
       seed: v => (desk.seed.value = v), steps: v => desk.steps.set(v), scale: v => desk.scales[0].set(v) };
-    for (const [key, value] of given) if (Object.hasOwn(put, key)) put[key](value);
+    const known = [...given].filter(([key]) => Object.hasOwn(put, key));
+    for (const [key, value] of known) put[key](value);
+    return known.length > 0;
   }
 
   toAddress([{ prompt, negative, seed, steps, scale }]) {
@@ -189,11 +203,12 @@ class Play {
     clearInterval(this.film.playing);
     let lanes;
     try {
-      lanes = desk.read();
+      lanes = desk.read(show);
     } catch (error) {
+      const cut = root.dataset.state === "painting" ? " The painting was stopped." : "";
       desk.busy(false);
       this.bar.hidden = true;
-      return this.say(`${error.message}.`, this.shown ? "done" : "idle");
+      return this.say(`${error.message}.${cut}`, this.shown ? "done" : "idle");
     }
     desk.busy(true);
     if (show && this.line.getBoundingClientRect().top > 0.7 * innerHeight) this.line.scrollIntoView();
@@ -279,6 +294,9 @@ class Play {
     const more = unknown.length > 5 ? ` and ${unknown.length - 5} more` : "";
     const notes = [...new Set(lanes.flatMap(({ said }) => said))].slice(0, 4).map(line => line.slice(0, 200));
     if (unknown.length) notes.push(`Dali has never met ${shown}${more}; he paints what he understands of the rest.`);
+    const most = tokenizer.length - 2; // besides a start and an end
+    if (lanes.some(({ prompt }) => tokenizer.tokenize(head(prompt)).length > most))
+      notes.push(`He reads only the first ${most} pieces.`);
     if (lanes.some(({ prompt }) => !prompt.trim())) notes.push("Without words he paints anything.");
     return notes;
   }
@@ -309,7 +327,7 @@ class Play {
         ? h("p", { class: "play-side" }, h("b", { class: `play-lane lane-${lane}` }, "AB"[lane]), `${words(prompt)}, guidance ${scale}`)
         : null;
       return h("div", { class: "play-pair" }, head,
-        h("figure", {}, canvas, h("figcaption", {}, "the canvas")),
+        h("figure", {}, canvas, h("figcaption", {}, "the canvas, made large")),
         h("figure", {}, seen, h("figcaption", {}, "what Dali sees in it")));
     });
     this.stage.replaceChildren(...sides);
