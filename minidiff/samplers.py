@@ -289,7 +289,7 @@ class EulerAncestralDiscreteScheduler(EulerDiscreteScheduler):
     def _move(self, x, slope, i, fresh):
         sigma, target = self.sigmas[i], self.sigmas[i + 1]
         up = (target**2 * (sigma**2 - target**2) / sigma**2)**0.5
-        return x + slope * ((target**2 - up**2)**0.5 - sigma) + up * fresh()
+        return x + slope * ((target**2 - up**2).clamp(0)**0.5 - sigma) + up * fresh()
 
 # %% ../nbs/05_samplers.ipynb #cell056
 class HeunDiscreteScheduler(SigmaScheduler):

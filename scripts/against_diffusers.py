@@ -195,7 +195,8 @@ def sampling(pipe, preset, images, rounds):
     import diffusers
     captions = held_out(pipe.vae.config.sample_size, images, "two_objects", 0)[0]
     noise = pipe.start_latents(images, generator=step_generator(0, 5))
-    options = dict(num_inference_steps=preset.steps, guidance_scale=preset.scale, output_type="pt")
+    settings = dict(num_inference_steps=preset.steps, guidance_scale=preset.scale, output_type="pt")
+    told = lambda: settings | dict(latents=noise.clone(), generator=step_generator(0, 6))  # the same dice for all
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipe.save_pretrained(folder)
@@ -205,13 +206,14 @@ def sampling(pipe, preset, images, rounds):
     for part in (other.unet, other.vae): part.to(memory_format=torch.channels_last)
     half = best_precision("cpu") == "bf16"
     def paint_best(pipe):
-        with torch.autocast("cpu", torch.bfloat16, enabled=half): return pipe(captions, latents=noise.clone(), **options).images
+        with torch.autocast("cpu", torch.bfloat16, enabled=half): return pipe(captions, **told()).images
     ordered = copy.deepcopy(pipe.unet).to(memory_format=torch.channels_last)
     quick = LatentDiffusionPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, ordered, pipe.scheduler)
     def ours_best():
-        with half_where_fast("cpu"), norms_in_float32(ordered): return quick(captions, latents=noise.clone(), **options)
-    runs = dict(ours=lambda: pipe(captions, latents=noise.clone(), **options), ours_best=ours_best, diffusers=lambda: theirs(captions, latents=noise.clone(), **options).images, diffusers_best=lambda: paint_best(theirs), diffusers_channels_last=lambda: paint_best(other))
+        with half_where_fast("cpu"), norms_in_float32(ordered): return quick(captions, **told())
+    runs = dict(ours=lambda: pipe(captions, **told()), ours_best=ours_best, diffusers=lambda: theirs(captions, **told()).images, diffusers_best=lambda: paint_best(theirs), diffusers_channels_last=lambda: paint_best(other))
     gap = (runs["ours"]().clamp(-1, 1) - (2 * runs["diffusers"]() - 1)).abs().max().item()  # theirs are in [0, 1]
+    if gap > 1e-3: raise RuntimeError(f"the two pipelines paint pictures that are {gap:.3g} apart")
     for name in ("ours_best", "diffusers_best", "diffusers_channels_last"): runs[name]()
     times = in_turns(runs, rounds)
     return dict(images=images, rounds=rounds, steps=preset.steps, scale=preset.scale, largest_gap=round(gap, 5), seconds_per_image=medians(times, images),
@@ -265,7 +267,9 @@ def main():
     found["sampling"] = sampling(pipe, preset, options.images, options.rounds)
     print(found["sampling"], flush=True)
     if options.accuracy: found["accuracy"] = accuracy(pipe, preset, data, options.accuracy, options.captions)
-    elif options.out.exists(): found["accuracy"] = read_json(options.out)["accuracy"]  # measured before, and kept
+    elif options.out.exists():  # measured before, and kept
+        before = read_json(options.out)
+        found["accuracy"] = dict(measured_with=f"{before['model']}, preset {before['preset']}") | before["accuracy"]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(found | dict(minutes=round((time.perf_counter() - start) / 60, 2)), options.out)
     print(f"in {options.out}")

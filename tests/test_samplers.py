@@ -44,3 +44,14 @@ def test_the_step_counts_and_what_it_keeps_have_the_names_of_diffusers():
     assert made.step_index is None and made.begin_index is None and made.model_outputs == []
     made.step(torch.ones(1), made.timesteps[0], torch.ones(1))
     assert made.step_index == 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
+def test_euler_ancestral_is_finite_however_the_roots_round(steps):
+    """With three steps of this schedule a difference of squares that should be nothing rounds below it."""
+    scheduler = samplers.EulerAncestralDiscreteScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(0)
+    x = scheduler.init_noise_sigma * torch.randn(2, 4, 8, 8, generator=generator)
+    for t in scheduler.timesteps: x = scheduler.step(torch.zeros_like(x), t, x, generator=generator).prev_sample
+    assert x.isfinite().all()
