@@ -267,8 +267,7 @@ def main():
     found["sampling"] = sampling(pipe, preset, options.images, options.rounds)
     print(found["sampling"], flush=True)
     if options.accuracy: found["accuracy"] = accuracy(pipe, preset, data, options.accuracy, options.captions)
-    elif options.out.exists():  # measured before, and kept
-        before = read_json(options.out)
+    elif options.out.exists() and "accuracy" in (before := read_json(options.out)):  # measured before, and kept
         found["accuracy"] = dict(measured_with=f"{before['model']}, preset {before['preset']}") | before["accuracy"]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(found | dict(minutes=round((time.perf_counter() - start) / 60, 2)), options.out)
