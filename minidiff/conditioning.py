@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['classifier_guide', 'guide', 'rescale_guided', 'interval_scale', 'ControlNetConditioningEmbedding', 'zero_module',
-           'ControlNetModel', 'one_each', 'ControlHint', 'PaintOver']
+           'ControlNetModel', 'one_each', 'ControlHint', 'PaintOver', 'remember_text']
 
 # %% ../nbs/08_conditioning.ipynb #co_x_imports
 from functools import partial
@@ -399,3 +399,17 @@ def beside(self, x):
     "With the mask and the masked picture, where the U-Net takes them."
     if self.extra is None: return x
     return torch.cat([x, self.extra.repeat(len(x) // len(self.extra), 1, 1, 1)], 1)
+
+# %% ../nbs/08_conditioning.ipynb #s5_once
+def remember_text(
+    states: Tensor,  # (n, tokens, width): what one painting hears
+    *models: nn.Module,  # that will hear it
+) -> Tensor:  # the same numbers, in a view of its own
+    "Text whose keys, values and gist are computed once; without gradients only."
+    states = states[:]
+    ears = [m for model in models for name, m in model.named_modules()
+            if "attn" in name or "add_embedding" in name]
+    watched = any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "lora_A")
+                  for m in ears)
+    if not (watched or states.is_inference()): states.heard = {}
+    return states

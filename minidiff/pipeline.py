@@ -16,7 +16,8 @@ from torch import Tensor
 from . import samplers
 from .checks import (ConfigError, check_place, number, one_of,
                              shorten, whole_number)
-from .conditioning import ControlHint, PaintOver, guide, rescale_guided
+from .conditioning import (ControlHint, PaintOver, guide, remember_text,
+                                   rescale_guided)
 from .files import read_json, staged, write_json
 from .hub import find_folder, patch_to, refuse_additions
 from .lora import fuse_lora as _fuse
@@ -305,8 +306,9 @@ def denoise(
     if over: start, times = over.begin(self.scheduler, steps, start)
     else: start = start * self.scheduler.init_noise_sigma
     self._num_timesteps = len(times)
-    model = _Guided(self, states.to(self.device, self.dtype), guidance_rescale, told,
-                    over, control,
+    ears = [self.unet, control.net] if control else [self.unet]
+    text = remember_text(states.to(self.device, self.dtype), *ears)
+    model = _Guided(self, text, guidance_rescale, told, over, control,
                     with_sizes(added_cond_kwargs, latents, self.vae.factor))
     times = itertools.takewhile(lambda t: not self._interrupt, times)
     return sample(model, self.scheduler, start, timesteps=times,

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .hub import Pretrained, patch_to, register_config
-from .unet_checks import (check_dtype, check_ids, check_levels, check_residuals,
-                                  check_size, expand_timesteps, check_unet_config,
-                                  check_unet_inputs, per_level, text_width)
+from .unet_checks import (
+    UNET_FIXED, check_dtype, check_ids, check_levels, check_residuals, check_size,
+    check_unet_config, check_unet_inputs, expand_timesteps, per_level, text_width)
 
 # %% ../nbs/03_sd_unet.ipynb #cell013
 def timestep_embedding(
@@ -132,13 +132,20 @@ def to_image(tokens: Tensor, like: Tensor) -> Tensor:  # (n, h*w, c) -> (n, c, h
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""$\mathrm{softmax}(qk^\top/\sqrt{d} + \mathrm{mask})\,v$ (Vaswani 2017, 3.2.1) of
     q (n, heads, L, d), k, v (n, heads, M, d), and a mask like (n, heads, L, M)."""
-    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    if not (slow and torch.is_grad_enabled()) or k.shape[-2] > 1024:
+    few = {torch.bfloat16: 512, torch.float32: 80}
+    if q.device.type != "cpu" or (keys := k.shape[-2]) > few.get(q.dtype, 0):
         return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None: scores = scores + mask
-    precise = torch.float32 if k.shape[-2] % 32 else None
+    precise = torch.float32 if keys % 32 else None
     return scores.softmax(-1, precise).to(v.dtype) @ v
+
+def _once(layer, text):  # `layer(text)`; see `remember_text`
+    kept = None if torch.compiler.is_compiling() else getattr(text, "heard", None)
+    if kept is None or torch.is_grad_enabled(): return layer(text)
+    key = layer, text._version
+    if key not in kept: kept[key] = layer(text)
+    return kept[key]
 
 def _heads(t, n):  # (n, tokens, heads * d) -> (n, heads, tokens, d)
     return t.unflatten(-1, (n, -1)).transpose(1, 2)
@@ -179,7 +186,7 @@ class Attention(nn.Module):
         if x.ndim == 4: x = to_tokens(self.group_norm(x) if self.group_norm else x)
         elif self.group_norm: x = self.group_norm(x.mT).mT
         context = x if context is None else context
-        tokens = self.to_q(x), self.to_k(context), self.to_v(context)
+        tokens = self.to_q(x), _once(self.to_k, context), _once(self.to_v, context)
         q, k, v = (_heads(t, self.heads) for t in tokens)
         x = self.to_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
         if residual.ndim == 4: x = to_image(x, residual)
@@ -461,7 +468,7 @@ def time_vector(self, sample: Tensor, timestep, encoder_hidden_states=None,
             class_labels = self.embed(class_labels, width).to(dtype)
         temb = temb + self.class_embedding(class_labels)
     if c.addition_embed_type == "text":
-        temb = temb + self.add_embedding(encoder_hidden_states)
+        temb = temb + _once(self.add_embedding, encoder_hidden_states)
     if c.addition_embed_type == "text_time":
         ids = self.embed(added_cond_kwargs["time_ids"], c.addition_time_embed_dim)
         whole = torch.cat([added_cond_kwargs["text_embeds"], ids.flatten(1)], 1)
@@ -508,14 +515,7 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
 
 # %% ../nbs/03_sd_unet.ipynb #cell081
 UNet2DConditionModel.ignored_config_keys = frozenset({"mid_block_only_cross_attention"})
-UNet2DConditionModel.fixed_config = dict(
-    reverse_transformer_layers_per_block=None, encoder_hid_dim_type=None,
-    time_embedding_act_fn=None, cross_attention_norm=None, encoder_hid_dim=None,
-    timestep_post_act=None, num_attention_heads=None, time_embedding_dim=None,
-    center_input_sample=False, dual_cross_attention=False, resnet_skip_time_act=False,
-    class_embeddings_concat=False, time_embedding_type="positional", conv_in_kernel=3,
-    conv_out_kernel=3, attention_type="default", resnet_time_scale_shift="default",
-    resnet_out_scale_factor=1.0, mid_block_scale_factor=1, downsample_padding=1)
+UNet2DConditionModel.fixed_config = UNET_FIXED
 
 @patch_to(UNet2DConditionModel)
 def _build_decoder(self, c):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VAE_TRAINING', 'DiagonalGaussianDistribution', 'vae_loss', 'DownEncoderBlock2D', 'UpDecoderBlock2D', 'Encoder',
-           'Decoder', 'AutoencoderKL', 'check_vae_config', 'small_vae', 'orthogonal_start', 'vae_batches',
+           'Decoder', 'AutoencoderKL', 'check_vae_config', 'small_vae', 'orthogonal_start', 'vae_batches', 'edge_loss',
            'vae_training_loss', 'psnr', 'evaluate_vae', 'measure_scaling_factor']
 
 # %% ../nbs/09_vae.ipynb #cell004
@@ -399,14 +399,22 @@ def vae_batches(
         return dict(images=images, noise=noise)
     return batch
 
+def edge_loss(decoded: Tensor, x: Tensor) -> Tensor:  # (n, c, H, W) both; a scalar
+    "Squared error of each pixel's difference from the next one, right and below."
+    check_tensor("decoded", decoded, *check_tensor("x", x, "n", "c", "H", "W").shape)
+    error = decoded.float() - x.float()
+    return sum(error.diff(dim=dim).square().mean() for dim in (2, 3))
+
 def vae_training_loss(
     vae: AutoencoderKL,
     batch: dict,  # from `vae_batches`
     kl_weight: float = 1e-3,  # see `vae_loss`
+    edges: float = 0.0,  # weight of `edge_loss`
 ) -> Tensor:  # a scalar
     "A `loss_fn` for `Trainer`: compress, shake, enlarge, compare."
     decoded, posterior = vae(batch["images"], batch["noise"])
-    return vae_loss(decoded, batch["images"], posterior, kl_weight)
+    loss = vae_loss(decoded, batch["images"], posterior, kl_weight)
+    return loss + edges * edge_loss(decoded, batch["images"]) if edges else loss
 
 # %% ../nbs/09_vae.ipynb #cell081
 # for `Trainer`, with batches of 16

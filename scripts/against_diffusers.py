@@ -207,10 +207,10 @@ def sampling(pipe, preset, images, rounds):
     half = best_precision("cpu") == "bf16"
     def paint_best(pipe):
         with torch.autocast("cpu", torch.bfloat16, enabled=half): return pipe(captions, **told()).images
-    ordered = copy.deepcopy(pipe.unet).to(memory_format=torch.channels_last)
-    quick = LatentDiffusionPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, ordered, pipe.scheduler)
+    ordered = [copy.deepcopy(part).to(memory_format=torch.channels_last) for part in (pipe.vae, pipe.unet)]
+    quick = LatentDiffusionPipeline(ordered[0], pipe.text_encoder, pipe.tokenizer, ordered[1], pipe.scheduler)
     def ours_best():
-        with half_where_fast("cpu"), norms_in_float32(ordered): return quick(captions, **told())
+        with half_where_fast("cpu"), norms_in_float32(quick.unet): return quick(captions, **told())
     runs = dict(ours=lambda: pipe(captions, **told()), ours_best=ours_best, diffusers=lambda: theirs(captions, **told()).images, diffusers_best=lambda: paint_best(theirs), diffusers_channels_last=lambda: paint_best(other))
     gap = (runs["ours"]().clamp(-1, 1) - (2 * runs["diffusers"]() - 1)).abs().max().item()  # theirs are in [0, 1]
     if gap > 1e-3: raise RuntimeError(f"the two pipelines paint pictures that are {gap:.3g} apart")

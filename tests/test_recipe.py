@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from minidiff import latent_diffusion as course
 from minidiff import negatives
 from minidiff.alignment import Aligned, alignment_loss, even_channels
-from minidiff.latent_diffusion import PRESETS, SCHEDULER, VAE_PAGES, Job, diffusion_loss
+from minidiff.checks import ConfigError
+from minidiff.latent_diffusion import PRESETS, SCHEDULER, Job, diffusion_loss
 from minidiff.parallel import norms_in_float32
 from minidiff.scheduler import DDPMScheduler, training_target
 from minidiff.sd_unet import UNet2DConditionModel
@@ -174,6 +175,9 @@ def test_how_many_pages(n):
     with pytest.raises(ValueError, match="n"): draw_pages(n, {}, torch.Generator().manual_seed(0))
 
 
+VAE_PAGES = SMOKE.vae_pages
+
+
 def test_the_wand_of_the_shapes_sees_grey_pages_more_often(tmp_path, monkeypatch):
     """And that of another book as its book draws them; nothing else of a batch changes."""
     plain, pages = (vae_batches(Sketchbook(32), 600, pages=pages)(torch.Generator().manual_seed(1)) for pages in (None, VAE_PAGES))
@@ -230,12 +234,29 @@ def test_whole_numbers_may_come_as_floats():
     with pytest.raises(ValueError, match="often"): vae_batches(Sketchbook(32), 4, pages="gray")
 
 
-@pytest.mark.parametrize("name, stage", [("VAE_PAGES", "vae"), ("PAGES", "unet")])
-def test_pages_belong_to_the_recipe(tmp_path, monkeypatch, name, stage):
+def test_pages_and_losses_belong_to_the_recipe(tmp_path, monkeypatch):
     preset = replace(SMOKE, **{f"{s}_training": {**getattr(SMOKE, f"{s}_training"), "steps": 2} for s in ("vae", "text", "unet")})
     Job(preset, tmp_path, device="cpu", show_bar=False).run()
-    monkeypatch.setattr(course, name, dict(gray=7.0))
-    with pytest.raises(ValueError, match="pages"): Job(preset, tmp_path, device="cpu", show_bar=False, resume=True).run()
+    def again(**changes): Job(replace(preset, **changes), tmp_path, device="cpu", show_bar=False, resume=True).run()
+    again()
+    with pytest.raises(ValueError, match="pages.*7"): again(vae_pages=dict(gray=7.0))
+    with pytest.raises(ValueError, match="loss.*edges"): again(vae_loss=dict(edges=1.0))
+    monkeypatch.setattr(course, "PAGES", dict(gray=7.0))
+    with pytest.raises(ValueError, match="pages"): again()
+
+
+@pytest.mark.parametrize("told, match", [(dict(vae_loss=dict(edge=1.0)), "vae_loss.*edge"), (dict(vae_loss=dict(edges=-1)), "vae_loss.edges"), (dict(vae_loss=dict(kl_weight="a")), "vae_loss.kl_weight"),
+                                         (dict(vae_loss=3.0), "vae_loss"), (dict(vae_loss=dict(edges=float("nan"))), "vae_loss.edges")])
+def test_the_loss_of_the_wand_is_checked(told, match):
+    with pytest.raises(ConfigError, match=match): Job(replace(SMOKE, **told))
+
+
+def test_the_wand_learns_with_the_loss_of_its_preset(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(course, "vae_training_loss", lambda vae, batch, **weights: told.append(weights) or 1 / 0)
+    for changes in ({}, dict(vae_loss=dict(kl_weight=0.5, edges=2.0))):
+        with pytest.raises(ZeroDivisionError): Job(replace(SMOKE, **changes), tmp_path / str(len(told)), device="cpu", show_bar=False).train_vae()
+    assert told == [{}, dict(kl_weight=0.5, edges=2.0)]
 
 
 def test_more_steps_than_the_clock_has():

@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from minidiff.checks import ConfigError
 from minidiff.losses import FeatureNet, PatchDiscriminator, adaptive_weight, gradient_energy, hinge_loss, perceptual_loss
 from minidiff.sketchbook import Sketchbook
-from minidiff.vae import AutoencoderKL, DiagonalGaussianDistribution, orthogonal_start, small_vae, vae_batches, vae_loss
+from minidiff.vae import AutoencoderKL, DiagonalGaussianDistribution, edge_loss, orthogonal_start, small_vae, vae_batches, vae_loss, vae_training_loss
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "minidiff/data/results"
@@ -141,6 +141,19 @@ def test_a_convolution_of_3_x_3_is_no_old_attention():
     name = "encoder.mid_block.attentions.0"
     found = AutoencoderKL.weights_from_file({f"{name}.query.weight": torch.zeros(8, 8, 3, 3), f"{name}.key.weight": torch.zeros(8, 8, 1, 1)})
     assert found[f"{name}.to_q.weight"].ndim == 4 and found[f"{name}.to_k.weight"].ndim == 2
+
+
+def test_edges_are_differences_of_neighbours():
+    x, y = pictures(2, 3, 6, 8), pictures(2, 3, 6, 8) * 0.5
+    e = y - x
+    want = (e[..., 1:] - e[..., :-1]).square().mean() + (e[..., 1:, :] - e[..., :-1, :]).square().mean()
+    torch.testing.assert_close(edge_loss(y, x), want)
+    assert edge_loss(x + 0.3, x) < 1e-12 and edge_loss(x.bfloat16(), x).dtype == torch.float32
+    with pytest.raises(ValueError, match="^decoded"): edge_loss(x[..., :4], x)
+    vae = small_vae(widths=(8, 8, 8), groups=4)
+    batch = vae_batches(Sketchbook(32), 2)(torch.Generator().manual_seed(0))
+    plain, more = vae_training_loss(vae, batch, 0.1), vae_training_loss(vae, batch, 0.1, edges=2.0)
+    torch.testing.assert_close(more - plain, 2 * edge_loss(vae(batch["images"], batch["noise"])[0], batch["images"]))
 
 
 def test_a_loss_and_its_batches_name_what_they_cannot_use():

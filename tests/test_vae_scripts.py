@@ -114,6 +114,15 @@ def test_gradient_energy_and_hinge(recipe):
     assert recipe.hinge_loss(torch.zeros(3), torch.zeros(3)) == 2
 
 
+def test_edges_and_pages(monkeypatch, tmp_path):
+    found = try_out("vae_edges", monkeypatch, tmp_path / "edges.json", "--seeds", "0", "1")
+    assert [len(runs) for runs in found["rows"].values()] == [2, 2, 2]
+    one, two, three = (runs[0] for runs in found["rows"].values())
+    assert one["psnr"] != two["psnr"] != three["psnr"] and {*one["low_on"]} >= {"black", "gray"} and 0 <= one["low"] <= 1
+    kept = json.loads((RESULTS / "vae_edges.json").read_text())
+    assert kept["rows"].keys() == found["rows"].keys() and kept["steps"] == 1400 and all(len(runs) == 3 for runs in kept["rows"].values())
+
+
 @pytest.mark.parametrize("name", ["vae_table", "vae_recipe", "vae_scale"])
 def test_results_are_there(name):
     found = json.loads((RESULTS / f"{name}.json").read_text())
