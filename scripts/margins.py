@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How far are a model's pictures from being misread? The critic's doubts, in a table.
 
-    python scripts/margins.py [--from FOLDER] [--captions 500] [--seeds 0]
+    python scripts/margins.py [--from FOLDER] [--captions 2000] [--seeds 0]
 
 Judges the model of the package and writes minidiff/data/results/margins.json, or the
 pipeline in FOLDER, and writes margins.json there. Rows: held-out scenes as they are drawn
@@ -64,7 +64,7 @@ def painted(pipe, kind, seed, n, steps, scale, batch):
 
 
 @torch.no_grad()
-def report(pipe, captions=500, seeds=(0,), steps=15, scale=2.0, batch=250):
+def report(pipe, captions=2000, seeds=(0,), steps=15, scale=2.0, batch=100):
     """What margins.json holds: row -> numbers."""
     size = pipe.vae.config.sample_size
     critic, n = Critic(size), captions // len(seeds)
@@ -100,11 +100,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--from", dest="folder", help="of a run (default: the package's own)")
-    option("--captions", type=int, default=500, help="of each kind, over all seeds")
+    option("--captions", type=int, default=2000, help="of each kind, over all seeds")
     option("--seeds", type=int, nargs="+", default=[0])
     option("--steps", type=int, default=15, help="calls of the U-Net for a picture")
     option("--scale", type=float, default=2.0, help="of the guidance")
-    option("--batch", type=int, default=250, help="pictures painted at once")
+    option("--batch", type=int, default=100, help="pictures painted at once")
     option("--device", help="such as cpu or cuda (default: a GPU where there is one)")
     option("--out", type=Path, help="another place for margins.json")
     options = parser.parse_args()

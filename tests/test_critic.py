@@ -92,7 +92,7 @@ def test_old_names_are_where_they_were():
 @pytest.mark.parametrize("file, model, other", [("results/margins.json", "package", "ancestral"), ("runs/cpu/margins.json", "runs/cpu", "dpm")])
 def test_the_table_is_of_the_model(file, model, other):
     found = json.loads((root / "minidiff/data" / file).read_text())
-    assert found["model"] == model and found["captions"] == 500
+    assert found["model"] == model and found["captions"] == 2000
     painted = ["one_object", "two_objects", f"one_{other}", f"two_{other}"]
     assert list(found["rows"]) == ["drawn", "decoded", "blur", "noise", *painted]
-    for name, row in found["rows"].items(): assert row["whole"]["n"] == (500 if name in painted else 1000)
+    for name, row in found["rows"].items(): assert row["whole"]["n"] == (2000 if name in painted else 4000)
