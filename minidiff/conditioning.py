@@ -17,7 +17,8 @@ from .checks import (
     ConfigError, check_pictures, check_tensor, number, one_of, shorten, whole_number)
 from .hub import Pretrained, patch_to, register_config
 from .pipeline_checks import as_masks, as_pictures
-from .sd_unet import TimestepEmbedding, UNet2DConditionModel, UNetEncoder
+from .sd_unet import (Attention, AttentionPooling, TextTimeEmbedding,
+                              TimestepEmbedding, UNet2DConditionModel, UNetEncoder)
 from .unet_checks import check_dtype, check_unet_config
 
 # %% ../nbs/08_conditioning.ipynb #co_x_classifier
@@ -401,6 +402,9 @@ def beside(self, x):
     return torch.cat([x, self.extra.repeat(len(x) // len(self.extra), 1, 1, 1)], 1)
 
 # %% ../nbs/08_conditioning.ipynb #s5_once
+_PLAIN = {nn.Linear, nn.LayerNorm, nn.Sequential, nn.SiLU, TimestepEmbedding,
+          TextTimeEmbedding, AttentionPooling, Attention}
+
 def remember_text(
     states: Tensor,  # (n, tokens, width): what one painting hears
     *models: nn.Module,  # that will hear it
@@ -409,7 +413,8 @@ def remember_text(
     states = states[:]
     ears = [m for model in models for name, m in model.named_modules()
             if "attn" in name or "add_embedding" in name]
-    watched = any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "lora_A")
-                  for m in ears)
-    if not (watched or states.is_inference()): states.heard = {}
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    if all(type(m) in _PLAIN and "forward" not in vars(m)
+           and not any(getattr(m, name) for name in hooks) for m in ears):
+        states.heard = {}
     return states

@@ -32,7 +32,7 @@ from .runs import (MODELS, RunFolder, can_be_built, caption_grid, check_keys,
                            results_table)
 from .scheduler import DDPMScheduler, training_target
 from .sd_unet import UNet2DConditionModel
-from .sketchbook import Scenes, Sketchbook, draw_pages
+from .sketchbook import BACKGROUNDS, Scenes, Sketchbook, draw_pages
 from .stickers import StickerBook
 from .text_encoder import contrastive_loss, small_clip
 from .tokenizer import (CLIPTokenizer, caption_tokenizer, clean,
@@ -270,7 +270,6 @@ def train_text_encoder(self) -> tuple:  # a `CLIPTokenizer` and a `CLIPTextModel
 
 # %% ../nbs/16_latent_diffusion.ipynb #cell030
 PAGES = dict(black=3.0, gray=3.0)  # for `draw_pages`
-
 def training_scenes(
     book: Sketchbook,  # whose scenes
     n: int,  # how many
@@ -539,8 +538,10 @@ def _check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3
     real = {k: number(k, getattr(preset, k), *limits) for k, limits in ends.items()}
     preset = replace(preset, **whole, **real)
     for name in ("vae", "text", "unet"): check_keys(name, getattr(preset, name))
-    check_keys("vae_loss", preset.vae_loss, ["kl_weight", "edges"])
-    for k, v in preset.vae_loss.items(): number(f"vae_loss.{k}", v, 0, 1000)
+    known = dict(vae_loss=("kl_weight", "edges"), vae_pages=BACKGROUNDS)
+    for name in known:
+        check_keys(name, getattr(preset, name), [*known[name]])
+        for k, v in getattr(preset, name).items(): number(f"{name}.{k}", v, 0, 1000)
     losses = dict(vae=vae_training_loss, text=contrastive_loss, unet=vae_training_loss)
     for name, loss in losses.items():
         check_training(f"{name}_training", getattr(preset, f"{name}_training"), loss)

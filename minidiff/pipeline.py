@@ -354,7 +354,7 @@ def _reporter(self, each, at_end, inputs):
         x = output.prev_sample
         if model.over: x = model.over.blend(i, x)
         if at_end:
-            now = dict(zip(_WATCHED, (x, model.states, model.states[:len(x)])))
+            now = dict(zip(_WATCHED, (x, model.states[:], model.states[:len(x)])))
             changed = at_end(self, i, t, {name: now[name] for name in watched}) or {}
             if not isinstance(changed, dict):
                 raise ValueError("callback_on_step_end: expected a dict of changes or "
@@ -362,6 +362,7 @@ def _reporter(self, each, at_end, inputs):
             x = changed.get("latents", x)
             model.states = changed.get("prompt_embeds", model.states)
         if each: each(i, t, x)
+        if at_end or each: getattr(model.states, "heard", {}).clear()  # all may be new
         return x
     return report
 

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .hub import Pretrained, patch_to, register_config
-from .unet_checks import (
+from minidiff.unet_checks import (
     UNET_FIXED, check_dtype, check_ids, check_levels, check_residuals, check_size,
-    check_unet_config, check_unet_inputs, expand_timesteps, per_level, text_width)
+    check_unet_config, check_unet_inputs, expand_timesteps, per_level, plain_is_faster,
+    text_width)
 
 # %% ../nbs/03_sd_unet.ipynb #cell013
 def timestep_embedding(
@@ -132,20 +133,18 @@ def to_image(tokens: Tensor, like: Tensor) -> Tensor:  # (n, h*w, c) -> (n, c, h
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""$\mathrm{softmax}(qk^\top/\sqrt{d} + \mathrm{mask})\,v$ (Vaswani 2017, 3.2.1) of
     q (n, heads, L, d), k, v (n, heads, M, d), and a mask like (n, heads, L, M)."""
-    few = {torch.bfloat16: 512, torch.float32: 80}
-    if q.device.type != "cpu" or (keys := k.shape[-2]) > few.get(q.dtype, 0):
+    if not plain_is_faster(q, k.shape[-2], mask):
         return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None: scores = scores + mask
-    precise = torch.float32 if keys % 32 else None
+    precise = torch.float32 if k.shape[-2] % 32 else None
     return scores.softmax(-1, precise).to(v.dtype) @ v
 
 def _once(layer, text):  # `layer(text)`; see `remember_text`
     kept = None if torch.compiler.is_compiling() else getattr(text, "heard", None)
     if kept is None or torch.is_grad_enabled(): return layer(text)
-    key = layer, text._version
-    if key not in kept: kept[key] = layer(text)
-    return kept[key]
+    if layer not in kept: kept[layer] = layer(text)
+    return kept[layer]
 
 def _heads(t, n):  # (n, tokens, heads * d) -> (n, heads, tokens, d)
     return t.unflatten(-1, (n, -1)).transpose(1, 2)
@@ -504,7 +503,7 @@ class UNet2DConditionModel(Pretrained, UNetEncoder):
         addition_embed_type: str | None = None,  # None, "text" or "text_time"
         addition_time_embed_dim: int | None = None,  # "text_time": its clock face
         num_class_embeds: int | None = None,  # classes, for a table of class vectors
-        upcast_attention: bool = False,  # a note: attention adds up in float32 anyway
+        upcast_attention: bool = False,  # a note: the fused kernel adds up in float32
         time_cond_proj_dim: int | None = None,  # see `TimestepEmbedding`
         projection_class_embeddings_input_dim: int | None = None,  # what they take
         addition_embed_type_num_heads: int = 64,  # "text": heads of the pooling

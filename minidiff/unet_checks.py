@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNET_FIXED', 'check_dtype', 'check_ids', 'check_levels', 'check_size', 'per_level', 'text_width', 'check_unet_config',
-           'check_unet_inputs', 'expand_timesteps', 'check_residuals']
+           'check_unet_inputs', 'expand_timesteps', 'check_residuals', 'plain_is_faster']
 
 # %% ../nbs/workshop/unet_checks.ipynb #uc_imports
 from functools import partial
@@ -260,3 +260,16 @@ def check_residuals(own, down, middle):
     names.append("mid_block_additional_residual")
     for name, x, like in zip(names, (*down, middle), own):
         check_tensor(name, x, *like.shape)
+
+# %% ../nbs/workshop/unet_checks.ipynb #uc_plain
+def plain_is_faster(
+    q: Tensor,  # (n, heads, L, d): who asks
+    keys: int,  # how many tokens answer
+    mask: Tensor | None = None,  # added to the scores
+) -> bool:
+    "Should attention be written out, and not left to the fused kernel?"
+    if q.device.type != "cpu" or torch.compiler.is_compiling(): return False
+    if mask is not None and not mask.is_floating_point(): return False
+    learns = q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    few = keys <= (512 if learns else 80)
+    return few and q.dtype in (torch.float32, torch.bfloat16)

@@ -403,7 +403,8 @@ def edge_loss(decoded: Tensor, x: Tensor) -> Tensor:  # (n, c, H, W) both; a sca
     "Squared error of each pixel's difference from the next one, right and below."
     check_tensor("decoded", decoded, *check_tensor("x", x, "n", "c", "H", "W").shape)
     error = decoded.float() - x.float()
-    return sum(error.diff(dim=dim).square().mean() for dim in (2, 3))
+    steps = [step for dim in (2, 3) if (step := error.diff(dim=dim)).numel()]
+    return sum((step.square().mean() for step in steps), error.new_zeros(()))
 
 def vae_training_loss(
     vae: AutoencoderKL,
@@ -414,6 +415,7 @@ def vae_training_loss(
     "A `loss_fn` for `Trainer`: compress, shake, enlarge, compare."
     decoded, posterior = vae(batch["images"], batch["noise"])
     loss = vae_loss(decoded, batch["images"], posterior, kl_weight)
+    edges = number("edges", edges, 0, 1000)
     return loss + edges * edge_loss(decoded, batch["images"]) if edges else loss
 
 # %% ../nbs/09_vae.ipynb #cell081

@@ -6,7 +6,7 @@
 Three VAEs a seed, of 64 pixels and f = 8: trained on squared errors and mostly grey pages; with the
 differences of neighbours in the loss; and with more black pages besides, as the preset is. The KL weight is
 three times as large where edges count, so that it keeps its share of the loss. Each is asked for 3,000 held-out
-pictures, and the critic for how far they are from being misread. Nine runs, ten minutes on two cores.
+pictures, and the critic for how far they are from being refused. Nine runs, ten minutes on two cores.
 """
 import argparse
 import tempfile
@@ -27,7 +27,7 @@ CHOICES = {"squares": dict(vae_loss={}, vae_pages=dict(gray=4.0)), "edges": dict
 
 @torch.no_grad()
 def measure(vae, pictures):
-    """How near the decoded pictures are, and how many of them nearly misread."""
+    """How near the decoded pictures are, and how many of them are nearly refused."""
     book, critic = Sketchbook(vae.config.sample_size), Critic(vae.config.sample_size)
     drawn, _, scenes = book.draw(pictures, step_generator(0, 77), split="heldout")
     decoded = torch.cat([vae(part)[0].float() for part in drawn.split(100)])

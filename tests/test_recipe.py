@@ -246,7 +246,8 @@ def test_pages_and_losses_belong_to_the_recipe(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("told, match", [(dict(vae_loss=dict(edge=1.0)), "vae_loss.*edge"), (dict(vae_loss=dict(edges=-1)), "vae_loss.edges"), (dict(vae_loss=dict(kl_weight="a")), "vae_loss.kl_weight"),
-                                         (dict(vae_loss=3.0), "vae_loss"), (dict(vae_loss=dict(edges=float("nan"))), "vae_loss.edges")])
+                                         (dict(vae_loss=3.0), "vae_loss"), (dict(vae_loss=dict(edges=float("nan"))), "vae_loss.edges"), (dict(vae_pages="gray"), "vae_pages"), (dict(vae_pages=None), "vae_pages"),
+                                         (dict(vae_pages=dict(purple=1.0)), "vae_pages.*purple"), (dict(vae_pages=dict(gray=-1)), "vae_pages.gray"), (dict(vae_pages=dict(gray="4")), "vae_pages.gray")])
 def test_the_loss_of_the_wand_is_checked(told, match):
     with pytest.raises(ConfigError, match=match): Job(replace(SMOKE, **told))
 

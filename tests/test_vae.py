@@ -150,8 +150,13 @@ def test_edges_are_differences_of_neighbours():
     torch.testing.assert_close(edge_loss(y, x), want)
     assert edge_loss(x + 0.3, x) < 1e-12 and edge_loss(x.bfloat16(), x).dtype == torch.float32
     with pytest.raises(ValueError, match="^decoded"): edge_loss(x[..., :4], x)
+    row = x[..., :1, :]
+    torch.testing.assert_close(edge_loss(row, 0 * row), (row[..., 1:] - row[..., :-1]).square().mean())
+    assert edge_loss(x[..., :1, :1], 0 * x[..., :1, :1]) == 0  # nobody beside it
     vae = small_vae(widths=(8, 8, 8), groups=4)
     batch = vae_batches(Sketchbook(32), 2)(torch.Generator().manual_seed(0))
+    for wrong in (-1, float("nan"), "3", None):
+        with pytest.raises(ValueError, match="^edges"): vae_training_loss(vae, batch, edges=wrong)
     plain, more = vae_training_loss(vae, batch, 0.1), vae_training_loss(vae, batch, 0.1, edges=2.0)
     torch.testing.assert_close(more - plain, 2 * edge_loss(vae(batch["images"], batch["noise"])[0], batch["images"]))
 
