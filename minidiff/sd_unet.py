@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .hub import Pretrained, patch_to, register_config
-from minidiff.unet_checks import (
-    UNET_FIXED, check_dtype, check_ids, check_levels, check_residuals, check_size,
-    check_unet_config, check_unet_inputs, expand_timesteps, per_level, plain_is_faster,
-    text_width)
+from .unet_checks import (UNET_FIXED, check_dtype, check_ids, check_levels,
+                                  check_residuals, check_size, check_unet_config,
+                                  check_unet_inputs, expand_timesteps, per_level,
+                                  plain_is_faster, text_width)
 
 # %% ../nbs/03_sd_unet.ipynb #cell013
 def timestep_embedding(

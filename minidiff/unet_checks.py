@@ -268,7 +268,7 @@ def plain_is_faster(
     mask: Tensor | None = None,  # added to the scores
 ) -> bool:
     "Should attention be written out, and not left to the fused kernel?"
-    if q.device.type != "cpu" or torch.compiler.is_compiling(): return False
+    if q.device.type != "cpu" or torch.compiler.is_exporting(): return False
     if mask is not None and not mask.is_floating_point(): return False
     learns = q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     few = keys <= (512 if learns else 80)
