@@ -243,7 +243,8 @@ class _Guided:
     def __init__(self, pipeline, states, rescale, told, over=None, control=None,
                  added=None):
         self.pipeline = pipeline
-        self.states = states
+        ears = [pipeline.unet, control.net] if control else [pipeline.unet]
+        self.states = remember_text(states, *ears)
         self.rescale = number("guidance_rescale", rescale, 0, 1)
         self.told = told  # what else the U-Net is given, by name
         self.over = over  # an `PaintOver`
@@ -306,9 +307,8 @@ def denoise(
     if over: start, times = over.begin(self.scheduler, steps, start)
     else: start = start * self.scheduler.init_noise_sigma
     self._num_timesteps = len(times)
-    ears = [self.unet, control.net] if control else [self.unet]
-    text = remember_text(states.to(self.device, self.dtype), *ears)
-    model = _Guided(self, text, guidance_rescale, told, over, control,
+    model = _Guided(self, states.to(self.device, self.dtype), guidance_rescale, told,
+                    over, control,
                     with_sizes(added_cond_kwargs, latents, self.vae.factor))
     times = itertools.takewhile(lambda t: not self._interrupt, times)
     return sample(model, self.scheduler, start, timesteps=times,

@@ -91,6 +91,16 @@ def text_width(c):
 def _refuse(wrong, message):
     if wrong: raise ConfigError(message)
 
+# %% ../nbs/workshop/unet_checks.ipynb #uc_fixed
+UNET_FIXED = dict(  # keys with one value that we support; diffusers knows others
+    reverse_transformer_layers_per_block=None, encoder_hid_dim_type=None,
+    time_embedding_act_fn=None, cross_attention_norm=None, encoder_hid_dim=None,
+    timestep_post_act=None, num_attention_heads=None, time_embedding_dim=None,
+    center_input_sample=False, dual_cross_attention=False, resnet_skip_time_act=False,
+    class_embeddings_concat=False, time_embedding_type="positional", conv_in_kernel=3,
+    conv_out_kernel=3, attention_type="default", resnet_time_scale_shift="default",
+    resnet_out_scale_factor=1.0, mid_block_scale_factor=1, downsample_padding=1)
+
 # %% ../nbs/workshop/unet_checks.ipynb #uc_config
 _CHOICES = dict( # what a key may be
     act_fn=("silu", "swish", "gelu", "mish", "relu"),
@@ -103,14 +113,6 @@ _COUNTS = ["in_channels", "out_channels", "norm_num_groups",
            "addition_embed_type_num_heads"]
 _COUNTS_OR_NONE = ["num_class_embeds", "time_cond_proj_dim", "addition_time_embed_dim",
                    "projection_class_embeddings_input_dim"]
-UNET_FIXED = dict(  # keys with one value that we support; diffusers knows others
-    reverse_transformer_layers_per_block=None, encoder_hid_dim_type=None,
-    time_embedding_act_fn=None, cross_attention_norm=None, encoder_hid_dim=None,
-    timestep_post_act=None, num_attention_heads=None, time_embedding_dim=None,
-    center_input_sample=False, dual_cross_attention=False, resnet_skip_time_act=False,
-    class_embeddings_concat=False, time_embedding_type="positional", conv_in_kernel=3,
-    conv_out_kernel=3, attention_type="default", resnet_time_scale_shift="default",
-    resnet_out_scale_factor=1.0, mid_block_scale_factor=1, downsample_padding=1)
 
 def check_unet_config(
     c, # the config of a `UNet2DConditionModel`
