@@ -232,13 +232,13 @@ PAINTED = dict(  # rows that train nothing
     steps_5=painted(steps=5), steps_10=painted(steps=10), steps_30=painted(steps=30),
     ddim=painted(sampler="DDIMScheduler"),
     euler=painted(sampler="EulerDiscreteScheduler"),
-    euler_ancestral=painted(sampler="EulerAncestralDiscreteScheduler"),
+    dpm=painted(sampler="DPMSolverMultistepScheduler"),
     heun=painted(sampler="HeunDiscreteScheduler"))
 ALL = VARIANTS | PAINTED
 WORTH = """
     baseline mse adamw_quarter no_alignment eps eps_leading flow uniform_timesteps
     no_ema no_guidance scale_3 guided_first_half guided_second_half guided_middle
-    steps_5 steps_10 steps_30 ddim euler euler_ancestral heun fp32 bf16
+    steps_5 steps_10 steps_30 ddim euler dpm heun fp32 bf16
     no_channels_last no_hard_negatives one_caption no_caption_drop
     no_drop_no_guidance no_page_mix min_snr no_latent_cache v_leading adamw_half
     adamw_eighth

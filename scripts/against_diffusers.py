@@ -2,8 +2,8 @@
 """Our trainer and pipeline against diffusers' own classes and a plain loop: same model, data, steps, machine and run.
 
     python scripts/against_diffusers.py [--blocks 6] [--block 8] [--images 32]
-    python scripts/against_diffusers.py --preset cpu --from runs/cpu --accuracy 1100
-                                                              also train each for so many steps, and judge it
+    python scripts/against_diffusers.py --preset cpu --from runs/cpu --accuracy 1100 [--seeds 0 1 2] [--parts PARTS.json]
+                                     also train each for so many steps, from each seed, and judge it (20 minutes a seed)
 
 These train the U-Net of the package (or of `--from`), from the same first weights, on the same batches:
 
@@ -15,14 +15,17 @@ These train the U-Net of the package (or of `--from`), from the same first weigh
 
 All minimise the mean square, without a loss on the middle, at timesteps as `latent_batches` draws them where no centre is
 named. They take turns, a block of steps each, so that a busy machine is as busy for all. Then our pipeline and diffusers'
-`StableDiffusionPipeline`, opened from one folder, paint the same captions in turns: both as they are, in float32, and both at
-their best (`ours_best` is how `Job` paints its captions). Times are processor seconds (all threads) and seconds
+`StableDiffusionPipeline`, opened from one folder, paint the same captions in turns, each in a process of its own: both as they
+are, in float32, and both at their best (`ours_best` is how `Job` paints its captions; it lets the C library keep freed memory,
+as our `Trainer` does, so `diffusers_memory` is diffusers' best with that, too). Times are processor seconds (all threads) and seconds
 on the clock; a ratio is ours over theirs, of medians over blocks, with the least and the most of the blocks.
+A seed says first weights and batches, the same for all; of each average the accuracy is taken, and, steadier, its mean square
+on 2,048 pictures that none has learned from. With `--parts` each training is kept as soon as it is judged, and not done again.
 Writes minidiff/data/results/against_diffusers.json.
 """
 import argparse
 import contextlib
-import copy
+import functools
 import logging
 import platform
 import statistics
@@ -43,7 +46,10 @@ from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook
-from minidiff.training import Trainer, best_precision, half_where_fast, seed_all, step_generator
+from minidiff.training import Trainer, best_precision, half_where_fast, seed_all, step_generator, _keep_memory
+
+TRAINED = ["ours_adamw", "diffusers_best", "diffusers", "ours"]
+PAINTERS = ["ours", "ours_best", "diffusers", "diffusers_best", "diffusers_channels_last", "diffusers_memory"]
 
 
 @torch.no_grad()
@@ -68,12 +74,12 @@ def make_latents(pipe, pictures, two_objects, generator):
 class Ours:
     """`Trainer`, step by step."""
 
-    def __init__(self, weights, config, batch_fn, told, steps, **more):
+    def __init__(self, weights, config, batch_fn, told, steps, seed=0, **more):
         unet = UNet2DConditionModel(**config)
         unet.load_state_dict(weights)
         loss = diffusion_loss(DDPMScheduler.from_config(SCHEDULER))
         told = {k: v for k, v in told.items() if k not in ("batch_size", "steps", "cuda_graph")} | more
-        self.trainer = Trainer(unet, loss, batch_fn, steps, device="cpu", show_bar=False, **{"ema": 0.995, **told})
+        self.trainer = Trainer(unet, loss, batch_fn, steps, device="cpu", seed=seed, show_bar=False, **{"ema": 0.995, **told})
         self.trainer._set_up()
 
     def step(self, i):
@@ -88,13 +94,13 @@ class Ours:
 class Theirs:
     """diffusers' classes and the loop that its training examples have."""
 
-    def __init__(self, weights, config, batch_fn, told, steps, best=False, channels_last=False):
+    def __init__(self, weights, config, batch_fn, told, steps, seed=0, best=False, channels_last=False):
         import diffusers
         from diffusers.training_utils import EMAModel
         self.unet = diffusers.UNet2DConditionModel(**config)
         self.unet.load_state_dict(weights)
         if channels_last: self.unet.to(memory_format=torch.channels_last)
-        self.channels_last, self.batch_fn, self.seen = channels_last, batch_fn, []
+        self.channels_last, self.batch_fn, self.seed, self.seen = channels_last, batch_fn, seed, []
         keys = ("beta_schedule", "prediction_type", "timestep_spacing", "steps_offset")
         self.scheduler = diffusers.DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k in keys})
         self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=told["lr"], betas=(0.9, 0.99), weight_decay=0.01, fused=best or None)
@@ -105,7 +111,7 @@ class Theirs:
         self.half = lambda: torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
 
     def step(self, i):
-        batch = self.batch_fn(step_generator(0, i))
+        batch = self.batch_fn(step_generator(self.seed, i))
         x0, noise, t = batch["latents"], batch["noise"], batch["timesteps"]
         noisy = self.scheduler.add_noise(x0, noise, t)
         if self.channels_last: noisy = noisy.contiguous(memory_format=torch.channels_last)
@@ -131,23 +137,23 @@ class Theirs:
     def losses(self): return torch.stack(self.seen).tolist()
 
 
-def contestants(weights, config, batch_fn, told, steps):
+def contestants(weights, config, batch_fn, told, steps, seed=0):
     adamw = dict(optimizer="adamw", lr=told["lr"] / 4, betas=(0.9, 0.99))
     theirs = {**told, "lr": told["lr"] / 4}  # AdamW wants a smaller rate than Muon; the same for all three
-    return dict(ours=lambda: Ours(weights, config, batch_fn, told, steps), ours_adamw=lambda: Ours(weights, config, batch_fn, told, steps, **adamw),
-                diffusers=lambda: Theirs(weights, config, batch_fn, theirs, steps), diffusers_best=lambda: Theirs(weights, config, batch_fn, theirs, steps, best=True),
-                diffusers_channels_last=lambda: Theirs(weights, config, batch_fn, theirs, steps, best=True, channels_last=True))
+    ours, diffusers = functools.partial(Ours, weights, config, batch_fn, told, steps, seed), functools.partial(Theirs, weights, config, batch_fn, theirs, steps, seed)
+    return dict(ours=ours, ours_adamw=lambda: ours(**adamw), diffusers=diffusers, diffusers_best=lambda: diffusers(best=True),
+                diffusers_channels_last=lambda: diffusers(best=True, channels_last=True))
 
 
 def in_turns(runs, rounds):
-    """Each of `runs` once a round: name -> [(processor seconds, seconds)]."""
+    """Each of `runs` once a round: name -> [(processor seconds, seconds)], its own where it gives them."""
     times = {name: [] for name in runs}
     for i in range(rounds):
         names = [*runs]
         for name in names[i % len(names):] + names[:i % len(names)]:  # nobody is always first
             cpu, wall = time.process_time(), time.perf_counter()
-            runs[name]()
-            times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+            own = runs[name]()
+            times[name].append(own or (time.process_time() - cpu, time.perf_counter() - wall))
     return times
 
 
@@ -190,54 +196,94 @@ def training(pipe, preset, data, blocks, block):
                 ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_adamw") for b in ("diffusers", "diffusers_best", "diffusers_channels_last")})
 
 
-def sampling(pipe, preset, images, rounds):
-    """Both pipelines paint the same captions in turns."""
-    import diffusers
+def painter(name, folder, captions, told, threads, pipe):
+    """A process that paints: answers "paint" with pictures and its (processor seconds, seconds), until it is told to stop."""
+    warnings.simplefilter("ignore")
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    torch.set_num_threads(threads)
+    dice = lambda: step_generator(0, 6)  # the same for all
+    if name.startswith("ours"):
+        own = LatentDiffusionPipeline.from_pretrained(folder)
+        inside = contextlib.nullcontext
+        if name == "ours_best":  # as a `Job` paints, that has just trained
+            _keep_memory()
+            for part in (own.vae, own.unet): part.to(memory_format=torch.channels_last)
+            inside = lambda: on_top(half_where_fast("cpu"), norms_in_float32(own.unet))
+    else:
+        import diffusers
+        own = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+        own.set_progress_bar_config(disable=True)
+        if "channels_last" in name:
+            for part in (own.unet, own.vae): part.to(memory_format=torch.channels_last)
+        if "memory" in name: _keep_memory()
+        half = name != "diffusers" and best_precision("cpu") == "bf16"
+        inside = lambda: torch.autocast("cpu", torch.bfloat16, enabled=half)
+    while pipe.recv() == "paint":
+        noise, generator, cpu, wall = told["noise"].clone(), dice(), time.process_time(), time.perf_counter()
+        with inside(): pictures = own(captions, **told["settings"], latents=noise, generator=generator)
+        seconds = time.process_time() - cpu, time.perf_counter() - wall
+        pipe.send((pictures if name.startswith("ours") else 2 * pictures.images - 1, seconds))
+
+
+@contextlib.contextmanager
+def on_top(first, second):
+    with first, second: yield
+
+
+def sampling(pipe, preset, images, rounds, threads):
+    """All pipelines paint the same captions in turns, each in a process of its own: what one does to memory is not the other's gain."""
     captions = held_out(pipe.vae.config.sample_size, images, "two_objects", 0)[0]
-    noise = pipe.start_latents(images, generator=step_generator(0, 5))
-    settings = dict(num_inference_steps=preset.steps, guidance_scale=preset.scale, output_type="pt")
-    told = lambda: settings | dict(latents=noise.clone(), generator=step_generator(0, 6))  # the same dice for all
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    told = dict(noise=pipe.start_latents(images, generator=step_generator(0, 5)),
+                settings=dict(num_inference_steps=preset.steps, guidance_scale=preset.scale, output_type="pt"))
+    context, ends = torch.multiprocessing.get_context("spawn"), {}
+    def paint(name):
+        ends[name].send("paint")
+        return ends[name].recv()
+    with tempfile.TemporaryDirectory() as folder:
         pipe.save_pretrained(folder)
-        theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
-        other = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
-    for each in (theirs, other): each.set_progress_bar_config(disable=True)
-    for part in (other.unet, other.vae): part.to(memory_format=torch.channels_last)
-    half = best_precision("cpu") == "bf16"
-    def paint_best(pipe):
-        with torch.autocast("cpu", torch.bfloat16, enabled=half): return pipe(captions, **told()).images
-    ordered = [copy.deepcopy(part).to(memory_format=torch.channels_last) for part in (pipe.vae, pipe.unet)]
-    quick = LatentDiffusionPipeline(ordered[0], pipe.text_encoder, pipe.tokenizer, ordered[1], pipe.scheduler)
-    def ours_best():
-        with half_where_fast("cpu"), norms_in_float32(quick.unet): return quick(captions, **told())
-    runs = dict(ours=lambda: pipe(captions, **told()), ours_best=ours_best, diffusers=lambda: theirs(captions, **told()).images, diffusers_best=lambda: paint_best(theirs), diffusers_channels_last=lambda: paint_best(other))
-    gap = (runs["ours"]().clamp(-1, 1) - (2 * runs["diffusers"]() - 1)).abs().max().item()  # theirs are in [0, 1]
+        for name in PAINTERS:
+            ends[name], far = context.Pipe()
+            context.Process(target=painter, args=(name, folder, captions, told, threads, far), daemon=True).start()
+        pictures = {name: paint(name)[0] for name in PAINTERS}  # all are ready now, and warm
+    gap = (pictures["ours"].clamp(-1, 1) - pictures["diffusers"]).abs().max().item()
     if gap > 1e-3: raise RuntimeError(f"the two pipelines paint pictures that are {gap:.3g} apart")
-    for name in ("ours_best", "diffusers_best", "diffusers_channels_last"): runs[name]()
-    times = in_turns(runs, rounds)
+    times = in_turns({name: lambda name=name: paint(name)[1] for name in PAINTERS}, rounds)
+    for end in ends.values(): end.send("stop")
     return dict(images=images, rounds=rounds, steps=preset.steps, scale=preset.scale, largest_gap=round(gap, 5), seconds_per_image=medians(times, images),
-                ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_best") for b in ("diffusers", "diffusers_best", "diffusers_channels_last")})
+                ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_best") for b in PAINTERS[2:]})
 
 
-def accuracy(pipe, preset, data, steps, captions):
-    """Train each for so many steps, one after the other, and judge its average."""
+@torch.no_grad()
+def fresh_loss(unet, data, preset):
+    """The mean square of a U-Net on pictures that it has not seen; the same noise for all."""
+    loss, draw = diffusion_loss(DDPMScheduler.from_config(SCHEDULER)), latent_batches(data, 128, preset.drop)
+    return statistics.mean(loss(unet, draw(step_generator(99, i))).item() for i in range(16))
+
+
+def accuracy(pipe, preset, data, steps, captions, seeds, names, parts):
+    """Train each for so many steps from each seed, one after the other, and judge its average: a row for each."""
     told, config = preset.unet_training, {k: v for k, v in pipe.unet.config.items() if not k.startswith("_")}
-    seed_all(2)
-    weights = UNet2DConditionModel(**config).zero_init().state_dict()
-    found = {}
-    for name, make in contestants(weights, config, latent_batches(data, told["batch_size"], preset.drop), told, steps).items():
-        if name == "diffusers_channels_last": continue
-        racer, cpu, wall = make(), time.process_time(), time.perf_counter()
-        for i in range(steps): racer.step(i)
-        seconds = dict(cpu=round(time.process_time() - cpu, 1), wall=round(time.perf_counter() - wall, 1))
-        unet = UNet2DConditionModel(**config)
-        unet.load_state_dict(racer.average())
-        painter = LatentDiffusionPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, unet.eval(), pipe.scheduler)
-        judged = judge_all(painter, captions, [0], kinds=("one_object", "two_objects"), steps=preset.steps, scale=preset.scale)
-        found[name] = dict(seconds=seconds, **{kind: rows["whole"] for kind, rows in judged.items()})
-        print(name, found[name], flush=True)
-    return dict(steps=steps, captions=captions, seed=0, runs=found)
+    fresh, rows = make_latents(pipe, 2048, preset.two_objects, step_generator(1, 2**31)), []
+    if parts and parts.exists(): rows = read_json(parts)["rows"]
+    for seed in seeds:
+        seed_all(2 + seed)
+        weights = UNet2DConditionModel(**config).zero_init().state_dict()
+        racers = contestants(weights, config, latent_batches(data, told["batch_size"], preset.drop), told, steps, seed)
+        for name in names:
+            key = dict(name=name, seed=seed, steps=steps, captions=captions, batch_size=told["batch_size"])
+            if any(key.items() <= row.items() for row in rows): continue
+            racer, cpu, wall = racers[name](), time.process_time(), time.perf_counter()
+            for i in range(steps): racer.step(i)
+            seconds = dict(cpu=round(time.process_time() - cpu, 1), wall=round(time.perf_counter() - wall, 1))
+            unet = UNet2DConditionModel(**config)
+            unet.load_state_dict(racer.average())
+            painter = LatentDiffusionPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, unet.eval(), pipe.scheduler)
+            judged = judge_all(painter, captions, [0], kinds=("one_object", "two_objects"), steps=preset.steps, scale=preset.scale)
+            whole = {kind: {k: v for k, v in found["whole"].items() if k != "by_seed"} for kind, found in judged.items()}
+            rows.append(key | dict(seconds=seconds, loss=round(fresh_loss(unet, fresh, preset), 5)) | whole)
+            print(rows[-1], flush=True)
+            if parts: write_json(dict(rows=rows), parts)
+    return dict(steps=steps, captions=captions, rows=rows)
 
 
 def main():
@@ -251,6 +297,9 @@ def main():
     option("--rounds", type=int, default=5, help="of painting")
     option("--pictures", type=int, default=512, help="to learn from, where only the time is taken")
     option("--accuracy", type=int, metavar="STEPS", help="also train each for so many steps, and judge it")
+    option("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings that are judged")
+    option("--names", nargs="+", choices=TRAINED, default=TRAINED, help="who is trained and judged")
+    option("--parts", type=Path, help="JSON of the trainings that are done")
     option("--captions", type=int, default=1000, help="of each kind, to judge")
     option("--threads", type=int, default=2)
     option("--out", type=Path, default=data_folder("results", "against_diffusers.json"))
@@ -264,9 +313,9 @@ def main():
                  machine=platform.machine(), bf16=best_precision("cpu") == "bf16")
     found["training"] = training(pipe, preset, data, options.blocks, options.block)
     print(found["training"], flush=True)
-    found["sampling"] = sampling(pipe, preset, options.images, options.rounds)
+    found["sampling"] = sampling(pipe, preset, options.images, options.rounds, options.threads)
     print(found["sampling"], flush=True)
-    if options.accuracy: found["accuracy"] = accuracy(pipe, preset, data, options.accuracy, options.captions)
+    if options.accuracy: found["accuracy"] = accuracy(pipe, preset, data, options.accuracy, options.captions, options.seeds, options.names, options.parts)
     elif options.out.exists() and "accuracy" in (before := read_json(options.out)):  # measured before, and kept
         found["accuracy"] = dict(measured_with=f"{before['model']}, preset {before['preset']}") | before["accuracy"]
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ import minidiff.latent_diffusion as course
 torch.set_num_threads(1)
 ablate.PICTURES = 16  # whose caption is to be found
 CPU = course.PRESETS["small"]  # whose VAE and text encoder are in the package
-TINY = replace(CPU, align=1.0, huber=0.03, drop=0.5, pictures=32, captions=2, steps=3, unet=course.unet_config((16, 32), 8, norm_num_groups=8),
+TINY = replace(CPU, sampler="ancestral", align=1.0, huber=0.03, drop=0.5, pictures=32, captions=2, steps=3, unet=course.unet_config((16, 32), 8, norm_num_groups=8),
                unet_training={**CPU.unet_training, "steps": 8, "batch_size": 12}, text=dict(widths=(8, 16)),
                text_training={**CPU.text_training, "steps": 3, "batch_size": 8})
 ROWS = ("baseline", "one_caption", "no_caption_drop", "no_drop_no_guidance", "heun")
@@ -85,7 +85,7 @@ TELLS = {
     "no_drop_no_guidance": {"unet.states", "paint.rows", "paint.scale"}, "no_guidance": {"paint.rows", "paint.scale"}, "scale_3": {"paint.scale"},
     "guided_first_half": {"paint.rows"}, "guided_second_half": {"paint.rows"}, "guided_middle": {"paint.rows"},
     "steps_5": PAINTS | {"paint.steps"}, "steps_10": PAINTS | {"paint.steps"}, "steps_30": PAINTS | {"paint.steps"},
-    "ddim": {"paint.sampler"}, "euler": {"paint.sampler"}, "euler_ancestral": {"paint.sampler"}, "heun": PAINTS | {"paint.sampler"},
+    "ddim": {"paint.sampler"}, "euler": {"paint.sampler"}, "dpm": {"paint.sampler"}, "heun": PAINTS | {"paint.sampler"},
 }
 TELLS |= {"no_alignment": {"unet.loss"}, "mse": {"unet.loss"}, **{name: TELLS[name] | {"unet.maps"} for name in ("no_page_mix", "no_latent_cache")}}
 TELLS |= {"adamw_half": TELLS["adamw_quarter"], "adamw_eighth": TELLS["adamw_quarter"]}
