@@ -272,6 +272,6 @@ def plain_is_faster(
     "Should attention be written out, and not left to the fused kernel?"
     if q.device.type != "cpu" or torch.compiler.is_exporting(): return False
     if mask is not None and not mask.is_floating_point(): return False
-    learns = q.dtype == torch.bfloat16 and torch.is_grad_enabled()
-    few = keys <= (512 if learns else 80)
-    return few and q.dtype in (torch.float32, torch.bfloat16)
+    if q.dtype == torch.float32: return keys <= 32
+    most = 512 if torch.is_grad_enabled() else 80
+    return q.dtype == torch.bfloat16 and keys <= most
