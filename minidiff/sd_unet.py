@@ -133,10 +133,9 @@ def to_image(tokens: Tensor, like: Tensor) -> Tensor:  # (n, h*w, c) -> (n, c, h
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""$\mathrm{softmax}(qk^\top/\sqrt{d} + \mathrm{mask})\,v$ (Vaswani 2017, 3.2.1) of
     q (n, heads, L, d), k, v (n, heads, M, d), and a mask like (n, heads, L, M)."""
-    if not plain_is_faster(q, k.shape[-2], mask):
+    if mask is not None or not plain_is_faster(q, k.shape[-2]):
         return F.scaled_dot_product_attention(q, k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
-    if mask is not None: scores = scores + mask
     precise = torch.float32 if k.shape[-2] % 32 else None
     return scores.softmax(-1, precise).to(v.dtype) @ v
 

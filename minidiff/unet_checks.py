@@ -267,11 +267,8 @@ def check_residuals(own, down, middle):
 def plain_is_faster(
     q: Tensor,  # (n, heads, L, d): who asks
     keys: int,  # how many tokens answer
-    mask: Tensor | None = None,  # added to the scores
 ) -> bool:
-    "Should attention be written out, and not left to the fused kernel?"
+    "Should attention without a mask be written out, and not left to the fused kernel?"
     if q.device.type != "cpu" or torch.compiler.is_exporting(): return False
-    if mask is not None and not mask.is_floating_point(): return False
-    if q.dtype == torch.float32: return keys <= 32
-    most = 512 if torch.is_grad_enabled() else 80
-    return q.dtype == torch.bfloat16 and keys <= most
+    return keys <= {torch.float32: 32, torch.bfloat16: 256}.get(q.dtype, -1)
+

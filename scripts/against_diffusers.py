@@ -7,20 +7,24 @@
 
 These train the U-Net of the package (or of `--from`), from the same first weights, on the same batches:
 
-* ours: `Trainer` with the optimiser of the preset (Muon);
-* ours_adamw: the same with AdamW, the optimiser of the other two;
+* ours: `Trainer` with the optimiser of the preset (Muon), in bf16 where the hardware is made for it;
+* ours_adamw: the same with AdamW, the optimiser of all that follow;
+* ours_fp32: that in float32; only its time is taken, and that its losses are those of:
 * diffusers: `diffusers.UNet2DConditionModel`, `DDPMScheduler`, `EMAModel` and a plain loop in float32 with AdamW;
 * diffusers_best: the same with bf16 autocast (where the hardware is made for it), fused AdamW and foreach EMA;
-* diffusers_channels_last: that in the other order of memory, to see whether it is faster; only its time is taken.
+* diffusers_plain: that with attention written out, which is one line (`set_default_attn_processor`); only its time is taken;
+* diffusers_channels_last: the best in the other order of memory, to see whether it is faster; only its time is taken.
 
 All minimise the mean square, without a loss on the middle, at timesteps as `latent_batches` draws them where no centre is
-named. They take turns, a block of steps each, so that a busy machine is as busy for all. Then our pipeline and diffusers'
+named. They take turns, a block of steps each, so that a busy machine is as busy for all, in one process: that the C library
+keeps freed memory, which our `Trainer` asks it to, holds for all of them. Then our pipeline and diffusers'
 `StableDiffusionPipeline`, opened from one folder, paint the same captions in turns, each in a process of its own: both as they
 are, in float32, and both at their best (`ours_best` is how `Job` paints its captions; it lets the C library keep freed memory,
-as our `Trainer` does, so `diffusers_memory` is diffusers' best with that, too). Times are processor seconds (all threads) and seconds
+as our `Trainer` does, so `diffusers_memory` is diffusers' best with that, too, and `diffusers_half` has besides all weights in
+bf16 and attention written out). Times are processor seconds (all threads) and seconds
 on the clock; a ratio is ours over theirs, of medians over blocks, with the least and the most of the blocks.
 A seed says first weights and batches, the same for all; of each average the accuracy is taken, and, steadier, its mean square
-on 2,048 pictures that none has learned from. With `--parts` each training is kept as soon as it is judged, and not done again.
+on 2,048 draws from pictures of the training's kind that none has learned from. With `--parts` each training is kept as soon as it is judged, and not done again.
 Writes minidiff/data/results/against_diffusers.json.
 """
 import argparse
@@ -46,10 +50,10 @@ from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook
-from minidiff.training import Trainer, best_precision, half_where_fast, seed_all, step_generator, _keep_memory
+from minidiff.training import Trainer, best_precision, fingerprint, half_where_fast, seed_all, step_generator, _keep_memory
 
 TRAINED = ["ours_adamw", "diffusers_best", "diffusers", "ours"]
-PAINTERS = ["ours", "ours_best", "diffusers", "diffusers_best", "diffusers_channels_last", "diffusers_memory"]
+PAINTERS = ["ours", "ours_best", "diffusers", "diffusers_best", "diffusers_channels_last", "diffusers_memory", "diffusers_half"]
 
 
 @torch.no_grad()
@@ -94,12 +98,13 @@ class Ours:
 class Theirs:
     """diffusers' classes and the loop that its training examples have."""
 
-    def __init__(self, weights, config, batch_fn, told, steps, seed=0, best=False, channels_last=False):
+    def __init__(self, weights, config, batch_fn, told, steps, seed=0, best=False, channels_last=False, plain=False):
         import diffusers
         from diffusers.training_utils import EMAModel
         self.unet = diffusers.UNet2DConditionModel(**config)
         self.unet.load_state_dict(weights)
         if channels_last: self.unet.to(memory_format=torch.channels_last)
+        if plain: self.unet.set_default_attn_processor()
         self.channels_last, self.batch_fn, self.seed, self.seen = channels_last, batch_fn, seed, []
         keys = ("beta_schedule", "prediction_type", "timestep_spacing", "steps_offset")
         self.scheduler = diffusers.DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k in keys})
@@ -141,7 +146,8 @@ def contestants(weights, config, batch_fn, told, steps, seed=0):
     adamw = dict(optimizer="adamw", lr=told["lr"] / 4, betas=(0.9, 0.99))
     theirs = {**told, "lr": told["lr"] / 4}  # AdamW wants a smaller rate than Muon; the same for all three
     ours, diffusers = functools.partial(Ours, weights, config, batch_fn, told, steps, seed), functools.partial(Theirs, weights, config, batch_fn, theirs, steps, seed)
-    return dict(ours=ours, ours_adamw=lambda: ours(**adamw), diffusers=diffusers, diffusers_best=lambda: diffusers(best=True),
+    return dict(ours=ours, ours_adamw=lambda: ours(**adamw), ours_fp32=lambda: ours(**adamw, precision="no"), diffusers=diffusers,
+                diffusers_best=lambda: diffusers(best=True), diffusers_plain=lambda: diffusers(best=True, plain=True),
                 diffusers_channels_last=lambda: diffusers(best=True, channels_last=True))
 
 
@@ -191,9 +197,9 @@ def training(pipe, preset, data, blocks, block):
             at[name] += 1
     in_turns({name: lambda name=name: run(name) for name in racers}, 1)  # to warm up
     times = in_turns({name: lambda name=name: run(name) for name in racers}, blocks)
-    firsts = {name: round(racer.losses()[0], 6) for name, racer in racers.items()}
-    return dict(batch_size=told["batch_size"], blocks=blocks, block=block, seconds_per_step=medians(times, block), first_loss=firsts,
-                ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_adamw") for b in ("diffusers", "diffusers_best", "diffusers_channels_last")})
+    losses = {name: [round(loss, 6) for loss in racer.losses()[:8]] for name, racer in racers.items()}
+    return dict(batch_size=told["batch_size"], blocks=blocks, block=block, seconds_per_step=medians(times, block), losses=losses,
+                ratios={f"{a} / {b}": ratios(times, a, b) for a in racers if a[:4] == "ours" for b in racers if b[:4] != "ours"})
 
 
 def painter(name, folder, captions, told, threads, pipe):
@@ -211,15 +217,18 @@ def painter(name, folder, captions, told, threads, pipe):
             inside = lambda: on_top(half_where_fast("cpu"), norms_in_float32(own.unet))
     else:
         import diffusers
-        own = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+        bf16, all_half = best_precision("cpu") == "bf16", name == "diffusers_half"
+        dtype = torch.bfloat16 if bf16 and all_half else torch.float32
+        own = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True, torch_dtype=dtype)
         own.set_progress_bar_config(disable=True)
+        if all_half: own.unet.set_default_attn_processor()
         if "channels_last" in name:
             for part in (own.unet, own.vae): part.to(memory_format=torch.channels_last)
-        if "memory" in name: _keep_memory()
-        half = name != "diffusers" and best_precision("cpu") == "bf16"
+        if name in ("diffusers_memory", "diffusers_half"): _keep_memory()
+        half = bf16 and name not in ("diffusers", "diffusers_half")
         inside = lambda: torch.autocast("cpu", torch.bfloat16, enabled=half)
     while pipe.recv() == "paint":
-        noise, generator, cpu, wall = told["noise"].clone(), dice(), time.process_time(), time.perf_counter()
+        noise, generator, cpu, wall = told["noise"].to(own.unet.dtype, copy=True), dice(), time.process_time(), time.perf_counter()
         with inside(): pictures = own(captions, **told["settings"], latents=noise, generator=generator)
         seconds = time.process_time() - cpu, time.perf_counter() - wall
         pipe.send((pictures if name.startswith("ours") else 2 * pictures.images - 1, seconds))
@@ -235,7 +244,7 @@ def sampling(pipe, preset, images, rounds, threads):
     captions = held_out(pipe.vae.config.sample_size, images, "two_objects", 0)[0]
     told = dict(noise=pipe.start_latents(images, generator=step_generator(0, 5)),
                 settings=dict(num_inference_steps=preset.steps, guidance_scale=preset.scale, output_type="pt"))
-    context, ends = torch.multiprocessing.get_context("spawn"), {}
+    context, ends, processes = torch.multiprocessing.get_context("spawn"), {}, []
     def paint(name):
         ends[name].send("paint")
         return ends[name].recv()
@@ -243,12 +252,15 @@ def sampling(pipe, preset, images, rounds, threads):
         pipe.save_pretrained(folder)
         for name in PAINTERS:
             ends[name], far = context.Pipe()
-            context.Process(target=painter, args=(name, folder, captions, told, threads, far), daemon=True).start()
+            processes.append(context.Process(target=painter, args=(name, folder, captions, told, threads, far), daemon=True))
+            processes[-1].start()
+            far.close()  # so that whoever waits for a dead one is told
         pictures = {name: paint(name)[0] for name in PAINTERS}  # all are ready now, and warm
     gap = (pictures["ours"].clamp(-1, 1) - pictures["diffusers"]).abs().max().item()
     if gap > 1e-3: raise RuntimeError(f"the two pipelines paint pictures that are {gap:.3g} apart")
     times = in_turns({name: lambda name=name: paint(name)[1] for name in PAINTERS}, rounds)
     for end in ends.values(): end.send("stop")
+    for process in processes: process.join()
     return dict(images=images, rounds=rounds, steps=preset.steps, scale=preset.scale, largest_gap=round(gap, 5), seconds_per_image=medians(times, images),
                 ratios={f"{a} / {b}": ratios(times, a, b) for a in ("ours", "ours_best") for b in PAINTERS[2:]})
 
@@ -263,14 +275,15 @@ def fresh_loss(unet, data, preset):
 def accuracy(pipe, preset, data, steps, captions, seeds, names, parts):
     """Train each for so many steps from each seed, one after the other, and judge its average: a row for each."""
     told, config = preset.unet_training, {k: v for k, v in pipe.unet.config.items() if not k.startswith("_")}
-    fresh, rows = make_latents(pipe, 2048, preset.two_objects, step_generator(1, 2**31)), []
-    if parts and parts.exists(): rows = read_json(parts)["rows"]
+    fresh = make_latents(pipe, 2048, preset.two_objects, step_generator(1, 2**31))
+    recipe = dict(steps=steps, captions=captions, batch_size=told["batch_size"], lr=told["lr"], pictures=preset.pictures, vae=fingerprint(pipe.vae), text=fingerprint(pipe.text_encoder))
+    rows = read_json(parts)["rows"] if parts and parts.exists() else []
     for seed in seeds:
         seed_all(2 + seed)
         weights = UNet2DConditionModel(**config).zero_init().state_dict()
         racers = contestants(weights, config, latent_batches(data, told["batch_size"], preset.drop), told, steps, seed)
         for name in names:
-            key = dict(name=name, seed=seed, steps=steps, captions=captions, batch_size=told["batch_size"])
+            key = dict(name=name, seed=seed) | recipe
             if any(key.items() <= row.items() for row in rows): continue
             racer, cpu, wall = racers[name](), time.process_time(), time.perf_counter()
             for i in range(steps): racer.step(i)
@@ -283,7 +296,7 @@ def accuracy(pipe, preset, data, steps, captions, seeds, names, parts):
             rows.append(key | dict(seconds=seconds, loss=round(fresh_loss(unet, fresh, preset), 5)) | whole)
             print(rows[-1], flush=True)
             if parts: write_json(dict(rows=rows), parts)
-    return dict(steps=steps, captions=captions, rows=rows)
+    return dict(recipe, rows=[{k: v for k, v in row.items() if k not in recipe} for row in rows if recipe.items() <= row.items()])
 
 
 def main():
@@ -319,7 +332,7 @@ def main():
     elif options.out.exists() and "accuracy" in (before := read_json(options.out)):  # measured before, and kept
         found["accuracy"] = dict(measured_with=f"{before['model']}, preset {before['preset']}") | before["accuracy"]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(found | dict(minutes=round((time.perf_counter() - start) / 60, 2)), options.out)
+    write_json(found | dict(minutes_of_this_run=round((time.perf_counter() - start) / 60, 2)), options.out)
     print(f"in {options.out}")
 
 
