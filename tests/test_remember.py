@@ -191,13 +191,14 @@ def test_both_ways_to_attend_are_one(dtype, atol, keys):
 def test_on_a_cpu_few_keys_take_plain_products(monkeypatch):
     fused = []
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, mask=None: fused.append((q.dtype, k.shape[-2])) or v[..., :1, :].expand_as(q))
-    def ask(dtype, sizes=(80, 81, 512, 513), mask=None):
+    def ask(dtype, sizes=(32, 33, 256, 257), mask=None):
         fused.clear()
         for keys in sizes: attend(torch.zeros(1, 1, 2, 8, dtype=dtype), *torch.zeros(2, 1, 1, keys, 8, dtype=dtype), mask)
         return [keys for _, keys in fused]
-    assert ask(torch.float32) == [81, 512, 513] and ask(torch.bfloat16) == [513] and ask(torch.float16) == [80, 81, 512, 513]
-    with torch.no_grad(): assert ask(torch.bfloat16) == ask(torch.float32) == [81, 512, 513]
-    assert ask(torch.float32, (5,), torch.ones(1, 1, 2, 5, dtype=torch.bool)) == [5] and ask(torch.float32, (5,), torch.zeros(1, 1, 2, 5)) == []
+    for learns in (True, False):
+        with torch.set_grad_enabled(learns):
+            assert ask(torch.float32) == [33, 256, 257] and ask(torch.bfloat16) == [257] and ask(torch.float16) == [32, 33, 256, 257]
+    for mask in (torch.ones(1, 1, 2, 5, dtype=torch.bool), torch.zeros(1, 1, 2, 5)): assert ask(torch.float32, (5,), mask) == [5]
 
 
 def test_a_mask_of_truths_leaves_out():
@@ -205,6 +206,13 @@ def test_a_mask_of_truths_leaves_out():
     seen = torch.rand(2, 1, 5, 5) > 0.4
     seen[..., 0] = True
     torch.testing.assert_close(attend(q, k, v, seen), attend(q, k, v, torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))))
+
+
+def test_who_may_look_at_nothing_gets_nothing():
+    q, k, v = torch.randn(3, 1, 2, 5, 8)
+    mask = torch.zeros(5, 5)
+    mask[2] = float("-inf")
+    assert (attend(q, k, v, mask)[..., 2, :] == 0).all() and attend(q, k, v, mask).isfinite().all()
 
 
 def test_exported_with_any_number_of_tokens():
