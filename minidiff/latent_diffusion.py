@@ -542,8 +542,7 @@ def _check_preset(preset: Preset) -> Preset:  # with whole numbers for such as 3
     for name in known:
         check_keys(name, getattr(preset, name), [*known[name]])
         for k, v in getattr(preset, name).items(): number(f"{name}.{k}", v, 0, 1000)
-    any_loss = vae_training_loss  # but a contrastive one
-    losses = dict(vae=any_loss, text=contrastive_loss, unet=any_loss)
+    losses = dict(vae=vae_training_loss, text=contrastive_loss, unet=vae_training_loss)
     for name, loss in losses.items():
         check_training(f"{name}_training", getattr(preset, f"{name}_training"), loss)
     _check_networks(preset)

@@ -228,7 +228,7 @@ def painter(name, folder, captions, told, threads, pipe):
         half = bf16 and name not in ("diffusers", "diffusers_half")
         inside = lambda: torch.autocast("cpu", torch.bfloat16, enabled=half)
     while pipe.recv() == "paint":
-        noise, generator, cpu, wall = told["noise"].to(own.unet.dtype, copy=True), dice(), time.process_time(), time.perf_counter()
+        noise, generator, cpu, wall = told["noise"].to(next(own.unet.parameters()).dtype, copy=True), dice(), time.process_time(), time.perf_counter()
         with inside(): pictures = own(captions, **told["settings"], latents=noise, generator=generator)
         seconds = time.process_time() - cpu, time.perf_counter() - wall
         pipe.send((pictures if name.startswith("ours") else 2 * pictures.images - 1, seconds))
