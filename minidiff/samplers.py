@@ -361,12 +361,12 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         self._build()
         if self._own.algorithm_type[:3] == "sde":
             whole_number("solver_order", solver_order, 1, 2)
-
     scale_model_input = Scheduler.scale_model_input
     def _level(self, i):
         x0_share = 1 / (self.sigmas[i]**2 + 1)**0.5
         return x0_share, self.sigmas[i] * x0_share
 
+# %% ../nbs/05_samplers.ipynb #cell061b
 @patch_to(DPMSolverMultistepScheduler)
 def _spaced(self, n):
     "One level more than there are steps, and the last is let go."

@@ -229,8 +229,7 @@ def from_config(
                           f"{type(config).__name__}")
     by_default = config.get("_use_default_values", ())  # what nobody chose
     own = cls.config_keys()
-    chosen = {}
-    aside = {}
+    chosen, aside = {}, {}
     for key, value in config.items():
         known = key in own or key in cls.fixed_config or key in cls.other_keys
         unchanged = not isinstance(by_default, dict) or by_default.get(key) == value
@@ -248,6 +247,7 @@ def from_config(
                       "and kept for saving", stacklevel=2)
     return self
 
+# %% ../nbs/04_scheduler.ipynb #cell078b
 @patch_to(Scheduler)
 def _set_aside(self, aside):
     "Keep another scheduler's keys for saving; those that ask for something come back."
@@ -400,14 +400,15 @@ def _split(self, output, x, alpha, sigma):
     return x0, noise
 
 # %% ../nbs/04_scheduler.ipynb #cell037b
-#| code-fold: true
-#| code-summary: "StepCounter, and a helper of it"
 def _indices(timesteps):
     "Where each timestep stands: once, or twice."
     where = {}
     for i, t in enumerate(timesteps): where.setdefault(t, []).append(i)
     return where
 
+# %% ../nbs/04_scheduler.ipynb #cell037c
+#| code-fold: true
+#| code-summary: "StepCounter"
 class StepCounter:
     """Counts steps, since a timestep may be visited twice: `step_index` is the next,
     `begin_index` where a loop begins, `model_outputs` what earlier steps have left."""
@@ -431,8 +432,7 @@ class StepCounter:
     def _count_from(self, timesteps):
         self._known = timesteps
         self._where = _indices(timesteps)
-        self.begin_index = None
-        self.step_index = None
+        self.begin_index = self.step_index = None
         self.model_outputs = []
 
     def _find(self, timestep):
@@ -534,9 +534,8 @@ def step(
     bar_t = self.alphas_cumprod[t]
     bar_s = self.alphas_cumprod[s] if s >= 0 else torch.tensor(1.0)
     alpha = bar_t / bar_s  # of this step, which may be many training steps long
-    learned = "learned" in (self._own.variance_type or "")
     extra = None
-    if learned:
+    if "learned" in (self._own.variance_type or ""):
         shape = *sample.shape[:1], "twice the channels", *sample.shape[2:]
         check_tensor("model_output", model_output, *shape)
         model_output, extra = model_output.chunk(2, dim=1)
@@ -548,6 +547,7 @@ def step(
         mean = mean + std * randn_like(model_output, generator)
     return SchedulerOutput(mean.to(sample.dtype), x0.to(sample.dtype))
 
+# %% ../nbs/04_scheduler.ipynb #cell094b
 @patch_to(DDPMScheduler)
 def set_timesteps(self, num_inference_steps=None, device=None, *, timesteps=None):
     "Choose the timesteps that sampling visits: how many, or a falling list of them."

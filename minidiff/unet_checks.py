@@ -271,4 +271,3 @@ def plain_is_faster(
     "Should attention without a mask be written out, and not left to the fused kernel?"
     if q.device.type != "cpu" or torch.compiler.is_exporting(): return False
     return keys <= {torch.float32: 32, torch.bfloat16: 256}.get(q.dtype, -1)
-
