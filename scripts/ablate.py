@@ -3,6 +3,7 @@
 
     python scripts/ablate.py table --estimate           two minutes: how long will it take?
     python scripts/ablate.py table [--only ROW ...]     an hour or two, alone on a machine
+    python scripts/ablate.py table --seconds            some minutes, alone: what each row costs
     python scripts/ablate.py VARIANT [--seed S] [--device cuda] --out FILE.json
     python scripts/ablate.py speed --device cpu --out FILE.json
 
@@ -15,6 +16,8 @@ has them. What is done is in the JSON at once, and training has checkpoints (in 
 killed, the same command goes on where it was. Writes minidiff/data/results/ablations.json:
 `rows`, each with its date, machine and commit, and under `speed` the seconds of single
 steps. `--estimate` trains a few steps of each row at full size and says what all will take.
+`--seconds` does that in turns, two rounds, and keeps the medians in the JSON: under `took`
+each trained row's seconds a step, and each row's seconds a picture.
 
 A variant trains all three stages (on one GPU a few minutes, on two processor cores a
 quarter of an hour) and paints 500 held-out captions with one object and 500 with two,
@@ -496,7 +499,7 @@ def in_order(seeds, device):
     twin = "bf16" if best_precision(kind) != "no" else "fp32"  # which is the baseline
     names = [name for name in TABLE if name != twin]
     trained = [name for name in names if TABLE[name].first != "paint"]
-    at = names.index(trained[LATER])
+    at = names.index(trained[min(LATER, len(trained) - 1)])
     more = [("baseline", seed) for seed in range(1, seeds)] + [("speed", 0)]
     return [(name, 0) for name in names[:at]] + more + [(name, 0) for name in names[at:]]
 
@@ -523,6 +526,24 @@ def foresee(todo, preset, parts, device, captions, steps=6, few=16):
     return minutes
 
 
+def each_row_in_turn(preset, parts, device, rounds=2, steps=14, few=48):
+    """row -> medians: seconds a step of the U-Net (none, where nothing is trained), and
+    seconds a picture, painted and judged."""
+    told = preset.unet_training
+    short = replace(preset, pictures=512, unet_training={**told, "steps": steps})
+    found = {name: dict(step=[], picture=[]) for name in TABLE}
+    for i in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in TABLE:
+                with Watch() as watch:
+                    row = run_row(name, 0, short, parts, Path(folder), device, few, few)
+                found[name]["step"] += watch.seconds.get("unet", [])[4:]
+                found[name]["picture"].append(row["seconds"]["paint"] / (2 * few))
+        print(f"round {i + 1} of {rounds}", flush=True)
+    return {name: {what: round(statistics.median(values), 5) for what, values in row.items()
+                   if values} for name, row in found.items()}
+
+
 def open_table(out, settings):
     """What a table that was begun holds; another recipe's is refused."""
     if not out.is_file(): return dict(settings=settings, rows=[])
@@ -533,7 +554,8 @@ def open_table(out, settings):
     return before
 
 
-def table(out, work, preset_name, fraction, captions, seeds, only, device, estimate=False):
+def table(out, work, preset_name, fraction, captions, seeds, only, device, estimate=False,
+          seconds=False):
     """Run the rows that are missing; the JSON is written after each."""
     whole = PRESETS[preset_name]
     preset = half(whole, fraction)
@@ -548,6 +570,9 @@ def table(out, work, preset_name, fraction, captions, seeds, only, device, estim
                     captions=captions, steps=preset.unet_training["steps"],
                     size=preset.size, shipped=parts.shipped, weights=weights)
     found = open_table(out, settings)
+    if seconds:
+        took = where() | dict(rows=each_row_in_turn(preset, parts, device))
+        return write_json(found | dict(took=took), out)
     rows = found["rows"]
     done = {(row["row"], row["seed"]) for row in rows} | ({("speed", 0)} if "speed" in found else set())
     todo = [key for key in todo if key not in done]
@@ -590,6 +615,7 @@ def main():
            help="of the preset's steps; default: 1, of a table 0.5")
     option("--only", nargs="+", choices=[*TABLE, "speed"], help="rows of the table")
     option("--estimate", action="store_true", help="of a table: only say how long it takes")
+    option("--seconds", action="store_true", help="of a table: what a step and a picture of each row take")
     option("--seeds", type=int, default=3, help="of the table's baseline")
     option("--work", type=Path, default=Path("runs/ablate"), help="for checkpoints")
     option("--progress", action="store_true", help="show progress bars")
@@ -607,7 +633,8 @@ def main():
     kept = "cpu" if device == "cpu" else None
     if options.variant == "table":
         table(options.out, options.work, options.preset, options.steps_share,
-              options.captions, options.seeds, options.only, kept, options.estimate)
+              options.captions, options.seeds, options.only, kept, options.estimate,
+              options.seconds)
         return None if options.estimate else print(options.out)
     preset = PRESETS[options.preset]
     start = time.perf_counter()

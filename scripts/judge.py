@@ -2,6 +2,7 @@
 """How often does a model paint what was asked? Shares of held-out captions.
 
     python scripts/judge.py [--from FOLDER] [--captions 2000] [--seeds 0 1 2 3]
+    python scripts/judge.py --examples 8 [--from FOLDER]     only paint some, to be looked at
 
 Judges the model of the package and writes minidiff/data/results/judge.json, or the pipeline
 in FOLDER, and writes judge.json there. The captions of each kind are shared out between
@@ -16,15 +17,21 @@ GPU is asked for the same pictures. Three kinds of captions:
 
 Every caption is one trial: an attribute is right when all that its caption says of it
 is right. Intervals are of 95% (Wilson).
+
+`--examples` judges nothing but the first captions of one_object and of two_objects, none
+picked, and writes their pictures side by side as held_out.webp, and held_out.json.
 """
 import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from minidiff.files import data_folder, write_json
 from minidiff.latent_diffusion import open_run
+from minidiff.plots import to_uint8
 from minidiff.sketchbook import Critic, Sketchbook, choose_mentioned, compare, wilson
 from minidiff.training import step_generator
 
@@ -83,6 +90,23 @@ def judge_all(pipe, captions, seeds, kinds=KINDS, **options):
     return results
 
 
+@torch.no_grad()
+def examples(pipe, n, seed=0, steps=15, scale=2.0):
+    """The first `n` captions of each kind, painted: pictures, and what JSON says of each."""
+    size = pipe.vae.config.sample_size
+    pictures, told = [], []
+    for kind in ("one_object", "two_objects"):
+        captions, scenes = held_out(size, n, kind, seed)
+        generator = step_generator(seed, 2**25 + KINDS.index(kind))
+        noise = pipe.start_latents(n, generator=generator)
+        images = pipe(captions, latents=noise, num_inference_steps=steps, guidance_scale=scale,
+                      output_type="pt", generator=generator).float().cpu()
+        right = Critic(size).judge(images, scenes)["whole"].tolist()
+        pictures.append(images)
+        told += [dict(caption=caption, right=r) for caption, r in zip(captions, right)]
+    return torch.cat(pictures), told
+
+
 def report(pipe, model="package", captions=2000, seeds=(0, 1, 2, 3), **options):
     """What judge.json holds."""
     start = time.perf_counter()
@@ -116,10 +140,18 @@ def main():
     option("--scale", type=float, default=2.0, help="of the guidance")
     option("--batch", type=int, default=500, help="pictures painted at once")
     option("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+    option("--examples", type=int, metavar="N", help="only paint N of each kind")
     option("--out", type=Path, help="another place for judge.json")
     options = parser.parse_args()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipe = open_run(options.folder, device=device)
+    if options.examples:
+        folder = Path(options.folder or RESULTS)
+        images, told = examples(pipe, options.examples, options.seeds[0], options.steps, options.scale)
+        row = Image.fromarray(np.concatenate(list(to_uint8(images)), 1))
+        row.save(folder / "held_out.webp", lossless=True)
+        write_json(dict(pictures=told), folder / "held_out.json")
+        return print(f"in {folder}/held_out.webp and .json")
     judged = report(pipe, options.folder or "package", options.captions, options.seeds,
                     batch=options.batch, steps=options.steps, scale=options.scale)
     out = options.out or Path(options.folder or RESULTS) / "judge.json"

@@ -1,4 +1,5 @@
 """The table of ablations with a tiny preset: each row changes what it says and nothing else, a killed table goes on, another recipe is refused."""
+import functools
 import json
 import sys
 from dataclasses import replace
@@ -197,6 +198,19 @@ def test_an_estimate_trains_each_row_and_writes_nothing(tmp_path, capsys):
     ablate.table(tmp_path / "table.json", tmp_path / "work", "tiny", 0.5, 2, 1, ("baseline", "one_caption"), "cpu", True)
     told = capsys.readouterr().out
     assert "baseline, seed 0: " in told and "one_caption, seed 0: " in told and "hours in all" in told and not [*tmp_path.rglob("*.*")]
+
+
+def test_the_seconds_of_each_row_are_kept_beside_the_table(made, monkeypatch):
+    folder = made[0]
+    before = json.loads((folder / "table.json").read_text())
+    monkeypatch.setattr(ablate, "TABLE", {name: ablate.TABLE[name] for name in ROWS})
+    monkeypatch.setattr(ablate, "each_row_in_turn", functools.partial(ablate.each_row_in_turn, rounds=1, steps=6, few=2))
+    ablate.table(folder / "table.json", folder / "work", "tiny", 0.5, 2, 1, ROWS, "cpu", seconds=True)
+    found = json.loads((folder / "table.json").read_text())
+    took = found.pop("took")
+    assert found == {k: v for k, v in before.items() if k != "took"} and took["date"] and took["rows"].keys() == set(ROWS)
+    for name, row in took["rows"].items(): assert row["picture"] > 0 and ("step" in row) == (ablate.TABLE[name].first != "paint")
+    assert table(folder) == found["rows"], "it is no row of the table"
 
 
 def test_every_row_that_the_course_promises_is_there():
