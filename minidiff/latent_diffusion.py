@@ -100,7 +100,7 @@ PRESETS = dict(
         unet_training=dict(steps=40, batch_size=8, lr=2e-3, **LATE),
         pictures=256, captions=16, steps=4),
     small=Preset(
-        vae_training=VAE_RECIPE | dict(steps=1400, batch_size=16),
+        vae_pages={}, vae_training=VAE_RECIPE | dict(steps=1400, batch_size=16),
         text_training=dict(steps=400, batch_size=128, lr=1e-2, ema=0.99, **MUON),
         unet=unet_config((64, 128), 8), align=0.0, huber=0.0,
         unet_training=dict(steps=1700, batch_size=96, lr=5e-3, **LATE)),

@@ -18,7 +18,7 @@ from .critic import compare
 from .files import atomic_write, read_json
 from .hub import patch_to
 from .plots import (PALETTE, _encode, _img, _png, animate, image_grid, show,
-                            smooth_curve, to_uint8)
+                            to_uint8)
 from .runs import results_table, show_grid
 from .scenes import (BACKGROUNDS, COLORS, KINDS, PLACES, RELATIONS, SIZES,
                              Scenes, swap_objects)
@@ -28,7 +28,6 @@ from .stickers import STICKERS, StickerBook
 def thinned(
     losses: list,  # of each step
     most: int = 200,  # points to keep
-    smooth: float = 0.95,  # see `plots.smooth_curve`
 ) -> dict:  # "steps", and for each point "at" (its last step), "loss", "low", "high"
     "A loss curve that fits into a few kilobytes; what is not finite is left out."
     finite = [(i, x) for i, x in enumerate(losses, 1) if math.isfinite(x)]
@@ -37,13 +36,12 @@ def thinned(
     n = len(kept)
     points = min(n, whole_number("most", most, 1))
     cuts = np.linspace(0, n, points + 1).round().astype(int)
-    curve = smooth_curve(kept, smooth)
-    def short(x): return float(f"{x:.5g}")
-    parts = [kept[a:b] for a, b in zip(cuts[:-1], cuts[1:])]
+    reach = n // 40  # to both sides of a stretch
+    parts = [kept[max(0, a - reach):b + reach] for a, b in zip(cuts[:-1], cuts[1:])]
+    def short(numbers): return [float(f"{x:.5g}") for x in numbers]
     return dict(steps=len(losses), at=[steps[i - 1] for i in cuts[1:]],
-                loss=[short(curve[i - 1]) for i in cuts[1:]],
-                low=[short(min(part)) for part in parts],
-                high=[short(max(part)) for part in parts])
+                loss=short(math.fsum(part) / len(part) for part in parts),
+                low=short(map(min, parts)), high=short(map(max, parts)))
 
 # %% ../nbs/workshop/report.ipynb #re_wrong
 def mistakes(
@@ -286,6 +284,7 @@ def film(self):
     animate(frames, [f"step {step}" for step in self.frames], fps=2,
             alt=f"Pictures after {self.frames[0]} to {self.frames[-1]} steps of these "
                 "captions: " + "; ".join(self.captions))
+    print(textwrap.fill("Row by row: " + "; ".join(self.captions), 88))
 
 # %% ../nbs/workshop/report.ipynb #re_film_file
 @patch_to(Report)

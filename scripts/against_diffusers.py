@@ -9,7 +9,7 @@ These train the U-Net of the package (or of `--from`), from the same first weigh
 
 * ours: `Trainer` with the optimiser of the preset (Muon), in bf16 where the hardware is made for it;
 * ours_adamw: the same with AdamW, the optimiser of all that follow;
-* ours_fp32: that in float32; only its time is taken, and that its losses are those of:
+* ours_fp32: that in float32; its losses are those of:
 * diffusers: `diffusers.UNet2DConditionModel`, `DDPMScheduler`, `EMAModel` and a plain loop in float32 with AdamW;
 * diffusers_best: the same with bf16 autocast (where the hardware is made for it), fused AdamW and foreach EMA;
 * diffusers_plain: that with attention written out, which is one line (`set_default_attn_processor`); only its time is taken;
@@ -311,7 +311,7 @@ def main():
     option("--pictures", type=int, default=512, help="to learn from, where only the time is taken")
     option("--accuracy", type=int, metavar="STEPS", help="also train each for so many steps, and judge it")
     option("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings that are judged")
-    option("--names", nargs="+", choices=TRAINED, default=TRAINED, help="who is trained and judged")
+    option("--names", nargs="+", choices=[*TRAINED, "ours_fp32"], default=TRAINED, help="who is trained and judged")
     option("--parts", type=Path, help="JSON of the trainings that are done")
     option("--captions", type=int, default=1000, help="of each kind, to judge")
     option("--threads", type=int, default=2)

@@ -1,7 +1,8 @@
 """What makes the finale's training quick: roots in place of squares, norms that count in float32, and half precision where it is fast."""
 import copy
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from minidiff import latent_diffusion as course
 from minidiff import negatives
 from minidiff.alignment import Aligned, alignment_loss, even_channels
 from minidiff.checks import ConfigError
+from minidiff.files import data_folder, read_json
 from minidiff.latent_diffusion import PRESETS, SCHEDULER, Job, diffusion_loss
 from minidiff.parallel import norms_in_float32
 from minidiff.scheduler import DDPMScheduler, training_target
@@ -282,3 +284,11 @@ def test_an_aligned_network_of_any_type_and_maps_that_are_no_numbers():
     answer, guess = model(torch.zeros(2, 4, 8, 8).double(), torch.tensor([1, 2]), torch.zeros(2, 8, 32).double())
     assert answer.dtype == guess.dtype == torch.float64
     with pytest.raises(ValueError, match="maps"): even_channels(torch.full((4, 3, 2, 2), float("nan")))
+
+
+OFF = dict(vae_loss={}, vae_pages={}, align=0.0, huber=0.0, center=0.3, sampler="dpm")  # what a key is worth that a run's file does not know yet
+
+@pytest.mark.parametrize("name, folder", [("small", ("weights",)), ("cpu", ("runs", "cpu"))])
+def test_a_preset_is_that_of_the_run_that_is_shown(name, folder):
+    ran = read_json(data_folder(*folder, "results.json"))["preset"]
+    assert json.loads(json.dumps(asdict(PRESETS[name]))) == OFF | ran

@@ -50,7 +50,17 @@ def test_a_thinned_curve_covers_every_step(n):
     if n:
         assert row["at"][-1] == n and row["at"] == sorted(set(row["at"]))
         assert min(row["low"]) == pytest.approx(min(losses), rel=1e-4) and max(row["high"]) == pytest.approx(max(losses), rel=1e-4)
+    assert all(low <= loss <= high for low, loss, high in zip(row["low"], row["loss"], row["high"]))
     assert len(json.dumps(row)) < 8000
+
+
+def test_a_falling_loss_is_drawn_where_it_falls():
+    """The smoothed line neither lags behind nor runs ahead."""
+    losses = [2.0] * 400 + [1.0] * 400
+    row = thinned(losses)
+    assert row["loss"][0] == 2 and row["loss"][-1] == 1
+    middle = [at for at, loss in zip(row["at"], row["loss"]) if loss > 1.5][-1]
+    assert abs(middle - 400) <= 4
 
 
 @pytest.mark.parametrize("losses, at, first", [([nan, 2.0, inf, 4.0], [2, 4], 2.0), ([nan] * 300, [], None), ([-inf, 1e300], [2], 1e300)])
@@ -272,3 +282,22 @@ def test_the_cell_for_colab_finds_the_card(name, ability, card, precision, monke
     assert ("follows is for a" in said) == (name is None or card.split()[0] not in name.split())
     rows = [row for row in read_json(data_folder("results", "budget.json"))["rows"] if row["card"] == card]
     assert f"estimated: {sum(row['minutes'] for row in rows):.0f} minutes" in said
+
+
+def test_the_cell_for_colab_trains_where_a_new_kernel_finds_it_again(tmp_path, monkeypatch, capsys):
+    """The page works in a folder of its own, which is another one after a restart; the long run does not."""
+    notebook = json.loads((root / "nbs" / "16_latent_diffusion.ipynb").read_text(encoding="utf-8"))
+    cells = {cell["id"]: "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"}
+    import os
+    import tempfile
+    from minidiff.files import data_folder, read_json
+    from minidiff.training import best_precision
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    class Recorder:
+        def __init__(self, *given, **more): asked.append((given, more))
+        def run(self): asked.append("run")
+    space = dict(torch=torch, data_folder=data_folder, read_json=read_json, best_precision=best_precision, Job=Recorder, os=os, tempfile=tempfile, Path=Path)
+    exec(cells["scratch"], space)
+    exec(cells["colab_t4"].replace("train_here = False", "train_here = True"), space)
+    assert asked == [(("gpu", tmp_path / "runs" / "gpu"), dict(resume=True)), "run"] and Path.cwd() != tmp_path

@@ -94,8 +94,8 @@ def test_resume_with_other_settings_is_refused(smoke_run):
 
 def test_two_processes_do_what_one_does(smoke_run, tmp_path):
     out = tmp_path / "two"
-    command = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2",  # `accelerate launch --cpu` starts a single process
-               "-m", "minidiff", "train", "--preset", "smoke", "--device", "cpu", "--out", str(out)]
+    command = [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2",  # as chapter 16 says, but for the device
+               "--main_process_port", "0", "-m", "minidiff", "train", "--preset", "smoke", "--device", "cpu", "--out", str(out)]
     start = time.time()
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
