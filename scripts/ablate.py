@@ -6,6 +6,7 @@
     python scripts/ablate.py table --seconds            some minutes, alone: what each row costs
     python scripts/ablate.py VARIANT [--seed S] [--device cuda] --out FILE.json
     python scripts/ablate.py speed --device cpu --out FILE.json
+    python scripts/ablate.py race --device cpu --out FILE.json
 
 `table` takes VAE and text encoder from the package (where they are not those of the
 preset, it trains them first, once) and trains the U-Net alone, with half the preset's
@@ -23,7 +24,8 @@ A variant trains all three stages (on one GPU a few minutes, on two processor co
 quarter of an hour) and paints 500 held-out captions with one object and 500 with two,
 the same for all. It also asks the trained encoders of stage two which of eight captions
 belongs to a picture. `speed` trains nothing to the end: it takes the time of single
-steps with and without each choice, in turn.
+steps with and without each choice, in turn. `race` does so with the presets `small`,
+which made the package's weights, and `cpu`, and adds up what each takes in all.
 """
 import argparse
 import functools
@@ -323,24 +325,39 @@ class Watch:
         for each in self.patches: each.stop()
 
 
-def speed(preset, device, rounds=3, steps=15):
-    """variant -> stage -> median seconds of a step; the variants take turns."""
-    few = {stage: {**getattr(preset, stage), "steps": steps} for stage in STAGES}
-    preset = replace(preset, pictures=512, **few)
-    times = {name: {} for name in SPEED}
+def in_turns(presets, device, rounds=3, steps=15, pictures=512):
+    """name -> stage -> median seconds of a step, and under `latents` of a picture; the presets take turns."""
+    times = {name: {} for name in presets}
     for _ in range(rounds):
-        for name, variant in SPEED.items():
+        for name, preset in presets.items():
+            few = {stage: {**getattr(preset, stage), "steps": steps} for stage in STAGES}
             with ExitStack() as stack:
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
-                fewer = variant.change(preset)
-                job = Job(fewer, folder, device=device, show_bar=False)
+                job = Job(replace(preset, pictures=pictures, **few), folder, device=device, show_bar=False)
                 job.show_preview = lambda pipe, step: None
                 watch = stack.enter_context(Watch())
                 train(job)
             for stage, seconds in watch.seconds.items():
                 times[name].setdefault(stage, []).extend(seconds[3:])
+            times[name].setdefault("latents", []).append(job.seconds["latents"] / pictures)
     return {name: {stage: round(statistics.median(values), 5)
                    for stage, values in row.items()} for name, row in times.items()}
+
+
+def speed(preset, device):
+    """variant -> stage -> median seconds of a step."""
+    return in_turns({name: variant.change(preset) for name, variant in SPEED.items()}, device)
+
+
+def race(names, device):
+    """Seconds of a step of each stage, of `latents` of a picture, and of a whole training."""
+    presets = {name: PRESETS[name] for name in names}
+    found = in_turns(presets, device)
+    for name, row in found.items():
+        often = {stage.split("_")[0]: getattr(presets[name], stage)["steps"] for stage in STAGES}
+        often["latents"] = presets[name].pictures
+        row["whole"] = round(sum(row[stage] * times for stage, times in often.items()), 1)
+    return dict(where=where(), bf16=best_precision(device or "cuda") == "bf16", seconds=found)
 
 
 class Painter:
@@ -526,11 +543,11 @@ def foresee(todo, preset, parts, device, captions, steps=6, few=16):
     return minutes
 
 
-def each_row_in_turn(preset, parts, device, rounds=2, steps=14, few=48):
+def each_row_in_turn(preset, parts, device, rounds=2, steps=14, few=24):
     """row -> medians: seconds a step of the U-Net (none, where nothing is trained), and
     seconds a picture, painted and judged."""
-    told = preset.unet_training
-    short = replace(preset, pictures=512, unet_training={**told, "steps": steps})
+    few_steps = {stage: {**getattr(preset, stage), "steps": steps} for stage in STAGES}
+    short = replace(preset, pictures=512, **few_steps)
     found = {name: dict(step=[], picture=[]) for name in TABLE}
     for i in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -544,11 +561,22 @@ def each_row_in_turn(preset, parts, device, rounds=2, steps=14, few=48):
                    if values} for name, row in found.items()}
 
 
+def keep_seconds(out, settings, preset, device):
+    """Add to a table what its rows take, whatever the weights are."""
+    found = open_table(out, settings)
+    few_steps = {stage: {**getattr(preset, stage), "steps": 4} for stage in STAGES}
+    with tempfile.TemporaryDirectory() as folder:
+        parts = parts_of(replace(preset, **few_steps), Path(folder), device)
+    bf16 = best_precision(device or "cuda") == "bf16"
+    took = where() | dict(bf16=bf16, rows=each_row_in_turn(preset, parts, device))
+    write_json(found | dict(took=took), out)
+
+
 def open_table(out, settings):
     """What a table that was begun holds; another recipe's is refused."""
     if not out.is_file(): return dict(settings=settings, rows=[])
     before = read_json(out)
-    if before["settings"] != settings:
+    if not settings.items() <= before["settings"].items():
         raise SystemExit(f"{out} was made with {before['settings']}, and this run has "
                          f"{settings}; use another --out and --work")
     return before
@@ -560,19 +588,16 @@ def table(out, work, preset_name, fraction, captions, seeds, only, device, estim
     whole = PRESETS[preset_name]
     preset = half(whole, fraction)
     todo = [key for key in in_order(seeds, device) if not only or key[0] in only]
+    code = zlib.crc32(json.dumps(asdict(preset), sort_keys=True, default=str).encode())
+    settings = dict(preset=preset_name, recipe=f"{code:08x}", steps_share=fraction,
+                    captions=captions, steps=preset.unet_training["steps"], size=preset.size)
+    if seconds: return keep_seconds(out, settings, preset, device)
     parts = parts_of(preset, work, device)
     if estimate:
         minutes = foresee(todo, preset, parts, device, captions)
         return print(f"{sum(minutes.values()) / 60:.1f} hours in all, without `speed`")
-    code = zlib.crc32(json.dumps(asdict(preset), sort_keys=True, default=str).encode())
     weights = course.fingerprint(parts.vae) + course.fingerprint(parts.text_encoder)
-    settings = dict(preset=preset_name, recipe=f"{code:08x}", steps_share=fraction,
-                    captions=captions, steps=preset.unet_training["steps"],
-                    size=preset.size, shipped=parts.shipped, weights=weights)
-    found = open_table(out, settings)
-    if seconds:
-        took = where() | dict(rows=each_row_in_turn(preset, parts, device))
-        return write_json(found | dict(took=took), out)
+    found = open_table(out, settings | dict(shipped=parts.shipped, weights=weights))
     rows = found["rows"]
     done = {(row["row"], row["seed"]) for row in rows} | ({("speed", 0)} if "speed" in found else set())
     todo = [key for key in todo if key not in done]
@@ -604,7 +629,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("variant", choices=[*VARIANTS, "speed", "table"])
+    option("variant", choices=[*VARIANTS, "speed", "race", "table"])
     option("--preset", choices=[*PRESETS], default="cpu", help="smoke for a trial")
     option("--seed", type=int, default=0)
     option("--device", help="cpu or cuda (default: a GPU where there is one)")
@@ -640,6 +665,7 @@ def main():
     start = time.perf_counter()
     if options.variant == "speed":
         results = dict(seconds_per_step=speed(preset, kept))
+    elif options.variant == "race": results = race(("small", "cpu"), kept)
     else:
         preset = shortened(preset, options.steps_share)
         results = ablate(options.variant, preset, options.seed, kept, options.captions,

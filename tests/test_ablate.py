@@ -213,6 +213,21 @@ def test_the_seconds_of_each_row_are_kept_beside_the_table(made, monkeypatch):
     assert table(folder) == found["rows"], "it is no row of the table"
 
 
+def test_the_seconds_of_another_recipe_are_not_put_beside_it(made, monkeypatch):
+    monkeypatch.setitem(course.PRESETS, "tiny", replace(TINY, steps=TINY.steps + 1))
+    with pytest.raises(SystemExit, match="another --out"):
+        ablate.table(made[0] / "table.json", made[0] / "work", "tiny", 0.5, 2, 1, ROWS, "cpu", seconds=True)
+
+
+def test_presets_race_stage_by_stage(monkeypatch):
+    monkeypatch.setattr(ablate, "in_turns", functools.partial(ablate.in_turns, rounds=2, steps=5, pictures=16))
+    found = ablate.race(("tiny",), "cpu")
+    row, told = found["seconds"]["tiny"], course.PRESETS["tiny"]
+    steps = {stage: getattr(told, f"{stage}_training")["steps"] for stage in ("vae", "text", "unet")} | dict(latents=told.pictures)
+    assert row.keys() == steps.keys() | {"whole"} and min(row.values()) > 0
+    assert row["whole"] == pytest.approx(sum(row[k] * n for k, n in steps.items()), abs=0.06) and found["where"]["date"]
+
+
 def test_every_row_that_the_course_promises_is_there():
     promised = {"baseline", "adamw_quarter", "no_ema", "no_hard_negatives", "one_caption", "no_caption_drop", "eps", "flow", "uniform_timesteps", "fp32", "no_channels_last",
                 "no_page_mix", "no_latent_cache", "guided_first_half", "steps_5", "euler", "min_snr"}
