@@ -107,7 +107,7 @@ def orthogonalize(
 HALF = dict(bf16=torch.bfloat16, fp16=torch.float16)
 
 def best_precision(device: torch.device | str) -> str:
-    "`bf16` where the hardware is made for it, `fp16` on an older CUDA card, else `no`."
+    "`bf16` where CPU or CUDA card is made for it, `fp16` on older cards, else `no`."
     device = torch.device(device)
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"

@@ -36,7 +36,7 @@ def thinned(
     n = len(kept)
     points = min(n, whole_number("most", most, 1))
     cuts = np.linspace(0, n, points + 1).round().astype(int)
-    reach = n // 40  # to both sides of a stretch
+    reach = max(n // 40, n > 2)  # to both sides of a stretch
     parts = [kept[max(0, a - reach):b + reach] for a, b in zip(cuts[:-1], cuts[1:])]
     def short(numbers): return [float(f"{x:.5g}") for x in numbers]
     return dict(steps=len(losses), at=[steps[i - 1] for i in cuts[1:]],

@@ -25,7 +25,8 @@ quarter of an hour) and paints 500 held-out captions with one object and 500 wit
 the same for all. It also asks the trained encoders of stage two which of eight captions
 belongs to a picture. `speed` trains nothing to the end: it takes the time of single
 steps with and without each choice, in turn. `race` does so with the presets `small`,
-which made the package's weights, and `cpu`, and adds up what each takes in all.
+which made the package's weights, and `cpu`, and adds up what the steps of all three stages
+and the shrinking take (not drawing batches, previews, checkpoints and the judge).
 """
 import argparse
 import functools
@@ -563,6 +564,7 @@ def each_row_in_turn(preset, parts, device, rounds=2, steps=14, few=24):
 
 def keep_seconds(out, settings, preset, device):
     """Add to a table what its rows take, whatever the weights are."""
+    if not out.is_file(): raise SystemExit(f"{out}: there is no table yet for --seconds to be added to")
     found = open_table(out, settings)
     few_steps = {stage: {**getattr(preset, stage), "steps": 4} for stage in STAGES}
     with tempfile.TemporaryDirectory() as folder:
