@@ -900,15 +900,26 @@ def test_orthogonalize_in_float16_is_nearer_to_float32_than_bfloat16(size):
 @pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
 def test_muon_multiplies_in_the_half_precision_that_a_card_is_made_for(capability, dtype, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert optimizers._half(torch.device("cuda")) == dtype
-    assert optimizers._half(torch.device("cpu")) == optimizers._half(torch.device("meta")) == torch.bfloat16
+    assert optimizers._product_dtype(torch.device("cuda")) == dtype
+    assert optimizers._product_dtype(torch.device("meta")) == torch.bfloat16, "costs are counted as on a card"
 
 
-def test_muon_in_float16_goes_the_same_way(monkeypatch):
+@pytest.mark.parametrize("instructions, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_muon_multiplies_in_bfloat16_only_where_the_processor_does(instructions, dtype, monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"): monkeypatch.setattr(torch.cpu, name, lambda: instructions)
+    seen, real = [], optimizers.orthogonalize
+    monkeypatch.setattr(optimizers, "orthogonalize", lambda matrices, dtype: seen.append(dtype) or real(matrices, dtype=dtype))
+    w = torch.ones(32, 32, requires_grad=True)
+    w.square().sum().backward()
+    Muon([w], lr=0.1).step()
+    assert seen == [dtype] and w.dtype == torch.float32 and w.isfinite().all()
+
+
+def test_muon_in_float16_and_in_float32_goes_the_same_way(monkeypatch):
     start, target = torch.randn(2, 48, 32, generator=torch.Generator().manual_seed(0))
     paths = []
-    for dtype in (torch.bfloat16, torch.float16):
-        monkeypatch.setattr(optimizers, "_half", lambda device: dtype)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        monkeypatch.setattr(optimizers, "_product_dtype", lambda device: dtype)
         w = start.clone().requires_grad_()
         optimizer = Muon([w], lr=0.05, weight_decay=0.1)
         for _ in range(10):
@@ -916,4 +927,4 @@ def test_muon_in_float16_goes_the_same_way(monkeypatch):
             (1e-6 * (w - target) ** 2).sum().backward()
             optimizer.step()
         paths.append(w.detach())
-    assert (paths[0] - start).norm() > 1 and (paths[1] - paths[0]).norm() < 0.02 * (paths[0] - start).norm()
+    for other in paths[1:]: assert (paths[0] - start).norm() > 1 and (other - paths[0]).norm() < 0.02 * (paths[0] - start).norm()
