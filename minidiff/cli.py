@@ -158,7 +158,8 @@ def sample_command(argv):
     if options.model and options.folder:
         parser.error("argument --model: not allowed with argument --from")
     device = "cuda" if torch.cuda.is_available() else None
-    pipe = open_run(options.folder or options.model, device=device)
+    model = options.model if options.folder is None else options.folder
+    pipe = open_run(model, device=device)
     whole_number("--steps", options.steps, 1, pipe.scheduler.config.num_train_timesteps)
     if _paints_stickers(options.model or options.folder): _complete_names(options)
     _note_words(pipe.tokenizer, options.prompt)

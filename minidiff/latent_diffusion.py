@@ -190,12 +190,11 @@ def train_stage(
     check_training(f"{name}_training", training, loss_fn)
     training = dict(training)
     batch_size = whole_number("batch_size", training.pop("batch_size"))
-    save_every = max(1, training["steps"] // 10)
     recipe = {"batch_size": batch_size, **(recipe or {})}
     trainer = Trainer(
-        model, loss_fn, batches(batch_size), name=name, seed=self.seed,
-        out=self.out/"checkpoints", save_every=save_every, device=self.device,
-        show_bar=self.show_bar, recipe=recipe, **{"ema": 0.995, **training, **more})
+        model, loss_fn, batches(batch_size), name=name, seed=self.seed, recipe=recipe,
+        out=self.out/"checkpoints", save_every=max(1, training["steps"] // 10),
+        device=self.device, show_bar=self.show_bar, **dict(ema=0.995) | training | more)
     with self.at_work():
         trainer.fit(resume=self.resume)
         self.losses[name] = trainer.losses  # all processes must ask for them
@@ -423,6 +422,7 @@ def train_unet(self, vae, tokenizer, text_encoder, data) -> LatentDiffusionPipel
                   huber=preset.huber, vae_weights=fingerprint(vae), pages=PAGES,
                   text_weights=fingerprint(text_encoder))
     batches = partial(latent_batches, data, drop=preset.drop, center=preset.center)
+    if not any((self.out/"checkpoints").glob("unet.*")): self.report.frames = []
     unet = self.train_stage("unet", model, diffusion_loss(teacher, align, preset.huber),
                             batches, preset.unet_training, recipe=recipe,
                             preview=preview, preview_every=every)

@@ -23,6 +23,7 @@ def lr_factor(
                                  # None: half a cosine
 ) -> float:  # in [0, 1]
     "What the learning rate is multiplied by at a step: a climb, then a descent."
+    step = min(max(step, 0), steps)
     climb = max(1, round(warmup * steps))
     if step < climb: return (step + 1) / climb
     if decay is None:
@@ -89,8 +90,9 @@ def orthogonalize(
     It keeps the singular vectors. Singular values above some 1/700 of the matrix's
     norm come out between about 0.6 and 1.25; each step lifts a smaller one 3.4 times.
     """
-    if matrices.dim() < 2:
-        raise ValueError(f"matrices: expected (..., m, n), got {tuple(matrices.shape)}")
+    if matrices.dim() < 2 or not matrices.is_floating_point():
+        raise ValueError("matrices: expected (..., m, n) of real numbers, got "
+                         f"{tuple(matrices.shape)} of {matrices.dtype}")
     small = dtype == torch.float16  # holds no small numbers: make them larger first
     x = matrices.float() if small else matrices.to(dtype)
     x = x.reshape(-1, *matrices.shape[-2:])
@@ -159,6 +161,7 @@ class Muon(torch.optim.AdamW):
     def _turns(self, p):
         "Is this a matrix (or kernel) that takes the orthogonal step?"
         if p.grad is None or p.dim() < 2 or p.numel() == 0: return False
+        if p.is_complex(): return False
         return min(len(p), p[0].numel()) >= self.smallest
 
     def _momentum(self, p):

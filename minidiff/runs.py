@@ -106,10 +106,12 @@ def check_training(
     check_keys(name, given, ["batch_size", *known[3:]])
     if missing := [key for key in ("batch_size", "steps") if key not in given]:
         raise ConfigError(f"{name} must say {' and '.join(missing)}")
-    whole_number(f"{name}.batch_size", given["batch_size"], 1)
+    size = whole_number(f"{name}.batch_size", given["batch_size"], 1)
     training = {k: v for k, v in given.items() if k != "batch_size"}
     try: Trainer(nn.Identity(), loss_fn, print, **training)
     except ConfigError as error: raise ConfigError(f"{name}: {error}") from None
+    if size % (parts := given.get("accumulate", 1)):
+        raise ConfigError(f"{name}: accumulate={parts} must divide batch_size={size}")
 
 # %% ../nbs/workshop/runs.ipynb #ru_show
 def show_grid(

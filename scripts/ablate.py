@@ -590,6 +590,7 @@ def table(out, work, preset_name, fraction, captions, seeds, only, device, estim
     whole = PRESETS[preset_name]
     preset = half(whole, fraction)
     todo = [key for key in in_order(seeds, device) if not only or key[0] in only]
+    if not todo: raise SystemExit(f"{', '.join(only)}: on this machine that is the baseline")
     code = zlib.crc32(json.dumps(asdict(preset), sort_keys=True, default=str).encode())
     settings = dict(preset=preset_name, recipe=f"{code:08x}", steps_share=fraction,
                     captions=captions, steps=preset.unet_training["steps"], size=preset.size)

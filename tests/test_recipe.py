@@ -49,6 +49,13 @@ def errors(model, b):
     return torch.stack([F.mse_loss(a, v) for a, v in zip(answer, truth)])
 
 
+@pytest.mark.parametrize("stage", ["vae_training", "text_training", "unet_training"])
+def test_a_batch_that_cannot_be_cut_is_found_before_the_first_step(stage, tmp_path):
+    told = PRESETS["smoke"]
+    odd = replace(told, **{stage: getattr(told, stage) | dict(accumulate=3)})
+    with pytest.raises(ConfigError, match=f"{stage}: accumulate=3"): Job(odd, tmp_path / "run")
+
+
 @pytest.mark.parametrize("huber", [0.0, 1e-3, 0.03, 2.0])
 @pytest.mark.parametrize("align", [0.0, 0.7])
 def test_the_loss_is_the_formula(huber, align):

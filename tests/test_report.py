@@ -193,6 +193,16 @@ def test_frames_of_a_recipe_that_is_no_more_are_forgotten(run, tmp_path):
     assert Report.open(out).frames == [1, 2, 3, 4, 5]
 
 
+def test_frames_of_fewer_steps_are_forgotten_too(run, tmp_path):
+    """The new training paints less often: none of the old pictures may lie between its own."""
+    out = shutil.copytree(run, tmp_path / "run")
+    before = Report.open(out).frames
+    for path in (out / "checkpoints").glob("unet.*"): path.unlink()
+    job(out, replace(QUICK, unet_training={**QUICK.unet_training, "steps": 40}), resume=True).run()
+    after = Report.open(out).frames
+    assert min(after) == 2 > min(before) and after[-1] == 40 and all(step % 2 == 0 for step in after)
+
+
 def test_a_broken_report_is_one_line(run, tmp_path):
     out = shutil.copytree(run, tmp_path / "run")
     with pytest.raises(LoadError, match="no report in"): Report.open(tmp_path)

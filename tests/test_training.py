@@ -928,3 +928,26 @@ def test_muon_in_float16_and_in_float32_goes_the_same_way(monkeypatch):
             optimizer.step()
         paths.append(w.detach())
     for other in paths[1:]: assert (paths[0] - start).norm() > 1 and (other - paths[0]).norm() < 0.02 * (paths[0] - start).norm()
+
+
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_the_rate_stays_within_its_ends(decay):
+    for step in (-5, 0, 10, 11, 20): assert 0 <= optimizers.lr_factor(step, 10, decay=decay) <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+def test_only_real_matrices_are_turned(dtype):
+    with pytest.raises(ValueError, match="real numbers"): orthogonalize(torch.ones(3, 3, dtype=dtype))
+
+
+def test_complex_weights_are_left_to_adamw():
+    torch.manual_seed(0)
+    start, paths = torch.randn(32, 32, dtype=torch.complex64), []
+    for make in (lambda w: Muon([w], lr=0.04, weight_decay=0), lambda w: torch.optim.AdamW([w], lr=0.01, weight_decay=0)):
+        w = start.clone().requires_grad_()
+        optimizer = make(w)
+        for _ in range(3):
+            w.grad = torch.view_as_complex(torch.ones(32, 32, 2))
+            optimizer.step()
+        paths.append(w.detach())
+    assert torch.allclose(*paths) and not torch.allclose(paths[0], start)
