@@ -1,4 +1,5 @@
 "The VAE of chapter 09 beyond its lesson, and the judges of its recipe: what is equal to diffusers, what is refused, what the chapter reads from files."
+import statistics
 import importlib.util
 import json
 import re
@@ -218,7 +219,7 @@ def test_the_discriminator_learns_to_tell_noise_from_pages():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert statistics.median(losses[-20:]) < 0.5 * losses[0]  # single steps leap, another way with each way to round
 
 
 @pytest.mark.parametrize("call", [lambda: FeatureNet(0), lambda: FeatureNet(3, widths=(9,)), lambda: PatchDiscriminator(0), lambda: PatchDiscriminator(5)])
