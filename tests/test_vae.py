@@ -1,8 +1,8 @@
 "The VAE of chapter 09 beyond its lesson, and the judges of its recipe: what is equal to diffusers, what is refused, what the chapter reads from files."
-import statistics
 import importlib.util
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
