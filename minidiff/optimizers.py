@@ -160,9 +160,8 @@ class Muon(torch.optim.AdamW):
 
     def _turns(self, p):
         "Is this a matrix (or kernel) that takes the orthogonal step?"
-        if p.grad is None or p.dim() < 2 or p.numel() == 0: return False
-        if p.is_complex(): return False
-        return min(len(p), p[0].numel()) >= self.smallest
+        if p.grad is None or p.is_complex() or p.dim() < 2: return False
+        return p.numel() > 0 and min(len(p), p[0].numel()) >= self.smallest
 
     def _momentum(self, p):
         if not self.state[p]:  # AdamW asks everybody for a step

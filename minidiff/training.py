@@ -93,17 +93,23 @@ class Trainer:
         arguments = dict(locals())
         del arguments["self"]
         self.__dict__.update(_checked(arguments))
-        files = [self.out and self.out/f"{name}.checkpoint{kind}.safetensors"
-                 for kind in ("", ".previous", ".new")]
-        self.checkpoint, self._previous, self._new = files
-        self.step = 0
-        self.seconds = 0.0
-        self._losses = []
-        self.ema_model = None
-        self._taken = []  # losses of the last steps that were taken
-        self._skipped = 0  # steps in a row that overflowed
-        self._saved = 0  # step of the checkpoint
-        self._whole = True  # may the checkpoint be kept as the one before?
+        self._begin()
+
+# %% ../nbs/workshop/training.ipynb #cell037b
+@patch_to(Trainer)
+def _begin(self):
+    "Where its files lie, and that nothing is done yet."
+    files = [self.out and self.out/f"{self.name}.checkpoint{kind}.safetensors"
+             for kind in ("", ".previous", ".new")]
+    self.checkpoint, self._previous, self._new = files
+    self.step = 0
+    self.seconds = 0.0
+    self._losses = []
+    self.ema_model = None
+    self._taken = []  # losses of the last steps that were taken
+    self._skipped = 0  # steps in a row that overflowed
+    self._saved = 0  # step of the checkpoint
+    self._whole = True  # may the checkpoint be kept as the one before?
 
 # %% ../nbs/workshop/training.ipynb #cell039
 class _Loss(nn.Module):

@@ -649,6 +649,9 @@ def main():
     option("--progress", action="store_true", help="show progress bars")
     option("--out", type=Path, help="needed, except by a table")
     options = parser.parse_args()
+    chosen = options.preset, options.seed, options.steps_share
+    if options.variant == "race" and chosen != ("cpu", 0, None):
+        parser.error("a race is between whole presets: no --preset, --seed or --steps-share")
     if options.out is None:
         if options.variant != "table": parser.error("--out is needed")
         options.out = data_folder("results", "ablations.json")
@@ -668,7 +671,12 @@ def main():
     start = time.perf_counter()
     if options.variant == "speed":
         results = dict(seconds_per_step=speed(preset, kept))
-    elif options.variant == "race": results = race(("small", "cpu"), kept)
+    elif options.variant == "race":
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        found = race(("small", "cpu"), kept)
+        minutes = round((time.perf_counter() - start) / 60, 2)
+        write_json(dict(minutes=minutes) | found, options.out)
+        return print(options.out)
     else:
         preset = shortened(preset, options.steps_share)
         results = ablate(options.variant, preset, options.seed, kept, options.captions,
