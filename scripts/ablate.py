@@ -58,6 +58,7 @@ from minidiff.latent_diffusion import PRESETS, Job
 from minidiff.negatives import contrastive_batches, pick_caption
 from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.sketchbook import Scenes, Sketchbook, choose_mentioned
+from minidiff.terminal import whole
 from minidiff.text_encoder import ImageEncoder, TextAndPictures, clip_loss, small_clip
 from minidiff.training import (Trainer, best_precision, fingerprint, half_where_fast,
                                step_generator)
@@ -637,7 +638,7 @@ def main():
     option("--seed", type=int, default=0)
     option("--device", help="cpu or cuda (default: a GPU where there is one)")
     option("--threads", type=int, default=2)
-    option("--captions", type=int, default=500, help="of each kind, to paint and judge")
+    option("--captions", type=whole(1), default=500, help="of each kind, to paint and judge")
     option("--pictures", type=int, default=2000, help="to pick the caption of")
     option("--steps-share", "--steps-fraction", type=float, dest="steps_share",
            help="of the preset's steps; default: 1, of a table 0.5")

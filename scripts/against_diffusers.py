@@ -50,6 +50,7 @@ from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Sketchbook
+from minidiff.terminal import whole
 from minidiff.training import Trainer, best_precision, fingerprint, half_where_fast, seed_all, step_generator, _keep_memory
 
 TRAINED = ["ours_adamw", "diffusers_best", "diffusers", "ours"]
@@ -313,7 +314,7 @@ def main():
     option("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings that are judged")
     option("--names", nargs="+", choices=[*TRAINED, "ours_fp32"], default=TRAINED, help="who is trained and judged")
     option("--parts", type=Path, help="JSON of the trainings that are done")
-    option("--captions", type=int, default=1000, help="of each kind, to judge")
+    option("--captions", type=whole(1), default=1000, help="of each kind, to judge")
     option("--threads", type=int, default=2)
     option("--out", type=Path, default=data_folder("results", "against_diffusers.json"))
     options = parser.parse_args()

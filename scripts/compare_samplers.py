@@ -27,6 +27,7 @@ from minidiff.files import data_folder, write_json
 from minidiff.latent_diffusion import PRESETS, open_run
 from minidiff.scheduler import DDPMScheduler
 from minidiff.sketchbook import Sketchbook, wilson
+from minidiff.terminal import whole
 from minidiff.training import step_generator
 
 STEPS = 4, 6, 8, 10, 15, 20, 30, 50
@@ -183,7 +184,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     option = parser.add_argument
     option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    option("--captions", type=int, default=500, help="of each kind, for each seed")
+    option("--captions", type=whole(1), default=500, help="of each kind, for each seed")
     option("--seeds", type=int, nargs="+", default=[100, 101])
     option("--samplers", nargs="+", default=list(MENU), choices=list(MENU))
     option("--steps", type=int, nargs="+", default=list(STEPS))

@@ -32,6 +32,7 @@ from minidiff.pipeline import LatentDiffusionPipeline
 from minidiff.scheduler import DDPMScheduler, training_target
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import BACKGROUNDS, COLORS, KINDS, SIZES, Sketchbook, coverage, wilson
+from minidiff.terminal import whole
 from minidiff.text_encoder import ImageEncoder
 
 BOOK = Sketchbook(32)
@@ -409,7 +410,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--pool", type=int, default=3000, help="training pictures")
     parser.add_argument("--pictures", type=int, default=200, help="held-out pictures to judge by")
-    parser.add_argument("--examples", type=int, default=16, help="of the new word")
+    parser.add_argument("--examples", type=whole(1), default=16, help="of the new word")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--out")
     args = parser.parse_args()

@@ -20,6 +20,7 @@ from minidiff.files import write_json
 from minidiff.latent_diffusion import open_run
 from minidiff.scheduler import sample
 from minidiff.sketchbook import COLORS, KINDS, Sketchbook
+from minidiff.terminal import whole
 from minidiff.training import step_generator
 
 STEPS, COPIES, INTERVAL, SHARE = 10, 16, (0.25, 4.0), 0.7
@@ -59,7 +60,7 @@ def same(column):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", type=int, default=300)
+    parser.add_argument("--captions", type=whole(1), default=300)
     parser.add_argument("--out", type=Path, default=Path("minidiff/data/results/guidance_sweep.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from minidiff.files import data_folder, write_json
+from minidiff.files import data_folder, read_json, write_json
 from minidiff.latent_diffusion import open_run
 from minidiff.plots import to_uint8
 from minidiff.sketchbook import Critic, Sketchbook, choose_mentioned, compare, wilson
+from minidiff.terminal import whole
 from minidiff.training import step_generator
 
 RESULTS = data_folder("results")
@@ -129,20 +130,31 @@ def table(results):
     return "\n".join(lines)
 
 
+def for_shapes(parser, options):
+    """End with one line where captions cannot be shared out, or are not those that the model has learnt."""
+    if options.captions < len(options.seeds):
+        parser.error(f"--captions is at least {len(options.seeds)}, one for each of the --seeds; got {options.captions}")
+    told = Path(options.folder or ".", "results.json")
+    stickers = options.folder and Path(options.folder).name in ("stickers", "weights_stickers")
+    if stickers or options.folder and told.exists() and "book" in read_json(told):
+        parser.error(f"--from {options.folder} has learnt other pictures; the captions here are of shapes")
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--from", dest="folder", help="of a run (default: the package's own)")
-    option("--captions", type=int, default=2000, help="of each kind, over all seeds")
+    option("--captions", type=whole(1), default=2000, help="of each kind, over all seeds")
     option("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     option("--steps", type=int, default=15, help="calls of the U-Net for a picture")
     option("--scale", type=float, default=2.0, help="of the guidance")
     option("--batch", type=int, default=500, help="pictures painted at once")
     option("--device", help="such as cpu or cuda (default: a GPU where there is one)")
-    option("--examples", type=int, metavar="N", help="only paint N of each kind")
+    option("--examples", type=whole(1), metavar="N", help="only paint N of each kind")
     option("--out", type=Path, help="another place for judge.json, or a folder for --examples")
     options = parser.parse_args()
+    for_shapes(parser, options)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipe = open_run(options.folder, device=device)
     if options.examples:

@@ -26,11 +26,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from judge import held_out, share
+from judge import for_shapes, held_out, share
 from minidiff.files import data_folder, write_json
 from minidiff.latent_diffusion import SAMPLERS, open_run
 from minidiff.critic import spread
 from minidiff.sketchbook import Critic, Sketchbook, compare
+from minidiff.terminal import whole
 from minidiff.training import step_generator
 
 PAINTED = "one_object", "two_objects"
@@ -80,7 +81,7 @@ def row(critic, images, scenes):
         found[name] = {f"{100 * q:g}%": round(values.quantile(q).item(), 4) for q in SHARES}
         found[name]["mean"] = round(values.mean().item(), 4)
     beside = outline(images, reading)
-    found["outline"] = dict(n=len(beside)) | {f"{100 * q:g}%": round(beside.quantile(q).item(), 4) for q in (0.5, 0.95)}
+    found["outline"] = dict(n=len(beside)) | {f"{100 * q:g}%": round(beside.quantile(q).item(), 4) for q in (0.5, 0.95) if len(beside)}
     for name, limit in (("margin", 0.5), ("lead", 0.05)):
         found[f"{name} below {limit}"] = share(doubts[name] < limit)
     return found
@@ -124,7 +125,7 @@ def table(rows):
     for name, found in rows.items():
         margin, lead = found["margin"], found["lead"]
         lines.append(f"{name:12}{margin['5%']:11.2f}{margin['50%']:9.2f}{lead['5%']:9.3f}{lead['50%']:9.3f}"
-                     f"{found['refused']['share']:9.1%}{found['whole']['share']:8.1%}{found['outline']['50%']:9.2f}")
+                     f"{found['refused']['share']:9.1%}{found['whole']['share']:8.1%}{found['outline'].get('50%', float('nan')):9.2f}")
     return "\n".join(lines)
 
 
@@ -132,7 +133,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--from", dest="folder", help="of a run (default: the package's own)")
-    option("--captions", type=int, default=2000, help="of each kind, over all seeds")
+    option("--captions", type=whole(1), default=2000, help="of each kind, over all seeds")
     option("--seeds", type=int, nargs="+", default=[0])
     option("--steps", type=int, default=15, help="calls of the U-Net for a picture")
     option("--scale", type=float, default=2.0, help="of the guidance")
@@ -140,6 +141,7 @@ def main():
     option("--device", help="such as cpu or cuda (default: a GPU where there is one)")
     option("--out", type=Path, help="another place for margins.json")
     options = parser.parse_args()
+    for_shapes(parser, options)
     start = time.perf_counter()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipe = open_run(options.folder, device=device)

@@ -21,6 +21,7 @@ from minidiff.latent_diffusion import open_run
 from minidiff.metrics import (caption_features, clip_score, density_coverage, frechet_distance, inception_score, interval_by_halves,
                               kernel_distance, picture_features, precision_recall, shipped_clip)
 from minidiff.sketchbook import BACKGROUNDS, COLORS, KINDS, Sketchbook, wilson
+from minidiff.terminal import whole
 from minidiff.training import step_generator
 
 THINGS = [f"a {color} {kind}" for color in COLORS for kind in KINDS]  # the classes of the Inception Score
@@ -66,7 +67,7 @@ def all_metrics(real, many, pictures, text, scenes, critic, repeats=50):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", type=int, default=1000)
+    parser.add_argument("--captions", type=whole(1), default=1000)
     parser.add_argument("--out", type=Path, default=Path("minidiff/data/results/metrics_sweep.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)

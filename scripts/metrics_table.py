@@ -25,6 +25,7 @@ from minidiff.files import write_json
 from minidiff.latent_diffusion import PRESETS, open_run, training_scenes
 from minidiff.metrics import caption_features, copy_share, nearest, picture_features, psnr, ssim
 from minidiff.sketchbook import BACKGROUNDS, Scenes, Sketchbook, arrange
+from minidiff.terminal import whole
 from minidiff.training import step_generator
 
 SCALE = 2.0
@@ -81,7 +82,7 @@ def copies(pipe, book, n=1000):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--captions", type=int, default=2000)
+    parser.add_argument("--captions", type=whole(1), default=2000)
     parser.add_argument("--out", type=Path, default=Path("minidiff/data/results/metrics_table.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)

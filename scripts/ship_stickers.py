@@ -26,6 +26,7 @@ from minidiff.latent_diffusion import open_run
 from minidiff.plots import image_grid
 from minidiff.sketchbook import PLACES, choose_mentioned, compare
 from minidiff.stickers import STICKERS, StickerBook
+from minidiff.terminal import whole
 from minidiff.text_encoder import ImageEncoder
 from minidiff.training import step_generator
 
@@ -206,7 +207,7 @@ def main():
     parser.add_argument("run", nargs="?", type=Path, default=Path("runs/stickers"))
     parser.add_argument("--judge", action="store_true", help="nothing else")
     parser.add_argument("--card", action="store_true", help="just write the card anew")
-    parser.add_argument("--captions", type=int, default=1000, help="of each kind")
+    parser.add_argument("--captions", type=whole(1), default=1000, help="of each kind")
     options = parser.parse_args()
     if not options.judge and not options.card: ship(options.run)
     if not options.card: write_json(judge(open_run(SHIPPED), options.captions), RESULTS)

@@ -43,6 +43,7 @@ from minidiff.samplers import (DDIMScheduler, DPMSolverMultistepScheduler, Euler
 from minidiff.scheduler import DDPMScheduler, sample, training_target
 from minidiff.sd_unet import UNet2DConditionModel
 from minidiff.sketchbook import Critic, Sketchbook, compare
+from minidiff.terminal import whole
 from minidiff.training import Trainer, seed_all, step_generator
 from minidiff.transformer import SD3Transformer2DModel, zero_init
 
@@ -221,7 +222,7 @@ def main():
     parser.add_argument("--size", choices=WIDTHS, default="small")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the processor, for a run")
     parser.add_argument("--pictures", type=int, default=20_000)
-    parser.add_argument("--captions", type=int, default=500)
+    parser.add_argument("--captions", type=whole(1), default=500)
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS)[:4])
     parser.add_argument("--judge", action="store_true", help="train nothing; judge what is trained once more")
     parser.add_argument("--out", type=Path, help="default: runs/transformer_SIZE")

@@ -1,5 +1,6 @@
 "The critic's margins: the same reading with and without, what they mean, and that old names are still found where they were."
 import json
+import sys
 
 import pytest
 import torch
@@ -10,8 +11,13 @@ import minidiff.critic
 import minidiff.scenes
 import minidiff.sketchbook
 from minidiff.checks import ConfigError
+from minidiff.files import data_folder
 from minidiff.latent_diffusion import open_run
 from minidiff.sketchbook import Critic, Sketchbook, compare
+
+sys.path.insert(0, str(root / "scripts"))
+import judge  # noqa: E402
+import margins  # noqa: E402
 
 NAMES = "n_objects", "kind", "color", "size", "place", "relation", "background", "position"
 
@@ -96,3 +102,20 @@ def test_the_table_is_of_the_model(file, model, other):
     painted = ["one_object", "two_objects", f"one_{other}", f"two_{other}"]
     assert list(found["rows"]) == ["drawn", "decoded", "blur", "noise", *painted]
     for name, row in found["rows"].items(): assert row["whole"]["n"] == (2000 if name in painted else 4000)
+
+
+@pytest.mark.parametrize("script", [judge, margins])
+@pytest.mark.parametrize("given, line", [("--captions 0", "a whole number, at least 1; got 0"), ("--captions 2 --seeds 0 1 2", "at least 3"),
+                                         ("--from stickers", "of shapes"), ("--from {weights_stickers}", "of shapes"), ("--from {run}", "of shapes")])
+def test_what_cannot_be_judged(script, given, line, tmp_path, monkeypatch, capsys):
+    (tmp_path / "results.json").write_text('{"book": "both"}')
+    given = given.format(weights_stickers=data_folder("weights_stickers"), run=tmp_path)
+    monkeypatch.setattr(sys, "argv", [script.__name__, *given.split()])
+    with pytest.raises(SystemExit) as ended: script.main()
+    assert ended.value.code == 2 and line in capsys.readouterr().err
+
+
+def test_mud_has_a_row_too():
+    scenes = Sketchbook(32).draw(3, torch.Generator().manual_seed(0), split="heldout")[2]
+    found = margins.row(Critic(32), torch.zeros(3, 3, 32, 32), scenes)
+    assert found["outline"] == dict(n=0) and "nan" in margins.table(dict(mud=found))
