@@ -60,8 +60,11 @@ class EMA:
     def update(self, module: nn.Module):
         "Move the average one step towards the weights of `module`; buffers are copied."
         ours = list(self.module.parameters())
-        if [p.shape for p in module.parameters()] != [p.shape for p in ours]:
-            raise ValueError("module: its weights are not those that are averaged")
+        shapes = lambda found: [x.shape for x in found]
+        for kind in ("parameters", "buffers"):
+            theirs, known = getattr(module, kind)(), getattr(self.module, kind)()
+            if shapes(theirs) != shapes(known):
+                raise ValueError(f"module: its {kind} are not those that are averaged")
         theirs = [p.detach().to(o.dtype) for p, o in zip(module.parameters(), ours)]
         torch._foreach_lerp_(ours, theirs, 1 - self.current_decay())
         for ours, theirs in zip(self.module.buffers(), module.buffers()):
@@ -151,12 +154,15 @@ class Muon(torch.optim.AdamW):
     smallest, rest = 16, 0.25  # the thinnest matrix; AdamW's share of the learning rate
 
     def __init__(self, *args, **options):
-        for name in ("maximize", "differentiable"):
-            if options.get(name): raise ConfigError(f"Muon has no {name}")
         super().__init__(*args, **options)
-        if any(g["maximize"] or g["differentiable"] for g in self.param_groups):
-            raise ConfigError("Muon has no maximize and no differentiable")
         self._step_supports_amp_scaling = False  # a scaler leaves overflowed steps out
+
+    def add_param_group(self, param_group):
+        "Add a group, as every optimizer does."
+        given = {**self.defaults, **param_group}
+        for name in ("maximize", "differentiable"):
+            if given[name]: raise ConfigError(f"Muon has no {name}")
+        super().add_param_group(param_group)
 
     def _turns(self, p):
         "Is this a matrix (or kernel) that takes the orthogonal step?"
@@ -166,7 +172,9 @@ class Muon(torch.optim.AdamW):
     def _momentum(self, p):
         if not self.state[p]:  # AdamW asks everybody for a step
             self.state[p] = dict(step=torch.zeros(()), momentum=torch.zeros_like(p))
-        return self.state[p]["momentum"]
+        if "momentum" in self.state[p]: return self.state[p]["momentum"]
+        raise ConfigError("the state is another optimizer's: it holds no momentum, but "
+                          + ", ".join(self.state[p]))
 
     @torch.no_grad()
     def step(self, closure=None):

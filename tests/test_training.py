@@ -839,6 +839,32 @@ def test_muon_with_a_closure_does_what_it_does_without():
 def test_muon_refuses_what_it_does_not_do():
     with pytest.raises(ConfigError, match="maximize"):
         Muon(network().parameters(), maximize=True)
+    optimizer = Muon(network().parameters())
+    for name in ("maximize", "differentiable"):
+        with pytest.raises(ConfigError, match=name):
+            optimizer.add_param_group({"params": nn.Linear(32, 32).parameters(), name: True})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group(dict(params=nn.Linear(32, 32).parameters(), lr=0.5))
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 0.5]
+
+
+def test_muon_does_not_go_on_from_another_optimizers_state():
+    layer = nn.Linear(32, 32)
+    def step(optimizer):
+        layer(torch.ones(4, 32)).square().mean().backward()
+        optimizer.step()
+    other = torch.optim.AdamW(layer.parameters())
+    step(other)
+    optimizer = Muon(layer.parameters())
+    optimizer.load_state_dict(other.state_dict())
+    with pytest.raises(ConfigError, match="another optimizer's: it holds no momentum, but step, exp_avg"): step(optimizer)
+
+
+@pytest.mark.parametrize("other, kind", [(nn.Linear(4, 5), "parameters"), (nn.BatchNorm1d(4, track_running_stats=False), "buffers")])
+def test_an_average_follows_no_other_module(other, kind):
+    average = EMA(nn.BatchNorm1d(4))
+    with pytest.raises(ValueError, match=f"module: its {kind} are not"): average.update(other)
+    assert average.updates == 0
 
 
 def test_muon_keeps_a_learning_rate_in_a_tensor():
