@@ -60,10 +60,10 @@ class EMA:
     def update(self, module: nn.Module):
         "Move the average one step towards the weights of `module`; buffers are copied."
         ours = list(self.module.parameters())
-        shapes = lambda found: [x.shape for x in found]
         for kind in ("parameters", "buffers"):
-            theirs, known = getattr(module, kind)(), getattr(self.module, kind)()
-            if shapes(theirs) != shapes(known):
+            theirs, known = ([x.shape for x in getattr(part, kind)()]
+                             for part in (module, self.module))
+            if theirs != known:
                 raise ValueError(f"module: its {kind} are not those that are averaged")
         theirs = [p.detach().to(o.dtype) for p, o in zip(module.parameters(), ours)]
         torch._foreach_lerp_(ours, theirs, 1 - self.current_decay())
@@ -131,6 +131,14 @@ def _by_shape(params):
     for p in params: same.setdefault((len(p), p[0].numel()), []).append(p)
     return same.values()
 
+def _momentum(state, p):
+    "The running average of a matrix's gradients, from its state."
+    if not state:  # AdamW asks everybody for a step
+        state.update(step=torch.zeros(()), momentum=torch.zeros_like(p))
+    if "momentum" in state: return state["momentum"]
+    raise ConfigError("the state is another optimizer's: it holds no momentum, but "
+                      + ", ".join(state))
+
 def _turn(params, averages, lr, momentum, weight_decay):
     "The orthogonal step of matrices of one shape, all at once."
     grads = [p.grad for p in params]
@@ -169,13 +177,6 @@ class Muon(torch.optim.AdamW):
         if p.grad is None or p.is_complex() or p.dim() < 2: return False
         return p.numel() > 0 and min(len(p), p[0].numel()) >= self.smallest
 
-    def _momentum(self, p):
-        if not self.state[p]:  # AdamW asks everybody for a step
-            self.state[p] = dict(step=torch.zeros(()), momentum=torch.zeros_like(p))
-        if "momentum" in self.state[p]: return self.state[p]["momentum"]
-        raise ConfigError("the state is another optimizer's: it holds no momentum, but "
-                          + ", ".join(self.state[p]))
-
     @torch.no_grad()
     def step(self, closure=None):
         """Change the weights once, and drop the gradients of those that were turned.
@@ -187,7 +188,7 @@ class Muon(torch.optim.AdamW):
             with torch.enable_grad(): loss = closure()
         for group in self.param_groups:
             for params in _by_shape(filter(self._turns, group["params"])):
-                averages = [self._momentum(p) for p in params]
+                averages = [_momentum(self.state[p], p) for p in params]
                 _turn(params, averages, group["lr"], group["betas"][0],
                       group["weight_decay"])
         rates = [group["lr"] for group in self.param_groups]

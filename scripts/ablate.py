@@ -588,8 +588,8 @@ def open_table(out, settings):
 def table(out, work, preset_name, fraction, captions, seeds, only, device, estimate=False,
           seconds=False):
     """Run the rows that are missing; the JSON is written after each."""
-    whole = PRESETS[preset_name]
-    preset = half(whole, fraction)
+    full = PRESETS[preset_name]
+    preset = half(full, fraction)
     todo = [key for key in in_order(seeds, device) if not only or key[0] in only]
     if not todo: raise SystemExit(f"{', '.join(only)}: on this machine that is the baseline")
     code = zlib.crc32(json.dumps(asdict(preset), sort_keys=True, default=str).encode())
@@ -608,7 +608,7 @@ def table(out, work, preset_name, fraction, captions, seeds, only, device, estim
     out.parent.mkdir(parents=True, exist_ok=True)
     for i, (name, seed) in enumerate(todo):
         start = time.perf_counter()
-        if name == "speed": row = dict(seconds_per_step=speed(whole, device))
+        if name == "speed": row = dict(seconds_per_step=speed(full, device))
         else: row = run_row(name, seed, preset, parts, work, device, captions)
         row |= where() | dict(minutes=round((time.perf_counter() - start) / 60, 2))
         if name == "speed": found["speed"] = row

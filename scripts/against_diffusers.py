@@ -293,8 +293,8 @@ def accuracy(pipe, preset, data, steps, captions, seeds, names, parts):
             unet.load_state_dict(racer.average())
             painter = LatentDiffusionPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, unet.eval(), pipe.scheduler)
             judged = judge_all(painter, captions, [0], kinds=("one_object", "two_objects"), steps=preset.steps, scale=preset.scale)
-            whole = {kind: {k: v for k, v in found["whole"].items() if k != "by_seed"} for kind, found in judged.items()}
-            rows.append(key | dict(seconds=seconds, loss=round(fresh_loss(unet, fresh, preset), 5)) | whole)
+            shares = {kind: {k: v for k, v in found["whole"].items() if k != "by_seed"} for kind, found in judged.items()}
+            rows.append(key | dict(seconds=seconds, loss=round(fresh_loss(unet, fresh, preset), 5)) | shares)
             print(rows[-1], flush=True)
             if parts: write_json(dict(rows=rows), parts)
     return dict(recipe, rows=[{k: v for k, v in row.items() if k not in recipe} for row in rows if recipe.items() <= row.items()])

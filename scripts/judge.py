@@ -134,9 +134,10 @@ def for_shapes(parser, options):
     """End with one line where captions cannot be shared out, or are not those that the model has learnt."""
     if options.captions < len(options.seeds):
         parser.error(f"--captions is at least {len(options.seeds)}, one for each of the --seeds; got {options.captions}")
-    told = Path(options.folder or ".", "results.json")
-    stickers = options.folder and Path(options.folder).name in ("stickers", "weights_stickers")
-    if stickers or options.folder and told.exists() and "book" in read_json(told):
+    if not options.folder: return
+    folder = Path(options.folder)
+    told = folder / "results.json"
+    if folder.name in ("stickers", "weights_stickers") or told.exists() and "book" in read_json(told):
         parser.error(f"--from {options.folder} has learnt other pictures; the captions here are of shapes")
 
 
