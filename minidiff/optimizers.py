@@ -166,7 +166,7 @@ class Muon(torch.optim.AdamW):
         self._step_supports_amp_scaling = False  # a scaler leaves overflowed steps out
 
     def add_param_group(self, param_group):
-        "Add a group, as every optimizer does."
+        "Add a group; a `ConfigError` where it asks for what Muon does not have."
         given = {**self.defaults, **param_group}
         for name in ("maximize", "differentiable"):
             if given[name]: raise ConfigError(f"Muon has no {name}")
@@ -186,11 +186,11 @@ class Muon(torch.optim.AdamW):
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()
-        for group in self.param_groups:
-            for params in _by_shape(filter(self._turns, group["params"])):
-                averages = [_momentum(self.state[p], p) for p in params]
-                _turn(params, averages, group["lr"], group["betas"][0],
-                      group["weight_decay"])
+        turns = [(group, lot, [_momentum(self.state[p], p) for p in lot])
+                 for group in self.param_groups
+                 for lot in _by_shape(filter(self._turns, group["params"]))]
+        for group, lot, averages in turns:
+            _turn(lot, averages, group["lr"], group["betas"][0], group["weight_decay"])
         rates = [group["lr"] for group in self.param_groups]
         for group in self.param_groups: group["lr"] = group["lr"] * self.rest
         try: super().step()

@@ -135,7 +135,7 @@ def for_shapes(parser, options):
     if options.captions < len(options.seeds):
         parser.error(f"--captions is at least {len(options.seeds)}, one for each of the --seeds; got {options.captions}")
     if not options.folder: return
-    folder = Path(options.folder)
+    folder = Path(options.folder).resolve()
     told = folder / "results.json"
     if folder.name in ("stickers", "weights_stickers") or told.exists() and "book" in read_json(told):
         parser.error(f"--from {options.folder} has learnt other pictures; the captions here are of shapes")

@@ -977,3 +977,13 @@ def test_complex_weights_are_left_to_adamw():
             optimizer.step()
         paths.append(w.detach())
     assert torch.allclose(*paths) and not torch.allclose(paths[0], start)
+
+
+def test_muon_refuses_a_state_before_anything_moves():
+    layers = nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False)
+    optimizer = Muon([layer.weight for layer in layers])
+    optimizer.state[layers[1].weight] = dict(step=torch.zeros(()), exp_avg=torch.zeros(32, 32))
+    before = layers[0].weight.detach().clone()
+    sum(layer(torch.ones(4, 32)).square().mean() for layer in layers).backward()
+    with pytest.raises(ConfigError, match="another optimizer's"): optimizer.step()
+    assert torch.equal(layers[0].weight, before) and layers[0].weight.grad is not None
